@@ -1,0 +1,171 @@
+"""Images in: read as detectron2 reads them, resized by its rule, placed on a fixed canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from onnxgraft.errors import InputError
+from PIL import Image
+
+Layout = Literal["NCHW", "NHWC"]
+Order = Literal["BGR", "RGB"]
+_EXIF_ORIENTATION = 274
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """detectron2's ResizeShortestEdge: the shorter edge becomes `shortest_edge` unless the longer
+    one would pass `longest_edge`. shortest_edge 0 keeps every image as it is."""
+
+    shortest_edge: int = 800
+    longest_edge: int = 1333
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) after resizing; rounding as ResizeShortestEdge.get_output_shape."""
+        if self.shortest_edge == 0:
+            return height, width
+        edge = self.shortest_edge * 1.0
+        scale = edge / min(height, width)
+        new_h, new_w = (edge, scale * width) if height < width else (scale * height, edge)
+        if max(new_h, new_w) > self.longest_edge:
+            scale = self.longest_edge * 1.0 / max(new_h, new_w)
+            new_h, new_w = new_h * scale, new_w * scale
+        return int(new_h + 0.5), int(new_w + 0.5)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an image lies on the canvas (at its top left), all sizes (height, width) in pixels.
+
+    original   size of the image as read
+    resized    its size on the canvas: the valid region, and what image_sizes says
+    canvas     size of the network's input
+    shrunk     the rule's size did not fit the canvas, so the image was scaled further down and
+               the answers are those of a smaller image than detectron2 would have seen
+    """
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+    canvas: tuple[int, int]
+    shrunk: bool = False
+
+    @property
+    def scale_x(self) -> float:
+        """Factor from canvas x to original x."""
+        return self.original[1] / self.resized[1]
+
+    @property
+    def scale_y(self) -> float:
+        """Factor from canvas y to original y."""
+        return self.original[0] / self.resized[0]
+
+    @classmethod
+    def of(cls, original: tuple[int, int], canvas: tuple[int, int], rule: ResizeRule) -> Placement:
+        """Plan the placement of an image: untouched at canvas size, else resized by the rule."""
+        if original == canvas:
+            return cls(original, original, canvas)
+        height, width = rule.size(*original)
+        fit = min(canvas[0] / height, canvas[1] / width)
+        if fit >= 1:
+            return cls(original, (height, width), canvas)
+        smaller = (_shrink(height, fit, canvas[0]), _shrink(width, fit, canvas[1]))
+        return cls(original, smaller, canvas, shrunk=True)
+
+
+def _shrink(length: int, factor: float, limit: int) -> int:
+    return max(1, min(limit, int(length * factor + 0.5)))
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Read an image file as detectron2's read_image(format="BGR") does: uint8 [H, W, 3], BGR.
+
+    The EXIF orientation is applied; grayscale, palette, alpha and CMYK images are converted by
+    Pillow (alpha is dropped). Raises InputError, one line, for a missing, truncated or
+    unknown file.
+    """
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            rgb = np.asarray(_upright(opened).convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
+        raise InputError(f"{path}: not a readable image ({_cause(error)})") from error
+    return np.ascontiguousarray(rgb[:, :, ::-1])
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # a damaged EXIF block does not make the pixels unreadable
+        return image
+    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "no image format that Pillow knows"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Pillow's bilinear resize of uint8 [H, W, 3], bit for bit detectron2's ResizeTransform."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    pillow = Image.fromarray(np.ascontiguousarray(image))
+    return np.asarray(pillow.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def place(
+    image: NDArray[np.uint8],
+    canvas: tuple[int, int],
+    rule: ResizeRule | None = None,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    layout: Layout = "NCHW",
+    dtype: Any = np.float32,
+    order: Order = "BGR",
+) -> tuple[NDArray[Any], Placement]:
+    """Resize an image by the rule and put it at the top left of a fixed canvas.
+
+    image: uint8 [H, W, 3] BGR. canvas: (height, width). mean: the model's pixel mean, three values
+    in `order`. Returns the tensor of one image, values 0..255, [3, H, W] or for NHWC [H, W, 3],
+    and its Placement. The padding is the mean, which is zero after normalisation, as detectron2
+    pads; a uint8 tensor can only hold the rounded mean, so there the padding is zero within
+    0.5 / std.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise InputError(f"expected a uint8 image [H, W, 3], got {image.dtype} {image.shape}")
+    placement = Placement.of((image.shape[0], image.shape[1]), canvas, rule or ResizeRule())
+    pixels = resize(image, placement.resized)
+    if order == "RGB":
+        pixels = pixels[:, :, ::-1]
+    kind = np.dtype(dtype)
+    padding = np.asarray(mean, np.float64)
+    if kind.kind in "iu":
+        padding = np.clip(np.rint(padding), 0, 255)
+    height, width = placement.resized
+    if layout == "NHWC":
+        tensor = np.empty((*canvas, 3), kind)
+        tensor[:] = padding.astype(kind)
+        tensor[:height, :width] = pixels
+    else:
+        tensor = np.empty((3, *canvas), kind)
+        tensor[:] = padding.astype(kind)[:, None, None]
+        tensor[:, :height, :width] = pixels.transpose(2, 0, 1)
+    return tensor, placement
