@@ -69,11 +69,15 @@ class Detections:
 
     def save(self, path: str | Path) -> None:
         """Write an .npz with the keys boxes, scores, classes and, where there are any, masks."""
-        arrays = {"boxes": self.boxes, "scores": self.scores, "classes": self.classes}
+        arrays: dict[str, Any] = {
+            "boxes": self.boxes,
+            "scores": self.scores,
+            "classes": self.classes,
+        }
         if self.masks is not None:
             arrays["masks"] = self.masks
         buffer = iolib.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        np.savez_compressed(buffer, **arrays)
         write_atomically(Path(path), buffer.getvalue())
 
     @classmethod

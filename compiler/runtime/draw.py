@@ -1,0 +1,90 @@
+"""Pictures of detections: masks, boxes and labels on the image."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from onnxgraft.runtime.postprocess import ImageDetections
+
+Colour = tuple[int, int, int]
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_GOLDEN = 0.618033988749895
+
+
+def colour(index: int) -> Colour:
+    """BGR colour of a class: neighbouring classes are far apart in hue; the same in every run."""
+    hue = (0.02 + index * _GOLDEN) % 1.0
+    lightness = (0.52, 0.42, 0.62)[index // 12 % 3]
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
+    return round(blue * 255), round(green * 255), round(red * 255)
+
+
+def draw(
+    image: NDArray[np.uint8],
+    found: ImageDetections,
+    names: Sequence[str] | None = None,
+    min_score: float = 0.0,
+    alpha: float = 0.45,
+    threshold: float = 0.5,
+) -> NDArray[np.uint8]:
+    """A copy of `image` (uint8 [H, W, 3] BGR) with the detections of at least `min_score`.
+
+    Lower scores are drawn first, so that the surest lie on top. names: by class index; an index
+    past its end is written as its number. alpha: strength of the masks; threshold: theirs.
+    """
+    canvas = np.array(image, np.uint8, order="C")
+    chosen = found.select(found.detections.scores >= min_score)
+    chosen = chosen.select(np.argsort(chosen.detections.scores, kind="stable"))
+    detections = chosen.detections
+    colours = [colour(int(c)) for c in detections.classes]
+    for patch, bgr in zip(chosen.patches(threshold), colours, strict=False):
+        _tint(canvas[patch.slices], patch.mask, bgr, alpha)
+    pen = max(1, round(min(image.shape[:2]) / 450))
+    corners = np.rint(np.nan_to_num(detections.boxes)).astype(int)
+    for (x1, y1, x2, y2), bgr in zip(corners.tolist(), colours, strict=True):
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), bgr, pen, cv2.LINE_AA)
+    for box, label, score, bgr in zip(
+        corners, detections.classes, detections.scores, colours, strict=True
+    ):
+        _label(canvas, box, f"{_name(int(label), names)} {score:.2f}", bgr)
+    return canvas
+
+
+def _name(index: int, names: Sequence[str] | None) -> str:
+    return names[index] if names is not None and index < len(names) else str(index)
+
+
+def _tint(region: NDArray[np.uint8], mask: NDArray[np.bool_], bgr: Colour, alpha: float) -> None:
+    if not mask.any():
+        return
+    mixed = region[mask] * (1 - alpha) + np.array(bgr, np.float32) * alpha
+    region[mask] = np.rint(mixed).astype(np.uint8)
+    padded = np.pad(mask.astype(np.uint8), 1)
+    edges, _ = cv2.findContours(padded, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    outline = np.zeros(padded.shape, np.uint8)
+    cv2.drawContours(outline, edges, -1, 1, 1)
+    region[outline[1:-1, 1:-1].astype(bool)] = bgr
+
+
+def _label(canvas: NDArray[np.uint8], box: NDArray[np.int64], text: str, bgr: Colour) -> None:
+    """Text on a filled plate above the box's top left; inside the image wherever the box is."""
+    height, width = canvas.shape[:2]
+    scale = max(0.4, min(height, width) / 1800)
+    text = text.encode("ascii", "replace").decode()  # OpenCV's fonts hold nothing else
+    (text_w, text_h), below = cv2.getTextSize(text, _FONT, scale, 1)
+    if text_w + 4 > width:
+        scale *= max(0.2, (width - 4) / text_w)
+        (text_w, text_h), below = cv2.getTextSize(text, _FONT, scale, 1)
+    plate_w, plate_h = text_w + 4, text_h + below + 3
+    left = int(np.clip(box[0], 0, max(0, width - plate_w)))
+    top = int(box[1]) - plate_h if box[1] >= plate_h else int(box[1])
+    top = int(np.clip(top, 0, max(0, height - plate_h)))
+    cv2.rectangle(canvas, (left, top), (left + plate_w - 1, top + plate_h - 1), bgr, cv2.FILLED)
+    luminance = 0.114 * bgr[0] + 0.587 * bgr[1] + 0.299 * bgr[2]
+    ink = (0, 0, 0) if luminance > 125 else (255, 255, 255)
+    origin = (left + 2, top + text_h + 1)
+    cv2.putText(canvas, text, origin, _FONT, scale, ink, 1, cv2.LINE_AA)

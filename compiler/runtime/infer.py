@@ -1,0 +1,208 @@
+"""A finished build answers for images: the engine where its runtime is, else ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from onnxgraft.errors import InputError, OnnxgraftError, TargetError
+from onnxgraft.runtime import images as image_ops
+from onnxgraft.runtime.detections import Detections, canvas_size, from_outputs
+from onnxgraft.runtime.postprocess import ImageDetections, to_original
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Runner(Protocol):
+    """Something that executes the compiled graph."""
+
+    def run(self, feeds: Arrays) -> Arrays:
+        """Named outputs for named inputs."""
+
+
+class OnnxRuntimeRunner:
+    """The graph in ONNX Runtime on the CPU. threads: of one operator; 0 leaves it to the library.
+
+    Raises InputError when the file is missing or ONNX Runtime cannot load it.
+    """
+
+    def __init__(self, model: Path, threads: int = 0) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        if not model.is_file():
+            raise InputError(f"{model}: no such model file")
+        try:
+            self._session = ort.InferenceSession(
+                str(model), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's kinds share no public base
+            raise InputError(f"{model}: ONNX Runtime cannot load it ({_line(error)})") from error
+        self.inputs: dict[str, list[Any]] = {i.name: i.shape for i in self._session.get_inputs()}
+        self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
+
+    def run(self, feeds: Arrays) -> Arrays:
+        """Raises TargetError when the execution fails."""
+        try:
+            return dict(zip(self.outputs, self._session.run(None, dict(feeds)), strict=True))
+        except Exception as error:
+            raise TargetError(f"ONNX Runtime failed to run the model: {_line(error)}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class ImageResult:
+    """What one image gave. file: None for an image that came as an array. raw: on the canvas, in
+    its pixels. found: in the original image's coordinates."""
+
+    file: Path | None
+    image: NDArray[np.uint8]
+    placement: image_ops.Placement
+    raw: Detections
+    found: ImageDetections
+
+
+class Session:
+    """Inference over a build directory.
+
+    notice: what the user should know of how it runs ("... runs in ONNX Runtime instead"), or ""
+    when the engine itself runs. engine: "auto" takes the engine where it can run; "onnxruntime"
+    never does; "required" raises TargetError where it cannot. rule: overrides the manifest's.
+    Raises InputError for a directory that holds no build.
+    """
+
+    def __init__(
+        self,
+        build: str | Path,
+        engine: str = "auto",
+        rule: image_ops.ResizeRule | None = None,
+        threads: int = 0,
+    ) -> None:
+        self.directory = Path(build)
+        self.manifest = read_manifest(self.directory)
+        self.io: dict[str, Any] = self.manifest["io"]
+        preprocess = self.manifest["preprocess"]
+        self.rule = rule or image_ops.ResizeRule(
+            int(preprocess.get("shortest_edge", 800)), int(preprocess.get("longest_edge", 1333))
+        )
+        self.canvas = canvas_size(self.io)
+        self.batch = int(self.io["input"]["shape"][0])
+        self._mean = _mean(preprocess, self._input("order", "BGR"))
+        self._runner, self.notice = _runner(self.directory, self.manifest, engine, threads)
+
+    def run(self, images: Iterable[str | Path | NDArray[np.uint8]]) -> Iterator[ImageResult]:
+        """Results in the images' order. An image is a path or uint8 [H, W, 3] BGR.
+
+        Images go through in batches of the compiled size; the last one is filled up with its own
+        last image, whose extra answers are dropped. Raises InputError at the first unreadable one.
+        """
+        remaining = iter(images)
+        while chunk := list(islice(remaining, self.batch)):
+            yield from self._run_batch(chunk)
+
+    def _run_batch(self, chunk: Sequence[str | Path | NDArray[np.uint8]]) -> Iterator[ImageResult]:
+        files = [None if isinstance(item, np.ndarray) else Path(item) for item in chunk]
+        pictures = [
+            item if isinstance(item, np.ndarray) else image_ops.read_image(item) for item in chunk
+        ]
+        placed = [self.place(picture) for picture in pictures]
+        outputs = self._runner.run(self.feeds(placed))
+        for i, (file, picture, (_, placement)) in enumerate(
+            zip(files, pictures, placed, strict=True)
+        ):
+            raw = from_outputs(outputs, self.io, i)
+            yield ImageResult(file, picture, placement, raw, to_original(raw, placement))
+
+    def place(self, image: NDArray[np.uint8]) -> tuple[NDArray[Any], image_ops.Placement]:
+        """The tensor of one image, as this build's input wants it."""
+        return image_ops.place(
+            image,
+            self.canvas,
+            self.rule,
+            mean=self._mean,
+            layout=self._input("layout", "NCHW"),
+            dtype=self._input("dtype", "float32"),
+            order=self._input("order", "BGR"),
+        )
+
+    def feeds(
+        self, placed: Sequence[tuple[NDArray[Any], image_ops.Placement]]
+    ) -> dict[str, NDArray[Any]]:
+        """The network's inputs for at most one batch of placed images."""
+        filled = [*placed, *[placed[-1]] * (self.batch - len(placed))]
+        feeds = {self._input("name", "input_tensor"): np.stack([tensor for tensor, _ in filled])}
+        if self.io.get("image_sizes"):
+            sizes = [placement.resized for _, placement in filled]
+            feeds["image_sizes"] = np.array(sizes, np.float32)
+        return feeds
+
+    def _input(self, key: str, default: str) -> Any:
+        return self.io["input"].get(key, default)
+
+
+def read_manifest(build: Path) -> dict[str, Any]:
+    """manifest.json of a build directory. Raises InputError when it is none."""
+    path = build / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{build}: no build (it has no manifest.json)") from error
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}); build it again") from error
+    missing = [key for key in ("io", "preprocess", "runnable") if key not in manifest]
+    if missing:
+        raise InputError(f"{path}: {missing[0]!r} is missing; build it again")
+    return dict(manifest)
+
+
+def _mean(preprocess: Mapping[str, Any], order: str) -> list[float]:
+    """The pixel mean in the channel order of the input tensor."""
+    mean = [float(v) for v in preprocess.get("mean", (0, 0, 0))]
+    return mean if preprocess.get("order", "BGR") == order else mean[::-1]
+
+
+def _runner(
+    directory: Path, manifest: Mapping[str, Any], engine: str, threads: int
+) -> tuple[Runner, str]:
+    reason = ""
+    if engine != "onnxruntime":
+        runner, reason = _engine_runner(directory, manifest)
+        if runner is not None:
+            return runner, ""
+        if engine == "required":
+            raise TargetError(f"the engine cannot run here: {reason}")
+    runnable = OnnxRuntimeRunner(directory / str(manifest["runnable"]), threads)
+    notice = f"the engine cannot run here ({reason}): the same graph runs in ONNX Runtime instead"
+    return runnable, notice if reason else ""
+
+
+def _engine_runner(directory: Path, manifest: Mapping[str, Any]) -> tuple[Runner | None, str]:
+    """The engine ready to run, or None and the reason; ("" when the build is for ONNX Runtime)."""
+    name, file = manifest.get("target"), manifest.get("engine")
+    if not name or not file or name == "onnxruntime":
+        return None, ""
+    try:
+        # By name: the runtime must work where the targets' builders cannot be imported.
+        target = import_module("onnxgraft.targets").get(str(name))
+        reason = target.available()
+        if reason:
+            return None, str(reason)
+        return target.load(directory / str(file)), ""
+    except (ImportError, AttributeError) as error:
+        return None, f"target {name!r} cannot load engines ({_line(error)})"
+    except OnnxgraftError as error:
+        return None, str(error)
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

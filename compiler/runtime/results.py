@@ -1,0 +1,33 @@
+"""Detections as JSON: what `infer --json` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from onnxgraft.runtime._files import write_atomically
+from onnxgraft.runtime.postprocess import ImageDetections
+
+
+def to_json(file: str | Path, found: ImageDetections, threshold: float = 0.5) -> dict[str, Any]:
+    """One image: {"file", "boxes" [[x1, y1, x2, y2]] in pixels of the original image, "scores",
+    "classes", "masks" [COCO RLE]}; "masks" is absent without a mask head."""
+    detections = found.detections
+    result: dict[str, Any] = {
+        "file": str(file),
+        "boxes": [[round(v, 4) for v in box] for box in detections.boxes.tolist()],
+        "scores": [round(s, 6) for s in detections.scores.tolist()],
+        "classes": detections.classes.tolist(),
+    }
+    masks = found.encoded(threshold)
+    if masks is not None:
+        result["masks"] = masks
+    return result
+
+
+def write(path: str | Path, results: Iterable[dict[str, Any]]) -> None:
+    """Write a list of `to_json` objects, one image a line, atomically."""
+    lines = ",\n".join(json.dumps(r, allow_nan=False, separators=(",", ":")) for r in results)
+    write_atomically(Path(path), f"[\n{lines}\n]\n".encode() if lines else b"[]\n")
