@@ -1,0 +1,282 @@
+"""The graph that passes rewrite: onnx-graphsurgeon's IR with lazy weights, provenance and a fingerprint.
+
+`Graph` adds to `gs.Graph` what a compiler needs and nothing about detectors: weights stay in the file they came from
+until the result is written, every node knows the pass that made it, and two graphs can be compared cheaply.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from onnxgraft.errors import Refusal
+from onnxgraft.onnx_file import Skeleton, Weight, mark_external, read_skeleton, write_model
+
+IR_VERSION = 10  # what ONNX Runtime and TensorRT of 2024 and later read; graphsurgeon would write the newest
+PLUGIN_DOMAIN = "onnxgraft"
+
+
+class MappedArray(np.ndarray):
+    """A read-only array over a weight's bytes in its file; remembers where they stand."""
+
+    weight: Weight | None = None
+
+    @staticmethod
+    def open(weight: Weight, dtype: np.dtype, shape: Sequence[int]) -> MappedArray:
+        array = weight.map().view(dtype).reshape(shape).view(MappedArray)
+        array.weight = weight
+        return array
+
+
+class MappedValues(LazyValues):
+    """graphsurgeon's lazy values over a weight that stays in its file."""
+
+    def __init__(self, tensor: onnx.TensorProto, weight: Weight) -> None:
+        super().__init__(tensor)
+        self.weight = weight
+
+    def load(self) -> np.ndarray:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type)
+        return MappedArray.open(self.weight, dtype, tuple(self.tensor.dims))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who made a node: the pass, and the nodes it stands for."""
+
+    pass_name: str
+    sources: tuple[str, ...] = ()
+
+
+class Graph:
+    """An ONNX graph under rewriting.
+
+    Attributes:
+        gs: the onnx-graphsurgeon graph; passes may use all of its API.
+        functions: model-local functions (bodies of plugin ops) written with the graph.
+        origins: provenance by node name; a node that is absent came with the model.
+    """
+
+    def __init__(self, graph: gs.Graph, functions: Sequence[onnx.FunctionProto] = ()) -> None:
+        self.gs = graph
+        self.functions: dict[str, onnx.FunctionProto] = {f.name: f for f in functions}
+        self.origins: dict[str, Origin] = {}
+        self.current_pass = ""
+        self._serial = 0
+
+    # -- reading and writing -------------------------------------------------------------------------------------
+
+    @staticmethod
+    def load(path: str | Path) -> Graph:
+        """Read an ONNX file; weights stay on disk. Raises InputError."""
+        return Graph.from_skeleton(read_skeleton(path))
+
+    @staticmethod
+    def from_skeleton(skeleton: Skeleton) -> Graph:
+        model = skeleton.model
+        functions = [f for f in model.functions if f.domain == PLUGIN_DOMAIN]
+        del model.functions[:]
+        graph = Graph(gs.import_onnx(model), functions)
+        for tensor in graph.gs.tensors().values():
+            if isinstance(tensor, gs.Constant) and tensor.name in skeleton.weights:
+                tensor._values = MappedValues(tensor._values.tensor, skeleton.weights[tensor.name])
+                tensor.data_location = None
+        graph.name_nodes()
+        return graph
+
+    def skeleton(self) -> Skeleton:
+        """The graph as a model whose large weights are left in place."""
+        weights: dict[str, Weight] = {}
+        restore: list[tuple[gs.Constant, Any]] = []
+        for tensor in self.gs.tensors().values():
+            if not isinstance(tensor, gs.Constant):
+                continue
+            weight = weight_of(tensor)
+            if weight is None:
+                continue
+            weights[tensor.name] = weight
+            proto = onnx.TensorProto(
+                name=tensor.name, dims=tensor.shape, data_type=onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype)
+            )
+            mark_external(proto, weight)
+            restore.append((tensor, tensor._values))
+            tensor._values = MappedValues(proto, weight)
+        try:
+            domains = {PLUGIN_DOMAIN} if self.functions else set()
+            self.gs.import_domains = [onnx.helper.make_opsetid("", self.gs.opset)] + [
+                onnx.helper.make_opsetid(domain, 1) for domain in sorted(domains)
+            ]
+            model = gs.export_onnx(self.gs, do_type_check=False)
+        finally:
+            for tensor, values in restore:
+                tensor._values = values
+        model.ir_version = IR_VERSION
+        model.producer_name, model.producer_version = "onnxgraft", ""
+        for name in sorted(self.functions):
+            model.functions.append(self.functions[name])
+        return Skeleton(model, weights)
+
+    def save(self, path: str | Path) -> None:
+        """Write the graph; weights are streamed from the file they came from."""
+        write_model(self.skeleton(), path)
+
+    # -- structure -----------------------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> list[gs.Node]:
+        return self.gs.nodes
+
+    def tensor(self, name: str) -> gs.Tensor:
+        """The tensor of that name. Raises Refusal when the graph has lost it."""
+        found = self.gs.tensors().get(name)
+        if found is None:
+            raise Refusal(f"the graph has no tensor {name!r} any more; was an earlier pass skipped or replaced?")
+        return found
+
+    def name_nodes(self) -> None:
+        """Give every node of the main graph a unique name: provenance and messages need one."""
+        seen: set[str] = set()
+        for index, node in enumerate(self.gs.nodes):
+            if not node.name or node.name in seen:
+                node.name = f"{node.op}_{index}"
+                while node.name in seen:
+                    node.name += "_"
+            seen.add(node.name)
+
+    def fresh(self, hint: str) -> str:
+        """A tensor or node name that the graph does not have yet."""
+        taken = self._taken()
+        name = hint
+        while name in taken:
+            self._serial += 1
+            name = f"{hint}_{self._serial}"
+        taken.add(name)
+        return name
+
+    def _taken(self) -> set[str]:
+        key = id(self.gs), self.current_pass
+        if getattr(self, "_taken_key", None) != key:
+            self._taken_key = key
+            self._taken_names = set(self.gs.tensors()) | {node.name for node in self.gs.nodes}
+            for sub in self.gs.subgraphs(recursive=True):
+                self._taken_names |= set(sub.tensors())
+        return self._taken_names
+
+    def cleanup(self) -> None:
+        """Drop nodes and tensors that no output needs, and sort topologically (stable)."""
+        self.gs.cleanup(remove_unused_graph_inputs=False)
+        self.gs.toposort()
+
+    def replace(self, old: gs.Tensor, new: gs.Tensor) -> None:
+        """Let every consumer of `old` (subgraphs included) and the graph's outputs read `new` instead."""
+        for graph in [self.gs, *self.gs.subgraphs(recursive=True)]:
+            for node in graph.nodes:
+                for index, tensor in enumerate(node.inputs):
+                    if tensor is old:
+                        node.inputs[index] = new
+            for index, tensor in enumerate(graph.outputs):
+                if tensor is old:
+                    graph.outputs[index] = new
+
+    # -- identity ------------------------------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """A hash over structure, attributes, types, shapes and weights; names of nodes do not count."""
+        from onnxgraft.text import lines
+
+        return hashlib.sha256("\n".join(lines(self, canonical=True)).encode()).hexdigest()
+
+
+def weight_of(tensor: gs.Constant) -> Weight | None:
+    """Where a constant's bytes stand, or None when they live in memory."""
+    values = tensor._values
+    if isinstance(values, MappedValues):
+        return values.weight
+    return values.weight if isinstance(values, MappedArray) else None
+
+
+def is_large(tensor: gs.Tensor) -> bool:
+    return isinstance(tensor, gs.Constant) and weight_of(tensor) is not None
+
+
+class Builder:
+    """Adds nodes to a graph for one part of the network; records where they come from."""
+
+    def __init__(self, graph: Graph, prefix: str, sources: Iterable[str] = ()) -> None:
+        self.graph = graph
+        self.prefix = prefix
+        self.sources = tuple(dict.fromkeys(sources))
+
+    def const(self, hint: str, values: Any, dtype: Any = None) -> gs.Constant:
+        return gs.Constant(self.graph.fresh(f"{self.prefix}/{hint}"), np.array(values, dtype=dtype))
+
+    def ints(self, hint: str, values: Sequence[int] | int) -> gs.Constant:
+        return self.const(hint, values, np.int64)
+
+    def floats(self, hint: str, values: Any) -> gs.Constant:
+        return self.const(hint, values, np.float32)
+
+    def op(
+        self,
+        kind: str,
+        inputs: Sequence[gs.Tensor],
+        hint: str,
+        *,
+        dtype: Any = np.float32,
+        shape: Sequence[int | str] | None = None,
+        domain: str | None = None,
+        **attrs: Any,
+    ) -> gs.Variable:
+        """One node with one output, which is returned."""
+        return self.ops(kind, inputs, [(hint, dtype, shape)], domain=domain, **attrs)[0]
+
+    def ops(
+        self,
+        kind: str,
+        inputs: Sequence[gs.Tensor],
+        outputs: Sequence[tuple[str, Any, Sequence[int | str] | None]],
+        *,
+        domain: str | None = None,
+        **attrs: Any,
+    ) -> list[gs.Variable]:
+        """One node with several outputs, given as (name hint, dtype, shape)."""
+        made = [
+            gs.Variable(self.graph.fresh(f"{self.prefix}/{hint}"), dtype, None if shape is None else list(shape))
+            for hint, dtype, shape in outputs
+        ]
+        name = self.graph.fresh(f"{self.prefix}/{kind}:{outputs[0][0]}")
+        node = gs.Node(kind, name, attrs=attrs, inputs=list(inputs), outputs=made, domain=domain)
+        self.graph.gs.nodes.append(node)
+        self.graph.origins[name] = Origin(self.graph.current_pass, self.sources)
+        return made
+
+
+def ancestors(tensor: gs.Tensor, stop: Mapping[int, Any] | None = None) -> Iterator[gs.Node]:
+    """Nodes that a tensor depends on (subgraph captures included), nearest first; does not pass tensors in `stop`."""
+    seen: set[int] = set()
+    queue = [tensor]
+    while queue:
+        current = queue.pop(0)
+        for node in current.inputs:
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            yield node
+            queue += [t for t in node_inputs(node) if not (stop and id(t) in stop)]
+
+
+def node_inputs(node: gs.Node) -> list[gs.Tensor]:
+    """A node's inputs, with the outer tensors that its subgraphs read."""
+    found = list(node.inputs)
+    for attribute in node.attrs.values():
+        if isinstance(attribute, gs.Graph):
+            found += attribute._foreign_tensors().values()
+    return found
