@@ -119,9 +119,9 @@ def _positions(
     pixel = np.arange(start, stop, dtype=np.float32) + np.float32(0.5)
     with np.errstate(divide="ignore", invalid="ignore"):
         grid = (pixel - low) / (high - low) * two - one
-    position = (grid + one) * np.float32(cells / 2) - np.float32(0.5)
-    position = np.nan_to_num(position, nan=-2.0, posinf=cells + 1.0, neginf=-2.0)
-    position = np.clip(position, np.float32(-2), np.float32(cells + 1))
+    # torch's kernel fuses this multiply and subtract: one rounding, as from float64.
+    wide = (grid + one).astype(np.float64) * (cells / 2) - 0.5
+    position = np.clip(np.nan_to_num(wide.astype(np.float32), nan=-2.0), -2, cells + 1)
     floor = np.floor(position)
     return floor.astype(np.int64) + 1, position - floor
 
