@@ -1,0 +1,196 @@
+"""What every plugin op is: a schema, shape inference, an executable body and a native lowering."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import onnx
+from onnx import AttributeProto, helper
+
+from onnxgraft.errors import PluginError
+
+DOMAIN = "onnxgraft"
+"""Domain of plugin nodes inside the compiler; at hand-over it becomes "" and bodies are dropped."""
+
+Shape = tuple[int, ...]
+
+_PROTO_TYPES = {
+    "int": AttributeProto.INT,
+    "float": AttributeProto.FLOAT,
+    "ints": AttributeProto.INTS,
+    "string": AttributeProto.STRING,
+}
+_RESERVED = ("plugin_version", "plugin_namespace")
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute of a plugin op, or one option of its lowering.
+
+    `kind` is "int", "float", "ints" or "string". Without `required`, `default` stands in when
+    it is absent. `allowed` is the set of legal values in words, tested by `check`.
+    """
+
+    name: str
+    kind: str
+    doc: str
+    default: Any = None
+    required: bool = False
+    allowed: str = ""
+    check: Callable[[Any], bool] | None = None
+
+    def accept(self, value: Any, where: str) -> Any:
+        """The value in its Python type. Raises PluginError when type or range do not fit."""
+        if isinstance(value, bytes):
+            value = value.decode(errors="replace")
+        fits = {
+            "int": _is_int(value),
+            "float": isinstance(value, float) or _is_int(value),
+            "ints": isinstance(value, (list, tuple)) and all(_is_int(v) for v in value),
+            "string": isinstance(value, str),
+        }[self.kind]
+        if not fits:
+            raise PluginError(f"{where}: {self.name}={value!r} must be of type {self.kind}")
+        if self.kind == "ints":
+            value = [int(v) for v in value]
+        elif self.kind in ("int", "float"):
+            value = {"int": int, "float": float}[self.kind](value)
+        if self.check is not None and not self.check(value):
+            raise PluginError(f"{where}: {self.name}={value!r} must be {self.allowed}")
+        return value
+
+
+def flag(name: str, default: int, doc: str, *, required: bool = False) -> Attribute:
+    """An int attribute that is 0 or 1."""
+    return Attribute(name, "int", doc, default, required, "0 or 1", lambda v: v in (0, 1))
+
+
+def choice(name: str, default: str, choices: Sequence[str], doc: str) -> Attribute:
+    """A string option out of a few."""
+    return Attribute(name, "string", doc, default, False, " or ".join(choices), choices.__contains__)
+
+
+class PluginOp(ABC):
+    """A TensorRT plugin op as a definition that the compiler can check, run and lower."""
+
+    op_type: ClassVar[str]
+    version: ClassVar[str]
+    attributes: ClassVar[tuple[Attribute, ...]]
+    options: ClassVar[tuple[Attribute, ...]]
+    inputs: ClassVar[tuple[str, ...]]
+    outputs: ClassVar[tuple[str, ...]]
+    targets: ClassVar[frozenset[str]]
+
+    def validate(
+        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], node: str = ""
+    ) -> dict[str, Any]:
+        """All attributes, defaults filled in.
+
+        Raises PluginError, naming the node, the attribute or input, and the reason.
+        """
+        where = f"{self.op_type} node {node!r}" if node else self.op_type
+        complete = _complete(self.attributes, attrs, where, reserved=_RESERVED)
+        version = attrs.get("plugin_version", self.version)
+        if version not in (self.version, self.version.encode()):
+            raise PluginError(f"{where}: plugin_version={version!r}, only {self.version!r} is known")
+        if len(input_shapes) != len(self.inputs):
+            raise PluginError(
+                f"{where}: {len(input_shapes)} inputs, takes {len(self.inputs)} ({', '.join(self.inputs)})"
+            )
+        self._check(complete, [tuple(shape) for shape in input_shapes], where)
+        return complete
+
+    def lowering_options(self, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """All options of `lower`, defaults filled in. Raises PluginError on an unknown one."""
+        return _complete(self.options, options or {}, f"lowering of {self.op_type}")
+
+    def make_node(
+        self,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        name: str = "",
+        **attrs: Any,
+    ) -> onnx.NodeProto:
+        """A node in the compiler's domain with every attribute written out.
+
+        TensorRT may give an omitted attribute the previous node's value, so none is omitted.
+        Shapes are not checked: call `validate` where they are known.
+        """
+        complete = _complete(self.attributes, attrs, f"{self.op_type} node {name!r}")
+        return helper.make_node(
+            self.op_type,
+            inputs,
+            outputs,
+            name=name,
+            domain=DOMAIN,
+            plugin_version=self.version,
+            **{key: value for key, value in complete.items() if value is not None},
+        )
+
+    @abstractmethod
+    def infer_shapes(
+        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]
+    ) -> list[Shape]:
+        """Static output shapes from static input shapes, after validation."""
+
+    @abstractmethod
+    def function(self, opset: int = 17) -> onnx.FunctionProto:
+        """The op as an ONNX function of standard ops that ONNX Runtime executes, shape-generic."""
+
+    @abstractmethod
+    def lower(
+        self,
+        attrs: Mapping[str, Any],
+        input_shapes: Sequence[Shape],
+        options: Mapping[str, Any] | None = None,
+    ) -> onnx.GraphProto:
+        """The op as opset-19 standard ops with static shapes that need no plugin and no NMS op."""
+
+    @abstractmethod
+    def _check(self, attrs: Mapping[str, Any], shapes: list[Shape], where: str) -> None:
+        """Raise PluginError when input shapes or attributes do not fit each other."""
+
+    def _function(self, nodes: Sequence[onnx.NodeProto], opset: int) -> onnx.FunctionProto:
+        names = [attribute.name for attribute in self.attributes]
+        return helper.make_function(
+            DOMAIN,
+            self.op_type,
+            self.inputs,
+            self.outputs,
+            nodes,
+            [helper.make_opsetid("", opset)],
+            attributes=[*names, "plugin_version"],
+        )
+
+
+def attribute_type(attribute: Attribute) -> int:
+    """The AttributeProto type of an attribute."""
+    return _PROTO_TYPES[attribute.kind]
+
+
+def _complete(
+    schema: Sequence[Attribute],
+    given: Mapping[str, Any],
+    where: str,
+    reserved: Sequence[str] = (),
+) -> dict[str, Any]:
+    known = {attribute.name for attribute in schema}
+    for name in given:
+        if name not in known and name not in reserved:
+            raise PluginError(f"{where}: unknown {name!r}, knows {', '.join(sorted(known))}")
+    complete: dict[str, Any] = {}
+    for attribute in schema:
+        if attribute.name in given:
+            complete[attribute.name] = attribute.accept(given[attribute.name], where)
+        elif attribute.required:
+            raise PluginError(f"{where}: {attribute.name} is missing and has no default")
+        else:
+            complete[attribute.name] = attribute.default
+    return complete
+
+
+def _is_int(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)

@@ -1,0 +1,248 @@
+"""EfficientNMS_TRT, version 1: batched, class-aware non-maximum suppression.
+
+Formula source: TensorRT OSS 11.1, plugin/efficientNMSPlugin (read for facts). What it does:
+
+1. The threshold is taken to score space: with score_activation it is the logit of
+   score_threshold, or -32768 where score_threshold <= 0.
+2. Elements of [N, C] with score >= threshold and class != background_class enter.
+   *Dense case*: where score_threshold (after activation) is below 0.007, every element enters,
+   those that failed with the score -32768 and whatever class they have. They can come out at the
+   tail of the detections, with score -32768, or sigmoid(-32768) = 0 with score_activation.
+3. The 5000 best per image, across classes, go on; ties keep the order of the [N, C] index.
+4. Greedy suppression at IoU >= iou_threshold, within a class or (class_agnostic) across.
+5. The first max_output_boxes survivors are given out; unused rows are zero in all outputs.
+
+Deviations: a NaN score counts as below the threshold (the plugin's dense case sorts it first);
+corners given in the wrong order are swapped exactly (the plugin swaps by adding and subtracting).
+A box with a NaN coordinate neither suppresses nor is suppressed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto
+
+from onnxgraft.errors import PluginError
+from onnxgraft.plugins.base import Attribute, PluginOp, Shape, choice, flag
+from onnxgraft.plugins.builder import Builder, Value
+from onnxgraft.plugins.native_nms import NmsProblem, lower_nms
+
+CAP = 5000
+"""Boxes per image that enter the suppression, across classes."""
+BELOW = -32768.0
+"""Score of an element that failed the threshold in the dense case."""
+DENSE = 0.007
+"""Thresholds below this (after activation) make the plugin take its dense path."""
+_FLOAT, _INT = AttributeProto.FLOAT, AttributeProto.INT
+
+
+def score_limit(threshold: float, activation: int) -> tuple[float, bool]:
+    """The threshold in the space of the scores given, and whether the dense case holds."""
+    t, one = np.float32(threshold), np.float32(1)
+    limit, knee = t, np.float32(DENSE)
+    if activation:
+        knee = np.log(knee / (one - knee))
+        limit = np.float32(BELOW) if t <= 0 else np.log(t / (one - t))
+    return float(limit), bool(limit < knee)
+
+
+class EfficientNMS(PluginOp):
+    """boxes [B,N,4], [B,N,1,4] or [B,N,C,4], scores [B,N,C] (float32 or float16) ->
+    num_detections [B,1] int32, boxes [B,M,4] corners, scores [B,M], classes [B,M] int32.
+
+    The plugin's third input (anchors to decode against) is refused: decode in the graph, where the
+    deltas' weights and the scale clamp have a place.
+    """
+
+    op_type = "EfficientNMS_TRT"
+    version = "1"
+    inputs = ("boxes", "scores")
+    outputs = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
+    targets = frozenset({"tensorrt"})
+    attributes = (
+        Attribute(
+            "score_threshold", "float", "keep score >= this (a probability with score_activation)",
+            required=True, allowed="at least 0", check=lambda v: v >= 0,
+        ),
+        Attribute(
+            "iou_threshold", "float", "suppress at IoU >= this",
+            required=True, allowed="above 0", check=lambda v: v > 0,
+        ),
+        Attribute(
+            "max_output_boxes", "int", "rows of the outputs per image, M",
+            required=True, allowed="at least 1", check=lambda v: v >= 1,
+        ),
+        Attribute("background_class", "int", "class to ignore; -1 for none", required=True),
+        flag("score_activation", 0, "1: scores are logits, outputs are sigmoid", required=True),
+        flag("class_agnostic", 0, "1: boxes of different classes suppress each other"),
+        flag("box_coding", 0, "0: corners x1,y1,x2,y2; 1: centre and size", required=True),
+    )  # fmt: skip
+    options = (
+        Attribute(
+            "max_candidates", "int",
+            "candidates per image (grouping flat) or per class (grouping class) that enter; "
+            "0: all, at most 3840. May exceed the plugin's cap of 5000",
+            0, allowed="0 or more", check=lambda v: v >= 0,
+        ),
+        choice(
+            "grouping", "flat", ("flat", "class"),
+            "flat: one K x K problem per image. class: C problems per image, cheaper where the "
+            "classes' candidates are many and disjoint (RPN levels); the cap of 5000 is not applied",
+        ),
+        flag(
+            "below_threshold_tail", 1,
+            "1: the dense case's elements below the threshold come out at the tail, as in the "
+            "plugin; 0: they never enter",
+        ),
+        choice(
+            "matmul", "float32", ("float32", "float16"),
+            "type of the suppression product; both are exact, float16 halves its memory and is "
+            "needed on SM75",
+        ),
+    )  # fmt: skip
+
+    def infer_shapes(
+        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]
+    ) -> list[Shape]:
+        rows = self.validate(attrs, input_shapes)["max_output_boxes"]
+        batch = input_shapes[0][0]
+        return [(batch, 1), (batch, rows, 4), (batch, rows), (batch, rows)]
+
+    def _check(self, attrs: Mapping[str, Any], shapes: list[Shape], where: str) -> None:
+        boxes, scores = shapes
+        if len(scores) != 3:
+            raise PluginError(f"{where}: scores {list(scores)} must be [B, N, C]")
+        batch, count, classes = scores
+        if boxes not in ((batch, count, 4), (batch, count, 1, 4), (batch, count, classes, 4)):
+            raise PluginError(
+                f"{where}: boxes {list(boxes)} must be [{batch}, {count}, 4], "
+                f"[{batch}, {count}, 1, 4] or [{batch}, {count}, {classes}, 4] to fit the scores"
+            )
+        if attrs["score_activation"] and attrs["score_threshold"] >= 1:
+            raise PluginError(
+                f"{where}: score_threshold={attrs['score_threshold']} must be below 1 "
+                "with score_activation"
+            )
+
+    def lower(
+        self,
+        attrs: Mapping[str, Any],
+        input_shapes: Sequence[Shape],
+        options: Mapping[str, Any] | None = None,
+    ) -> onnx.GraphProto:
+        """See `native_nms`. Equal to `function` wherever the candidates fit `max_candidates`."""
+        complete = self.validate(attrs, input_shapes)
+        chosen = self.lowering_options(options)
+        limit, dense = score_limit(complete["score_threshold"], complete["score_activation"])
+        problem = NmsProblem(
+            boxes=tuple(input_shapes[0]),
+            scores=tuple(input_shapes[1]),
+            limit=limit,
+            tail=dense and bool(chosen["below_threshold_tail"]),
+            below=BELOW,
+            cap=CAP,
+            iou_threshold=complete["iou_threshold"],
+            rows=complete["max_output_boxes"],
+            background=complete["background_class"],
+            sigmoid=bool(complete["score_activation"]),
+            agnostic=bool(complete["class_agnostic"]),
+            centre_size=bool(complete["box_coding"]),
+            candidates=chosen["max_candidates"],
+            by_class=chosen["grouping"] == "class",
+            matmul=TensorProto.FLOAT16 if chosen["matmul"] == "float16" else TensorProto.FLOAT,
+        )
+        return lower_nms(problem, self.inputs, self.outputs)
+
+    def function(self, opset: int = 17) -> onnx.FunctionProto:
+        b = Builder(function=True)
+        boxes, scores = b.input("boxes"), b.input("scores")
+        agnostic = b.attribute("class_agnostic", _INT).equal(1)
+        activation = b.attribute("score_activation", _INT).equal(1)
+
+        shape = b.op("Shape", scores)
+        count, classes = shape.take(np.array([1])), shape.take(np.array([2]))
+        flat = b.op("Reshape", scores.cast(TensorProto.FLOAT), np.array([0, -1]))
+        limit, dense = self._limit(b, activation)
+        element = b.op("Range", 0, b.op("Squeeze", count * classes), 1)
+        foreground = ~b.op("Mod", element, classes).equal(b.attribute("background_class", _INT))
+        keyed = b.where((flat >= limit) & foreground, flat, BELOW)
+
+        k = b.op("Min", count * classes, np.array([CAP]))
+        values, index = b.ops("TopK", keyed, k, outputs=2, axis=-1)
+        class_of = b.op("Mod", index, classes)
+        corners = self._corners(b, boxes, index, count, classes)
+
+        # NMS runs on ranks instead of scores: distinct, positive and exact, so that ties keep
+        # their order and a score of -32768 passes the op's own score threshold.
+        scalar_k = b.op("Squeeze", k)
+        rank = (scalar_k - b.op("Range", 0, scalar_k, 1)).cast(TensorProto.FLOAT)
+        rank = b.where((values >= limit) | dense, rank, 0.0)
+        group = b.where(agnostic, 0, class_of).unsqueeze(1)
+        groups = b.op("Range", 0, b.where(agnostic, 1, b.op("Squeeze", classes)), 1)
+        per_class = b.where(group.equal(groups.unsqueeze(0, 2)), rank.unsqueeze(1), 0.0)
+
+        rows = b.attribute("max_output_boxes", _INT).reshape(1)
+        survivors = b.op(
+            "NonMaxSuppression", self._finite(b, corners), per_class, rows,
+            self._strict_iou(b), np.array([0.5], np.float32),
+        )  # fmt: skip
+        place = survivors.take(np.array([0, 2]), axis=1)
+        kept = b.op("ScatterND", rank * 0.0, place, b.op("GatherND", rank, place))
+
+        taken = b.op("Min", rows, k)
+        order, position = b.ops("TopK", kept, taken, outputs=2, axis=-1)
+        alive = order > 0.5
+        missing = rows - taken
+        chosen = b.op("GatherElements", values, position, axis=1)
+        chosen = b.where(activation, b.op("Sigmoid", chosen), chosen)
+        chosen_boxes = b.op("GatherND", corners, position.unsqueeze(2), batch_dims=1)
+        chosen_class = b.op("GatherElements", class_of, position, axis=1)
+
+        row_pad = b.concat(np.array([0, 0, 0]), missing, axis=0)
+        box_pad = b.concat(np.array([0, 0, 0, 0]), missing, np.array([0]), axis=0)
+        alive_int = alive.cast(TensorProto.INT32)
+        detections = b.op("ReduceSum", alive_int, np.array([1]), keepdims=1)
+        b.rename(detections, "num_detections")
+        padded = b.op("Pad", b.where(alive.unsqueeze(2), chosen_boxes, 0.0), box_pad)
+        b.rename(b.op("CastLike", padded, boxes), "detection_boxes")
+        padded = b.op("Pad", b.where(alive, chosen, 0.0), row_pad)
+        b.rename(b.op("CastLike", padded, scores), "detection_scores")
+        padded = b.op("Pad", b.where(alive, chosen_class, 0), row_pad)
+        b.rename(padded.cast(TensorProto.INT32), "detection_classes")
+        return self._function(b.nodes, opset)
+
+    def _limit(self, b: Builder, activation: Value) -> tuple[Value, Value]:
+        threshold = b.attribute("score_threshold", _FLOAT)
+        logit = b.op("Log", threshold / (1.0 - threshold))
+        logit = b.where(threshold > 0.0, logit, BELOW)
+        limit = b.where(activation, logit, threshold)
+        knee = np.log(np.float32(DENSE) / (np.float32(1) - np.float32(DENSE)))
+        return limit, limit < b.where(activation, knee, np.float32(DENSE))
+
+    def _corners(
+        self, b: Builder, boxes: Value, index: Value, count: Value, classes: Value
+    ) -> Value:
+        """[B,K,4] corners of the elements at `index` [B,K] of the flattened [N,C]."""
+        table = b.op("Reshape", boxes.cast(TensorProto.FLOAT), np.array([0, -1, 4]))
+        boxes_each = b.op("Shape", table).take(np.array([1])) / count  # 1 shared, C per class
+        row = index * boxes_each / classes
+        box = b.op("GatherND", table, row.unsqueeze(2), batch_dims=1)
+        first, second = box.take(np.array([0, 1]), axis=2), box.take(np.array([2, 3]), axis=2)
+        half = second * 0.5
+        decoded = b.concat(first - half, first + half, axis=2)
+        return b.where(b.attribute("box_coding", _INT).equal(1), decoded, box)
+
+    def _finite(self, b: Builder, corners: Value) -> Value:
+        """NaN boxes become empty, which overlap nothing, as NaN does in the plugin."""
+        total = b.op("ReduceSum", corners, np.array([2]), keepdims=1)
+        return b.where(b.op("IsNaN", total), 0.0, corners)
+
+    def _strict_iou(self, b: Builder) -> Value:
+        """The float just below iou_threshold: the op suppresses at IoU > this."""
+        threshold = b.attribute("iou_threshold", _FLOAT)
+        below = threshold * np.float32(1 - 2.0**-24)
+        return b.op("Min", below, 1.0).reshape(1)

@@ -1,0 +1,234 @@
+"""Non-maximum suppression in ops that TensorRT for RTX builds: no NMS, NonZero or plugin.
+
+Greedy suppression over candidates sorted by score is the fixed point of
+
+    keep = entering & not(any earlier kept candidate of the class overlaps)
+
+Each iteration is one product of the suppression matrix with `keep`; the first i candidates are
+right after i iterations, so K iterations are enough for any input, and a few are in practice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnxgraft.errors import PluginError
+from onnxgraft.plugins.builder import Builder, Value, tensor_info
+
+TOP_K_LIMIT = 3840
+"""Largest k of TensorRT's TopK."""
+_NEVER = float(np.float32(-3.0e38))  # sorts after every score, finite so that it survives products
+_PRESENT = float(np.float32(-1.0e38))
+
+
+@dataclass(frozen=True)
+class NmsProblem:
+    """Everything static about one suppression; see EfficientNMS for the meaning."""
+
+    boxes: tuple[int, ...]
+    scores: tuple[int, ...]
+    limit: float
+    tail: bool
+    below: float
+    cap: int
+    iou_threshold: float
+    rows: int
+    background: int
+    sigmoid: bool
+    agnostic: bool
+    centre_size: bool
+    candidates: int
+    by_class: bool
+    matmul: int
+
+    @property
+    def box_rows(self) -> int:
+        """Boxes per image in the table: N shared, N*C per class."""
+        return int(np.prod(self.boxes[1:-1]))
+
+
+def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.GraphProto:
+    """The graph of one problem: inputs boxes, scores; outputs as EfficientNMS gives them."""
+    if p.by_class and p.agnostic:
+        raise PluginError("lowering of EfficientNMS_TRT: grouping=class needs class_agnostic=0")
+    b = Builder()
+    boxes, scores = b.input(inputs[0]), b.input(inputs[1])
+    batch, count, classes = p.scores
+    keyed = _threshold(b, p, scores)
+    if p.by_class:
+        k = min(p.candidates or count, count)
+        keyed = b.op("Transpose", keyed, perm=[0, 2, 1]).reshape(batch * classes, count)
+        values, index = top_k(b, keyed, (batch * classes, count), k)
+        group = np.tile(np.arange(classes, dtype=np.int32), batch)[:, None]
+        element = index * np.int32(classes) + group
+    else:
+        k = min(p.candidates or min(p.cap, TOP_K_LIMIT), count * classes)
+        values, element = top_k(
+            b, keyed.reshape(batch, count * classes), (batch, count * classes), k
+        )
+    anchor = element / np.int32(classes)
+    class_of = element - anchor * np.int32(classes)
+    shared = p.box_rows == count
+    corners = _corners(b, p, boxes, anchor if shared else element)
+    same_class = None if p.by_class or p.agnostic or classes == 1 else class_of
+    keep = suppress(b, corners, values > _PRESENT, same_class, k, p)
+    _emit(b, p, keep, values, corners, class_of, k * (classes if p.by_class else 1), outputs)
+    return b.graph(
+        "efficient_nms",
+        [tensor_info(inputs[0], p.boxes), tensor_info(inputs[1], p.scores)],
+        [
+            tensor_info(outputs[0], (batch, 1), TensorProto.INT32),
+            tensor_info(outputs[1], (batch, p.rows, 4)),
+            tensor_info(outputs[2], (batch, p.rows)),
+            tensor_info(outputs[3], (batch, p.rows), TensorProto.INT32),
+        ],
+    )
+
+
+def top_k(
+    b: Builder, values: Value, shape: tuple[int, int], k: int
+) -> tuple[Value, Value]:
+    """The k largest of each row [G, n], sorted, with int32 indices; k may exceed 3840.
+
+    Beyond the limit the winners are overwritten and the rest is searched again.
+    """
+    parts: list[tuple[Value, Value]] = []
+    while True:
+        step = min(k, TOP_K_LIMIT)
+        best, where = b.ops("TopK", values, np.array([step]), outputs=2, axis=-1)
+        parts.append((best, where.cast(TensorProto.INT32)))
+        k -= step
+        if not k:
+            break
+        hidden = np.full((shape[0], step), -np.inf, np.float32)
+        values = b.op("ScatterElements", values, where, hidden, axis=1)
+    if len(parts) == 1:
+        return parts[0]
+    return (
+        b.concat(*(best for best, _ in parts), axis=1),
+        b.concat(*(where for _, where in parts), axis=1),
+    )
+
+
+def suppress(
+    b: Builder, corners: Value, entering: Value, class_of: Value | None, k: int, p: NmsProblem
+) -> Value:
+    """keep bool [G,K] of candidates [G,K,4] sorted by score, best first."""
+    low, high = corners.take(np.array([0, 1]), axis=2), corners.take(np.array([2, 3]), axis=2)
+    low, high = b.op("Min", low, high), b.op("Max", low, high)
+    side = high - low
+    area = side.take(0, axis=2) * side.take(1, axis=2)
+    sides = [_overlap_1d(b, low.take(i, axis=2), high.take(i, axis=2)) for i in (0, 1)]
+    inter = sides[0] * sides[1]
+    union = area.unsqueeze(2) + area.unsqueeze(1) - inter
+    clash = (inter > 0.0) & (inter / union >= np.float32(p.iou_threshold))
+    place = np.arange(k, dtype=np.int32)
+    clash = clash & (b.constant(place[None, None, :]) < b.constant(place[None, :, None]))
+    if class_of is not None:
+        clash = clash & class_of.unsqueeze(2).equal(class_of.unsqueeze(1))
+    matrix = clash.cast(p.matmul)
+    start = entering.cast(p.matmul).unsqueeze(2)
+    return _fixed_point(b, matrix, start, k, p) > _of(p.matmul, 0.5)
+
+
+def _fixed_point(b: Builder, matrix: Value, start: Value, k: int, p: NmsProblem) -> Value:
+    groups = p.scores[0] * (p.scores[2] if p.by_class else 1)
+    body = b.body()
+    keep = body.input("keep_in")
+    hits = body.op("MatMul", matrix, keep)
+    free = (hits < _of(p.matmul, 0.5)).cast(p.matmul) * body.here(start)
+    moved = body.op("Abs", free - keep).cast(TensorProto.FLOAT)
+    moved = body.op("ReduceMax", moved.reshape(1, groups * k), np.array([0, 1]), keepdims=0)
+    again = moved > 0.5
+    body.rename(again, "again_out")
+    body.rename(free, "keep_out")
+    shape = (groups, k, 1)
+    graph = body.graph(
+        "suppress",
+        [
+            tensor_info("trip", (), TensorProto.INT64),
+            tensor_info("again_in", (), TensorProto.BOOL),
+            tensor_info("keep_in", shape, p.matmul),
+        ],
+        [
+            tensor_info("again_out", (), TensorProto.BOOL),
+            tensor_info("keep_out", shape, p.matmul),
+        ],
+    )
+    kept = b.op("Loop", np.array(k, np.int64), np.array(True), start, body=graph)
+    return b.op("Squeeze", kept, np.array([2]))
+
+
+def _threshold(b: Builder, p: NmsProblem, scores: Value) -> Value:
+    """Scores [B,N,C] with everything that does not enter put where TopK finds it last."""
+    passes = scores >= np.float32(p.limit)
+    classes = p.scores[2]
+    if 0 <= p.background < classes:
+        foreground = np.arange(classes) != p.background
+        passes = passes & b.constant(foreground.reshape(1, 1, classes))
+    return b.where(passes, scores, p.below if p.tail else _NEVER)
+
+
+def _corners(b: Builder, p: NmsProblem, boxes: Value, row: Value) -> Value:
+    """[G,K,4] corners; `row` [G,K] indexes an image's own boxes."""
+    batch = p.boxes[0]
+    if batch > 1:
+        groups = p.scores[2] if p.by_class else 1
+        first = np.repeat(np.arange(batch, dtype=np.int32) * np.int32(p.box_rows), groups)
+        row = row + first[:, None]
+    box = boxes.reshape(batch * p.box_rows, 4).take(row)
+    if not p.centre_size:
+        return box
+    centre, half = box.take(np.array([0, 1]), axis=2), box.take(np.array([2, 3]), axis=2) * 0.5
+    return b.concat(centre - half, centre + half, axis=2)
+
+
+def _overlap_1d(b: Builder, low: Value, high: Value) -> Value:
+    start = b.op("Max", low.unsqueeze(2), low.unsqueeze(1))
+    stop = b.op("Min", high.unsqueeze(2), high.unsqueeze(1))
+    return b.op("Max", stop - start, 0.0)
+
+
+def _emit(
+    b: Builder,
+    p: NmsProblem,
+    keep: Value,
+    values: Value,
+    corners: Value,
+    class_of: Value,
+    pool: int,
+    outputs: Sequence[str],
+) -> None:
+    """The best `rows` survivors out of a pool per image, zero-padded."""
+    batch, taken = p.scores[0], min(p.rows, pool)
+    ranked = b.where(keep, values, _NEVER).reshape(batch, pool)
+    best, place = top_k(b, ranked, (batch, pool), taken)
+    alive = best > _PRESENT
+    if batch > 1:
+        place = place + (np.arange(batch, dtype=np.int32) * np.int32(pool))[:, None]
+    box = corners.reshape(batch * pool, 4).take(place)
+    label = class_of.reshape(batch * pool).take(place)
+    score = b.op("Sigmoid", best) if p.sigmoid else best
+    total = b.op("ReduceSum", alive.cast(TensorProto.FLOAT), np.array([1]), keepdims=1)
+    b.rename(total.cast(TensorProto.INT32), outputs[0])
+    missing = p.rows - taken
+    rows = (
+        b.where(alive.unsqueeze(2), box, 0.0),
+        b.where(alive, score, 0.0),
+        b.where(alive, label, np.int32(0)),
+    )
+    for value, name, shape, kind in zip(
+        rows, outputs[1:], ((batch, missing, 4), (batch, missing), (batch, missing)),
+        (np.float32, np.float32, np.int32), strict=True,
+    ):  # fmt: skip
+        b.rename(b.concat(value, np.zeros(shape, kind), axis=1) if missing else value, name)
+
+
+def _of(dtype: int, value: float) -> np.generic:
+    kind: type[np.generic] = helper.tensor_dtype_to_np_dtype(dtype).type
+    return kind(value)  # type: ignore[call-arg]
