@@ -1,0 +1,23 @@
+"""TensorRT 10 and 11: builds on and for the GPU of this machine, with the detection plugins."""
+
+from __future__ import annotations
+
+from .devices import no_gpu
+from .dialect import TENSORRT
+from .nvidia import NvidiaTarget
+
+
+class TensorRT(NvidiaTarget):
+    """The extra [tensorrt]; its plugin library brings three of the ops our graphs use.
+
+    EfficientNMS_TRT and PyramidROIAlign_TRT are deprecated and load in every version up to 11.4;
+    lower them with lower-plugins for the day they are gone.
+    """
+
+    name = "tensorrt"
+    plugins = frozenset({"EfficientNMS_TRT", "PyramidROIAlign_TRT", "ROIAlign_TRT"})
+    dialect = TENSORRT
+
+    def available(self) -> str | None:
+        """Its builder times kernels, so it needs the module and a GPU that answers."""
+        return self.dialect.missing() or no_gpu()
