@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import onnx
 from onnx import AttributeProto, helper
-
 from onnxgraft.errors import PluginError
 
 DOMAIN = "onnxgraft"
