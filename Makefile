@@ -1,0 +1,68 @@
+# Every verb works on a fresh machine with make and Python 3.10 or later: the first one that needs
+# the package makes .venv and installs it there, once, and again only after pyproject.toml changed.
+
+MODEL ?= mask_rcnn
+PRECISION ?= fp32
+RUN ?= build/$(notdir $(MODEL:.onnx=))/$(PRECISION)
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+TYPES := $(VENV)/types
+
+# The first Python that is new enough and can make a virtual environment.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 python python3.14; do \
+	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	&& { echo $$p; break; }; done)
+
+.PHONY: all help install engine inspect diff report verify bench test lint clean
+
+all: install help
+
+help:  ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@echo "Settings: MODEL=$(MODEL) PRECISION=$(PRECISION) RUN=$(RUN)"
+
+install: $(INSTALLED)  ## make .venv and install onnxgraft there (the other verbs do it by themselves)
+
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 or later with venv was found:" \
+		"install one (on Debian and Ubuntu also python3-venv) or give PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "installing into $(VENV) (once, a minute or two)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+engine: $(INSTALLED)  ## build MODEL (a golden graph or a .onnx file) in PRECISION=fp32|fp16|int8 [TARGET= SIZE= BATCH= CALIB= ARGS=]
+	@$(BIN)/onnxgraft build $(MODEL) --precision $(PRECISION) -o $(RUN) \
+		$(if $(TARGET),--target $(TARGET)) $(if $(SIZE),--size $(SIZE)) \
+		$(if $(BATCH),--batch $(BATCH)) $(if $(CALIB),--calib $(CALIB)) $(ARGS)
+
+inspect: $(INSTALLED)  ## show what is recognised in MODEL, or why it is not
+	@$(BIN)/onnxgraft inspect $(MODEL) $(ARGS)
+
+diff: $(INSTALLED)  ## show what the passes of RUN changed [PASS=one of them]
+	@$(BIN)/onnxgraft diff $(RUN) $(PASS) $(ARGS)
+
+report: $(INSTALLED)  ## write the page that shows every pass of RUN
+	@$(BIN)/onnxgraft report $(RUN) $(ARGS)
+
+verify: $(INSTALLED)  ## compare the detections of RUN with the reference
+	@$(BIN)/onnxgraft verify $(RUN) $(ARGS)
+
+bench: $(INSTALLED)  ## measure RUN
+	@$(BIN)/onnxgraft bench $(RUN) $(ARGS)
+
+test: lint  ## ruff, mypy and all tests [ARGS= for pytest]
+	@$(BIN)/python -m pytest $(ARGS)
+
+# mypy does not follow the import hook of an editable install, so it gets a folder of links in which
+# compiler/, passes/ and plugins/ look like the package they are installed as.
+lint: $(INSTALLED)  ## ruff and mypy
+	@$(BIN)/ruff check .
+	@rm -rf $(TYPES) && mkdir -p $(TYPES)/onnxgraft
+	@cd $(TYPES)/onnxgraft && ln -s ../../../compiler/* ../../../passes ../../../plugins .
+	@MYPYPATH=$(TYPES) $(BIN)/mypy -p onnxgraft
+
+clean:  ## remove builds and caches (.venv stays)
+	@rm -rf build .mypy_cache .ruff_cache .pytest_cache $(TYPES)
