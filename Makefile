@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml
 		"install one (on Debian and Ubuntu also python3-venv) or give PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "installing into $(VENV) (once, a minute or two)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
 engine: $(INSTALLED)  ## build MODEL (a golden graph or a .onnx file) in PRECISION=fp32|fp16|int8 [TARGET= SIZE= BATCH= CALIB= ARGS=]
@@ -61,7 +61,7 @@ test: lint  ## ruff, mypy and all tests [ARGS= for pytest]
 lint: $(INSTALLED)  ## ruff and mypy
 	@$(BIN)/ruff check .
 	@rm -rf $(TYPES) && mkdir -p $(TYPES)/onnxgraft
-	@cd $(TYPES)/onnxgraft && ln -s ../../../compiler/* ../../../passes ../../../plugins .
+	@cd $(TYPES)/onnxgraft && ln -sfn ../../../compiler/* ../../../passes ../../../plugins .
 	@MYPYPATH=$(TYPES) $(BIN)/mypy -p onnxgraft
 
 clean:  ## remove builds and caches (.venv stays)

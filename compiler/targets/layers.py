@@ -14,10 +14,11 @@ from .base import LayerInfo
 HEADER = "Layers:\n"
 _LAYER = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<inputs>.*?)"
-    r"(?:, Constants: (?P<constants>.*?))?, Outputs: (?P<outputs>.*?)(?:, \w+: .*)?$"
+    r"(?:, Constants: (?P<constants>.*?))?, Outputs: (?P<outputs>.*?)"
+    r"(?:, (?:TacticName|StreamId|Metadata): .*)?$"
 )
 _DATATYPE = re.compile(r"Datatype: (\w+)")
-_ONNX = re.compile(r"\[ONNX Layer: (.*?)\](?=\[|\x1e|$)")
+_ONNX = re.compile(r"\[ONNX Layer: (.*?)\](?=\[ONNX Layer: |[\x1e\x1f]|$)")
 
 
 def parse_layers(message: str) -> tuple[LayerInfo, ...]:
@@ -42,7 +43,10 @@ def parse_layers(message: str) -> tuple[LayerInfo, ...]:
 
 
 def onnx_nodes(metadata: str) -> tuple[str, ...]:
-    """The ONNX nodes in a layer's metadata, "[ONNX Layer: conv1][ONNX Layer: relu1]"."""
+    """The ONNX nodes in a layer's metadata, "[ONNX Layer: conv1][ONNX Layer: relu1]".
+
+    A unit separator (0x1f) may stand between them, which terminals do not show.
+    """
     return tuple(_ONNX.findall(metadata.strip()))
 
 

@@ -121,17 +121,22 @@ def build_refusal(network: Any, model: Path, log: Log) -> tuple[Culprit, str]:
     if not log.errors:
         return Culprit(), "the builder gave no reason"
     text = tidy(next((m for m in log.errors if not _NO_DRIVER.search(m)), log.errors[0]))
-    names = [name for name in _named_nodes(network) if _mentions(text, name)]
-    if not names:
+    mentioned = [
+        (len(known), name) for known, name in _node_names(network) if _mentions(text, known)
+    ]
+    if not mentioned:
         return Culprit(), text
-    name = max(names, key=len)
+    name = max(mentioned)[1]
     return Culprit(name, _op_of(model, name)), text
 
 
-def _named_nodes(network: Any) -> Iterator[str]:
+def _node_names(network: Any) -> Iterator[tuple[str, str]]:
+    """What a message may call a node (its own name, its layer's) and the node's name."""
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        yield from onnx_nodes(layer.metadata) or (layer.name,)
+        nodes = onnx_nodes(layer.metadata)
+        yield layer.name, nodes[0] if nodes else layer.name
+        yield from ((node, node) for node in nodes)
 
 
 def _mentions(text: str, name: str) -> bool:
@@ -140,7 +145,8 @@ def _mentions(text: str, name: str) -> bool:
     for first, last in _FOREIGN.findall(text):
         if name in (first, last):
             return True
-    return re.search(rf"(?<![\w/.]){re.escape(name)}(?![\w/.])", text) is not None
+    # TensorRT numbers layers of the same name: nms, nms_0, nms_1
+    return re.search(rf"(?<![\w/.]){re.escape(name)}(_\d+)?(?![\w/.])", text) is not None
 
 
 def _op_of(model: Path, name: str) -> str:
