@@ -2,7 +2,7 @@
 
 from onnxgraft.runtime.detections import Detections, from_outputs, from_raw_export
 from onnxgraft.runtime.images import Placement, ResizeRule, place, read_image
-from onnxgraft.runtime.infer import ImageResult, OnnxRuntimeRunner, Session
+from onnxgraft.runtime.infer import ImageResult, Session
 from onnxgraft.runtime.match import MatchReport, match
 from onnxgraft.runtime.postprocess import ImageDetections, to_original
 
@@ -11,7 +11,6 @@ __all__ = [
     "ImageDetections",
     "ImageResult",
     "MatchReport",
-    "OnnxRuntimeRunner",
     "Placement",
     "ResizeRule",
     "Session",

@@ -5,57 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnxgraft import targets
 from onnxgraft.errors import InputError, OnnxgraftError, TargetError
 from onnxgraft.runtime import images as image_ops
 from onnxgraft.runtime.detections import Detections, canvas_size, from_outputs
 from onnxgraft.runtime.postprocess import ImageDetections, to_original
-
-Arrays = Mapping[str, NDArray[Any]]
-
-
-class Runner(Protocol):
-    """Something that executes the compiled graph."""
-
-    def run(self, feeds: Arrays) -> Arrays:
-        """Named outputs for named inputs."""
-
-
-class OnnxRuntimeRunner:
-    """The graph in ONNX Runtime on the CPU. threads: of one operator; 0 leaves it to the library.
-
-    Raises InputError when the file is missing or ONNX Runtime cannot load it.
-    """
-
-    def __init__(self, model: Path, threads: int = 0) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        if not model.is_file():
-            raise InputError(f"{model}: no such model file")
-        try:
-            self._session = ort.InferenceSession(
-                str(model), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's kinds share no public base
-            raise InputError(f"{model}: ONNX Runtime cannot load it ({_line(error)})") from error
-        self.inputs: dict[str, list[Any]] = {i.name: i.shape for i in self._session.get_inputs()}
-        self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
-
-    def run(self, feeds: Arrays) -> Arrays:
-        """Raises TargetError when the execution fails."""
-        try:
-            return dict(zip(self.outputs, self._session.run(None, dict(feeds)), strict=True))
-        except Exception as error:
-            raise TargetError(f"ONNX Runtime failed to run the model: {_line(error)}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +44,7 @@ class Session:
         build: str | Path,
         engine: str = "auto",
         rule: image_ops.ResizeRule | None = None,
-        threads: int = 0,
+        threads: int | None = None,
     ) -> None:
         self.directory = Path(build)
         self.manifest = read_manifest(self.directory)
@@ -114,7 +74,7 @@ class Session:
             item if isinstance(item, np.ndarray) else image_ops.read_image(item) for item in chunk
         ]
         placed = [self.place(picture) for picture in pictures]
-        outputs = self._runner.run(self.feeds(placed))
+        outputs = self._runner(self.feeds(placed))
         for i, (file, picture, (_, placement)) in enumerate(
             zip(files, pictures, placed, strict=True)
         ):
@@ -172,37 +132,32 @@ def _mean(preprocess: Mapping[str, Any], order: str) -> list[float]:
 
 
 def _runner(
-    directory: Path, manifest: Mapping[str, Any], engine: str, threads: int
-) -> tuple[Runner, str]:
+    directory: Path, manifest: Mapping[str, Any], engine: str, threads: int | None
+) -> tuple[targets.Runner, str]:
     reason = ""
     if engine != "onnxruntime":
         runner, reason = _engine_runner(directory, manifest)
         if runner is not None:
             return runner, ""
         if engine == "required":
-            raise TargetError(f"the engine cannot run here: {reason}")
-    runnable = OnnxRuntimeRunner(directory / str(manifest["runnable"]), threads)
+            raise TargetError(f"the engine cannot run here: {reason or 'the build has none'}")
     notice = f"the engine cannot run here ({reason}): the same graph runs in ONNX Runtime instead"
+    runnable = targets.OrtRunner(directory / str(manifest["runnable"]), threads)
     return runnable, notice if reason else ""
 
 
-def _engine_runner(directory: Path, manifest: Mapping[str, Any]) -> tuple[Runner | None, str]:
-    """The engine ready to run, or None and the reason; ("" when the build is for ONNX Runtime)."""
+def _engine_runner(
+    directory: Path, manifest: Mapping[str, Any]
+) -> tuple[targets.Runner | None, str]:
+    """The engine ready to run, or None and the reason ("" when the build has no engine)."""
     name, file = manifest.get("target"), manifest.get("engine")
     if not name or not file or name == "onnxruntime":
         return None, ""
     try:
-        # By name: the runtime must work where the targets' builders cannot be imported.
-        target = import_module("onnxgraft.targets").get(str(name))
-        reason = target.available()
-        if reason:
-            return None, str(reason)
-        return target.load(directory / str(file)), ""
-    except (ImportError, AttributeError) as error:
-        return None, f"target {name!r} cannot load engines ({_line(error)})"
+        target = targets.get(str(name))
+        reason = target.can_run()
+        if reason is None:
+            return target.runner(directory / str(file)), ""
+        return None, reason
     except OnnxgraftError as error:
         return None, str(error)
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
