@@ -1,0 +1,160 @@
+"""Golden graphs: detectors that come with the source tree, found by name.
+
+Small ones are stored whole. Of a full-size one only the structure is stored: `weights.json` beside
+it says how its weights follow from a seed, and `resolve` writes the complete file once into a
+cache. The weights are made of raw Philox bits by exact float32 arithmetic, so the file has the same
+bytes on every machine and NumPy version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+
+from .errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1] / "golden_graphs"
+CHUNK = 1 << 20  # weights made at a time; even, because one Philox draw gives two of them
+
+# protobuf tags of length-delimited fields: field number << 3 | 2
+GRAPH_IN_MODEL = b"\x3a"
+INITIALIZER_IN_GRAPH = b"\x2a"
+RAW_DATA_IN_TENSOR = b"\x4a"
+
+
+def names() -> list[str]:
+    """Every golden graph as `NAME` or `NAME@VARIANT`, e.g. `mask_rcnn` and `mask_rcnn@opset11`."""
+    found = []
+    for file in ROOT.glob("*/model*.onnx"):
+        variant = file.stem.removeprefix("model").removeprefix("_")
+        found.append(f"{file.parent.name}@{variant}" if variant else file.parent.name)
+    return sorted(found)
+
+
+def folder(name: str) -> Path:
+    """The folder of a golden graph: `meta.json`, answers in `reference/scene_<i>.npz`.
+
+    Raises InputError when there is no such golden graph.
+    """
+    if name not in names():
+        known = ", ".join(names()) or f"none, as {ROOT} is not there"
+        raise InputError(f"{name!r} is neither a file nor a golden graph (golden graphs: {known})")
+    return ROOT / name.partition("@")[0]
+
+
+def resolve(model: str, cache: Path) -> Path:
+    """The .onnx file that `model` means: a path that exists, or the name of a golden graph.
+
+    A golden graph stored without weights is written into `cache` (created if absent) on first use,
+    under a name that carries the digest of its sources. Raises InputError for anything else, or if
+    `cache` cannot be written.
+    """
+    path = Path(model)
+    if path.is_file():
+        return path
+    if path.suffix == ".onnx" or path.parent != Path():
+        raise InputError(f"{model}: no such file")
+    home = folder(model)
+    variant = model.partition("@")[2]
+    return materialise(home, f"model_{variant}.onnx" if variant else "model.onnx", cache)
+
+
+def materialise(home: Path, file: str, cache: Path) -> Path:
+    """The complete form of `file` in the folder `home` of a golden graph; see `resolve`."""
+    structure, recipe = home / file, home / "weights.json"
+    if not recipe.is_file():
+        return structure
+    digest = hashlib.sha256(structure.read_bytes() + recipe.read_bytes()).hexdigest()[:16]
+    name = structure.stem.replace("model", home.name, 1)
+    complete = cache / f"{name}-{digest}.onnx"
+    if not complete.is_file():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            _write(structure, json.loads(recipe.read_text()), complete)
+        except OSError as error:
+            raise InputError(f"cannot write {complete}: {error.strerror or error}") from error
+    return complete
+
+
+def weights(seed: int, stream: int, count: int, scale: float) -> Iterator[np.ndarray]:
+    """`count` float32 weights, uniform in [-scale, scale), in chunks.
+
+    Weight k is `scale * (u / 2**23 - 1)`, where u are the upper 24 bits of the k-th 32-bit word of
+    Philox4x64-10
+    with key (seed, stream); the only rounding is that of the float32 product.
+    """
+    bits = np.random.Philox(key=np.array([seed, stream], np.uint64))
+    for start in range(0, count, CHUNK):
+        size = min(CHUNK, count - start)
+        words = bits.random_raw((size + 1) // 2).astype("<u8").view("<u4")[:size]
+        fraction = (words >> 8).astype(np.float32) * np.float32(2**-23) - np.float32(1)
+        yield fraction * np.float32(scale)
+
+
+def _write(structure: Path, recipe: dict[str, Any], target: Path) -> None:
+    """Write `structure` with its weights to `target`, atomically, one chunk at a time."""
+    model = onnx.load(structure, load_external_data=False)
+    streams = {
+        tensor["names"][structure.name]: (stream, tensor["scale"])
+        for stream, tensor in enumerate(recipe["tensors"])
+    }
+    initializers = [(tensor, tensor.SerializeToString()) for tensor in model.graph.initializer]
+    graph, rest = onnx.GraphProto(), onnx.ModelProto()
+    graph.CopyFrom(model.graph)
+    del graph.initializer[:]
+    rest.CopyFrom(model)
+    rest.ClearField("graph")
+
+    head = graph.SerializeToString()
+    sizes = [
+        len(header) + (_field_size(_byte_count(tensor)) if tensor.name in streams else 0)
+        for tensor, header in initializers
+    ]
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(rest.SerializeToString())
+            _open_field(file, GRAPH_IN_MODEL, len(head) + sum(map(_field_size, sizes)))
+            file.write(head)
+            for (tensor, header), size in zip(initializers, sizes, strict=True):
+                _open_field(file, INITIALIZER_IN_GRAPH, size)
+                file.write(header)
+                if tensor.name in streams:
+                    stream, scale = streams[tensor.name]
+                    length = _byte_count(tensor)
+                    _open_field(file, RAW_DATA_IN_TENSOR, length)
+                    for chunk in weights(recipe["seed"], stream, length // 4, scale):
+                        file.write(chunk.astype("<f4", copy=False).tobytes())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _byte_count(tensor: onnx.TensorProto) -> int:
+    return 4 * int(np.prod(tensor.dims, dtype=np.int64))
+
+
+def _varint(value: int) -> bytes:
+    groups = []
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*groups, value])
+
+
+def _field_size(length: int) -> int:
+    """Bytes of a field of `length` bytes with its one-byte tag and its length."""
+    return 1 + len(_varint(length)) + length
+
+
+def _open_field(file: BinaryIO, tag: bytes, length: int) -> None:
+    file.write(tag + _varint(length))

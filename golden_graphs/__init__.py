@@ -1,0 +1,1 @@
+"""Real exported graphs, their reference answers, and the scripts that remake them."""
