@@ -69,7 +69,8 @@ def flag(name: str, default: int, doc: str, *, required: bool = False) -> Attrib
 
 def choice(name: str, default: str, choices: Sequence[str], doc: str) -> Attribute:
     """A string option out of a few."""
-    return Attribute(name, "string", doc, default, False, " or ".join(choices), choices.__contains__)
+    words = " or ".join(choices)
+    return Attribute(name, "string", doc, default, False, words, choices.__contains__)
 
 
 class PluginOp(ABC):
@@ -94,10 +95,13 @@ class PluginOp(ABC):
         complete = _complete(self.attributes, attrs, where, reserved=_RESERVED)
         version = attrs.get("plugin_version", self.version)
         if version not in (self.version, self.version.encode()):
-            raise PluginError(f"{where}: plugin_version={version!r}, only {self.version!r} is known")
-        if len(input_shapes) != len(self.inputs):
             raise PluginError(
-                f"{where}: {len(input_shapes)} inputs, takes {len(self.inputs)} ({', '.join(self.inputs)})"
+                f"{where}: plugin_version={version!r}, only {self.version!r} is known"
+            )
+        if len(input_shapes) != len(self.inputs):
+            names = ", ".join(self.inputs)
+            raise PluginError(
+                f"{where}: {len(input_shapes)} inputs, takes {len(self.inputs)} ({names})"
             )
         self._check(complete, [tuple(shape) for shape in input_shapes], where)
         return complete

@@ -22,6 +22,9 @@ _REFERENCES = {
 }
 
 
+_References = dict[str, tuple[str, AttributeProto.AttributeType]]
+
+
 class Value:
     """A tensor under construction; `name` is its ONNX name."""
 
@@ -124,17 +127,17 @@ class Builder:
         return [Value(self, name) for name in names]
 
     def referring(
-        self, op_type: str, *inputs: Operand, references: dict[str, tuple[str, int]], **attrs: Any
+        self, op_type: str, *inputs: Operand, references: _References, **attrs: Any
     ) -> Value:
         """A node with attributes taken from the enclosing function: {name: (function's, type)}."""
         value = self.op(op_type, *inputs, **attrs)
         for name, (source, kind) in references.items():
-            self.nodes[-1].attribute.append(
-                AttributeProto(name=name, ref_attr_name=source, type=AttributeProto.AttributeType.Name(kind))
-            )
+            reference = AttributeProto(name=name, ref_attr_name=source)
+            reference.type = kind
+            self.nodes[-1].attribute.append(reference)
         return value
 
-    def attribute(self, name: str, kind: int) -> Value:
+    def attribute(self, name: str, kind: AttributeProto.AttributeType) -> Value:
         """The function's attribute as a tensor: scalar float32 or int64, or int64 [n]."""
         return self.referring("Constant", references={_REFERENCES[kind]: (name, kind)})
 

@@ -90,7 +90,7 @@ class EfficientNMS(PluginOp):
         choice(
             "grouping", "flat", ("flat", "class"),
             "flat: one K x K problem per image. class: C problems per image, cheaper where the "
-            "classes' candidates are many and disjoint (RPN levels); the cap of 5000 is not applied",
+            "classes' candidates are many and disjoint (RPN levels); no cap of 5000",
         ),
         flag(
             "below_threshold_tail", 1,
@@ -143,7 +143,6 @@ class EfficientNMS(PluginOp):
             limit=limit,
             tail=dense and bool(chosen["below_threshold_tail"]),
             below=BELOW,
-            cap=CAP,
             iou_threshold=complete["iou_threshold"],
             rows=complete["max_output_boxes"],
             background=complete["background_class"],

@@ -34,7 +34,6 @@ class NmsProblem:
     limit: float
     tail: bool
     below: float
-    cap: int
     iou_threshold: float
     rows: int
     background: int
@@ -50,6 +49,19 @@ class NmsProblem:
         """Boxes per image in the table: N shared, N*C per class."""
         return int(np.prod(self.boxes[1:-1]))
 
+    @property
+    def groups(self) -> int:
+        """Independent suppressions, G: one per image, or per image and class."""
+        return self.scores[0] * (self.scores[2] if self.by_class else 1)
+
+    @property
+    def taken(self) -> int:
+        """Candidates per group, K."""
+        _, count, classes = self.scores
+        if self.by_class:
+            return min(self.candidates or TOP_K_LIMIT, count)
+        return min(self.candidates or TOP_K_LIMIT, count * classes)
+
 
 def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.GraphProto:
     """The graph of one problem: inputs boxes, scores; outputs as EfficientNMS gives them."""
@@ -60,13 +72,13 @@ def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> o
     batch, count, classes = p.scores
     keyed = _threshold(b, p, scores)
     if p.by_class:
-        k = min(p.candidates or count, count)
+        k = p.taken
         keyed = b.op("Transpose", keyed, perm=[0, 2, 1]).reshape(batch * classes, count)
         values, index = top_k(b, keyed, (batch * classes, count), k)
         group = np.tile(np.arange(classes, dtype=np.int32), batch)[:, None]
         element = index * np.int32(classes) + group
     else:
-        k = min(p.candidates or min(p.cap, TOP_K_LIMIT), count * classes)
+        k = p.taken
         values, element = top_k(
             b, keyed.reshape(batch, count * classes), (batch, count * classes), k
         )
@@ -75,7 +87,7 @@ def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> o
     shared = p.box_rows == count
     corners = _corners(b, p, boxes, anchor if shared else element)
     same_class = None if p.by_class or p.agnostic or classes == 1 else class_of
-    keep = suppress(b, corners, values > _PRESENT, same_class, k, p)
+    keep = suppress(b, corners, values > _PRESENT, same_class, _places(b, element, k), p)
     _emit(b, p, keep, values, corners, class_of, k * (classes if p.by_class else 1), outputs)
     return b.graph(
         "efficient_nms",
@@ -115,9 +127,10 @@ def top_k(
 
 
 def suppress(
-    b: Builder, corners: Value, entering: Value, class_of: Value | None, k: int, p: NmsProblem
+    b: Builder, corners: Value, entering: Value, class_of: Value | None, place: Value, p: NmsProblem
 ) -> Value:
-    """keep bool [G,K] of candidates [G,K,4] sorted by score, best first."""
+    """keep bool [G,K] of candidates [G,K,4] sorted by score, best first; place [G,K] counts them.
+    """
     low, high = corners.take(np.array([0, 1]), axis=2), corners.take(np.array([2, 3]), axis=2)
     low, high = b.op("Min", low, high), b.op("Max", low, high)
     side = high - low
@@ -126,17 +139,22 @@ def suppress(
     inter = sides[0] * sides[1]
     union = area.unsqueeze(2) + area.unsqueeze(1) - inter
     clash = (inter > 0.0) & (inter / union >= np.float32(p.iou_threshold))
-    place = np.arange(k, dtype=np.int32)
-    clash = clash & (b.constant(place[None, None, :]) < b.constant(place[None, :, None]))
+    clash = clash & (place.unsqueeze(1) < place.unsqueeze(2))
     if class_of is not None:
         clash = clash & class_of.unsqueeze(2).equal(class_of.unsqueeze(1))
     matrix = clash.cast(p.matmul)
     start = entering.cast(p.matmul).unsqueeze(2)
-    return _fixed_point(b, matrix, start, k, p) > _of(p.matmul, 0.5)
+    return _fixed_point(b, matrix, start, p) > _of(p.matmul, 0.5)
 
 
-def _fixed_point(b: Builder, matrix: Value, start: Value, k: int, p: NmsProblem) -> Value:
-    groups = p.scores[0] * (p.scores[2] if p.by_class else 1)
+def _places(b: Builder, element: Value, k: int) -> Value:
+    """0..K-1 in each row of int32 [G,K], tied to run-time data (elements are never negative): a
+    builder that folded the K x K comparison of constants would store it in the engine."""
+    return b.op("Max", np.arange(k, dtype=np.int32)[None, :], np.int32(-1) - element)
+
+
+def _fixed_point(b: Builder, matrix: Value, start: Value, p: NmsProblem) -> Value:
+    groups, k = p.groups, p.taken
     body = b.body()
     keep = body.input("keep_in")
     hits = body.op("MatMul", matrix, keep)
@@ -177,8 +195,8 @@ def _corners(b: Builder, p: NmsProblem, boxes: Value, row: Value) -> Value:
     """[G,K,4] corners; `row` [G,K] indexes an image's own boxes."""
     batch = p.boxes[0]
     if batch > 1:
-        groups = p.scores[2] if p.by_class else 1
-        first = np.repeat(np.arange(batch, dtype=np.int32) * np.int32(p.box_rows), groups)
+        each = p.groups // batch
+        first = np.repeat(np.arange(batch, dtype=np.int32) * np.int32(p.box_rows), each)
         row = row + first[:, None]
     box = boxes.reshape(batch * p.box_rows, 4).take(row)
     if not p.centre_size:
@@ -230,4 +248,4 @@ def _emit(
 
 def _of(dtype: int, value: float) -> np.generic:
     kind: type[np.generic] = helper.tensor_dtype_to_np_dtype(dtype).type
-    return kind(value)  # type: ignore[call-arg]
+    return kind(value)
