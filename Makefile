@@ -59,7 +59,7 @@ test: lint  ## ruff, mypy and all tests [ARGS= for pytest]
 # mypy does not follow the import hook of an editable install, so it gets a folder of links in which
 # compiler/, passes/ and plugins/ look like the package they are installed as.
 lint: $(INSTALLED)  ## ruff and mypy
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check --quiet --output-format concise .
 	@rm -rf $(TYPES) && mkdir -p $(TYPES)/onnxgraft
 	@cd $(TYPES)/onnxgraft && ln -sfn ../../../compiler/* ../../../passes ../../../plugins .
 	@MYPYPATH=$(TYPES) $(BIN)/mypy -p onnxgraft

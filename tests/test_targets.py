@@ -422,12 +422,21 @@ def test_tensorrt_builds_on_this_gpu(conv_net: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_engine_does_not_run_without_a_gpu(tmp_path: Path) -> None:
-    message = "e.engine cannot run here: no NVIDIA GPU answers on this machine"
+def test_engine_does_not_run_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    installed(monkeypatch, "tensorrt_rtx")
+    message = r"e\.engine cannot run here: no NVIDIA GPU answers on this machine"
     with pytest.raises(TargetError, match=message):
         RTX.runner(tmp_path / "e.engine")
-    if RTX.available() is None:
-        assert RTX.can_run() == "no NVIDIA GPU answers on this machine"
+    assert RTX.can_run() == "no NVIDIA GPU answers on this machine"
+
+
+@pytest.mark.parametrize(("capability", "runs"), [((8, 9), True), ((12, 1), True), ((9, 0), False)])
+def test_rtx_runs_on_the_gpus_it_knows(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], runs: bool
+) -> None:
+    installed(monkeypatch, "tensorrt_rtx")
+    monkeypatch.setattr(devices, "compute_capabilities", lambda: (capability,))
+    assert (RTX.can_run() is None) == runs
 
 
 def test_onnxruntime_runs_a_model(conv_net: Path, tmp_path: Path) -> None:

@@ -108,8 +108,9 @@ class LayerInfo:
         """The type the layer computes on: that of its first input, or of its output without one.
 
         A layer that quantizes counts under what it reads; one fused with a leading cast as well.
+        Empty for layers that only synchronise streams.
         """
-        return next(iter((*self.input_types, *self.output_types, *self.constant_types)), "none")
+        return next(iter((*self.input_types, *self.output_types, *self.constant_types)), "")
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class EngineInfo:
         """How many layers of each kind ended in which type: {"correlation": {"Int8": 61}, ...}."""
         counts: dict[str, Counter[str]] = {}
         for layer in self.layers:
-            counts.setdefault(layer.kind, Counter())[layer.type] += 1
+            if layer.type:
+                counts.setdefault(layer.kind, Counter())[layer.type] += 1
         return {kind: dict(sorted(counts[kind].items())) for kind in sorted(counts)}
 
     def types_of(self, nodes: Mapping[str, str] | set[str]) -> dict[str, int]:

@@ -14,7 +14,6 @@ import numpy as np
 from onnxgraft.errors import InputError, TargetError
 
 from .base import Runner
-from .devices import no_gpu
 from .dialect import Dialect
 from .messages import collected, logger_of, tidy
 
@@ -23,14 +22,11 @@ class EngineRunner(Runner):
     """Deserializes an engine and runs it: NumPy arrays in, NumPy arrays out.
 
     Device memory and copies come from polygraphy.cuda, which loads libcudart. All shapes of a
-    compiled graph are fixed, so buffers are made once. Raises TargetError without a GPU, without
-    libcudart, or when the engine does not load here; InputError when the file is missing.
+    compiled graph are fixed, so buffers are made once. Raises TargetError without libcudart or when
+    the engine does not load here; InputError when the file is missing.
     """
 
     def __init__(self, dialect: Dialect, path: Path) -> None:
-        reason = no_gpu()
-        if reason:
-            raise TargetError(f"engine {path} cannot run here: {reason}")
         trt = dialect.load()
         try:
             data = path.read_bytes()

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from onnxgraft.errors import TargetError
+
 from .base import BuilderOptions, EngineInfo, Runner, Target
 from .builder import build
 from .devices import no_gpu
@@ -37,6 +39,9 @@ class NvidiaTarget(Target):
 
     def runner(self, path: Path, threads: int | None = None) -> Runner:
         """`threads` is of no use on a GPU and ignored."""
+        reason = self.can_run()
+        if reason:
+            raise TargetError(f"engine {path} cannot run here: {reason}")
         return EngineRunner(self.dialect, Path(path))
 
     def trtexec_line(self, model: Path, engine: Path, options: BuilderOptions | None = None) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from . import devices
 from .dialect import TENSORRT_RTX
 from .nvidia import NvidiaTarget
+
+_RUNS_ON = {(7, 5), (8, 0), (8, 6), (8, 9)}  # and every 12.x
 
 
 class TensorRTRTX(NvidiaTarget):
@@ -15,6 +18,15 @@ class TensorRTRTX(NvidiaTarget):
 
     name = "tensorrt-rtx"
     dialect = TENSORRT_RTX
+
+    def can_run(self) -> str | None:
+        """It needs a GPU of a capability that it knows; data centre GPUs (9.0, 10.0) are not."""
+        reason = super().can_run()
+        found = devices.compute_capabilities()
+        if reason is None and not any(c in _RUNS_ON or c[0] == 12 for c in found):
+            major, minor = found[0]
+            reason = f"TensorRT for RTX does not run on compute capability {major}.{minor}"
+        return reason
 
     def available(self) -> str | None:
         """Its builder works ahead of time: the module is enough."""
