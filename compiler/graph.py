@@ -70,6 +70,7 @@ class Graph:
         self.functions: dict[str, onnx.FunctionProto] = {f.name: f for f in functions}
         self.origins: dict[str, Origin] = {}
         self.current_pass = ""
+        self.source_opset = graph.opset
         self._serial = 0
 
     # -- reading and writing -------------------------------------------------------------------------------------
@@ -171,9 +172,29 @@ class Graph:
         return self._taken_names
 
     def cleanup(self) -> None:
-        """Drop nodes and tensors that no output needs, and sort topologically (stable)."""
+        """Drop nodes and tensors that no output needs; sort topologically, leaving sorted parts as they are."""
         self.gs.cleanup(remove_unused_graph_inputs=False)
-        self.gs.toposort()
+        ordered: list[gs.Node] = []
+        state: dict[int, int] = {}  # 1 while its inputs are visited, 2 when placed
+        for root in self.gs.nodes:
+            stack = [root]
+            while stack:
+                node = stack[-1]
+                if state.get(id(node)) == 2:
+                    stack.pop()
+                    continue
+                waiting = [
+                    t.inputs[0] for t in node_inputs(node) if t.inputs and state.get(id(t.inputs[0])) != 2
+                ]
+                if not waiting:
+                    state[id(node)] = 2
+                    ordered.append(stack.pop())
+                    continue
+                if state.get(id(node)) == 1 and any(state.get(id(w)) == 1 for w in waiting):
+                    raise Refusal("the graph has a cycle", node.name)
+                state[id(node)] = 1
+                stack += waiting[::-1]
+        self.gs.nodes[:] = ordered
 
     def replace(self, old: gs.Tensor, new: gs.Tensor) -> None:
         """Let every consumer of `old` (subgraphs included) and the graph's outputs read `new` instead."""

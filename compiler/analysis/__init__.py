@@ -1,0 +1,36 @@
+"""Recognition of detectors in raw graphs, by structure and by measurement, never by name.
+
+Each family is one module over shared pieces (input, RPN, pooler, box head, mask head). `analyse` tries them in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from onnxgraft.analysis import rcnn
+from onnxgraft.detector import DetectorSpec
+from onnxgraft.errors import Refusal
+from onnxgraft.graph import Graph
+
+Family = tuple[Callable[[Graph], bool], Callable[[Graph], DetectorSpec]]
+
+FAMILIES: list[Family] = [(rcnn.matches, rcnn.analyse_rcnn)]
+
+
+def analyse(graph: Graph) -> DetectorSpec:
+    """Say what detector a simplified graph holds.
+
+    Raises:
+        Refusal: no known family, or a member with an unknown variation: names the node and the reason.
+    """
+    for matches, recognise in FAMILIES:
+        if matches(graph):
+            return recognise(graph)
+    kinds = sorted({node.op for node in graph.nodes})
+    raise Refusal(
+        "no RoiAlign, so no R-CNN of detectron2; this model has only "
+        f"{', '.join(kinds[:12])}{' ...' if len(kinds) > 12 else ''}: is it a detector's export?"
+    )
+
+
+__all__ = ["FAMILIES", "analyse"]

@@ -1,0 +1,119 @@
+"""Recognises the box head of detectron2's R-CNN family: FastRCNNOutputLayers.inference."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.analysis.boxes import measure_coder
+from onnxgraft.analysis.structure import (
+    ancestors_before,
+    first_ancestor,
+    iou_threshold,
+    kept_after,
+    nms_of,
+    scalar,
+    scalars_near,
+)
+from onnxgraft.detector import BoxHead, Outputs, Pooler
+from onnxgraft.errors import Refusal
+from onnxgraft.folding import evaluate
+from onnxgraft.graph import Graph, node_inputs
+
+_LINEAR = {"Gemm", "MatMul"}
+
+
+def analyse_box_head(graph: Graph, outputs: Outputs, pooler: Pooler, image: tuple[int, int]) -> BoxHead:
+    """Class scores, box regression and suppression between a pooler and the detections.
+
+    Raises:
+        Refusal: no softmax or sigmoid scores, an unknown box coder, thresholds that are not constant.
+    """
+    proposals, pooled = graph.tensor(pooler.boxes_tensor), graph.tensor(pooler.pooled_tensor)
+    scores = graph.tensor(outputs.scores_tensor)
+    stop = [proposals, pooled]
+    activation = first_ancestor(scores, lambda n: n.op in ("Softmax", "Sigmoid"), stop)
+    if activation is None:
+        raise Refusal("no Softmax or Sigmoid makes the detections' scores", scores.name)
+    activated, logits = activation.outputs[0], activation.inputs[0]
+    stop.append(activated)
+    nms = nms_of(scores, stop)
+    if nms is None:
+        raise Refusal("no non-maximum suppression selects the detections", scores.name)
+    greater = first_ancestor(scores, lambda n: n.op == "Greater", stop)
+    threshold = scalar(greater.inputs[1]) if greater is not None else None
+    if threshold is None:
+        raise Refusal("no constant score threshold filters the detections", nms[0].name)
+    classes = _last_dim(logits, activation) - 1
+    decoded = _decoded_boxes(nms[0], proposals, pooled)
+    deltas = _regression(decoded, proposals, nms[0])
+    width = _last_dim(deltas, nms[0])
+    if width not in (4, 4 * classes):
+        raise Refusal(f"{classes} classes need 4 or {4 * classes} box deltas, found {width}", nms[0].name)
+    coder = _coder(graph, decoded, deltas, proposals, width // 4, image)
+    return BoxHead(
+        num_classes=classes,
+        activation=activation.op.lower(),
+        class_agnostic=width == 4 and classes > 1,
+        coder=coder,
+        score_threshold=round(threshold, 7),
+        nms_threshold=iou_threshold(nms[1]),
+        detections_per_image=kept_after(nms[0]),
+        logits_tensor=logits.name,
+        scores_tensor=activated.name,
+        deltas_tensor=deltas.name,
+    )
+
+
+def _last_dim(tensor: gs.Tensor, context: gs.Node) -> int:
+    if not tensor.shape or not isinstance(tensor.shape[-1], (int, np.integer)):
+        raise Refusal(f"tensor {tensor.name!r} has no fixed last dimension: {tensor.shape}", context.name)
+    return int(tensor.shape[-1])
+
+
+def _decoded_boxes(nms: gs.Node, proposals: gs.Tensor, pooled: gs.Tensor) -> gs.Tensor:
+    """The boxes before the score threshold selects among them, [R, C, 4] or [R, 4]."""
+    for start in node_inputs(nms):
+        for node in ancestors_before(start, {"Gemm", "MatMul", "Softmax", "Sigmoid", "NonZero"}):
+            if node.op not in ("Gather", "GatherND") or len(node.inputs) < 2:
+                continue
+            data, index = node.inputs[0], node.inputs[1]
+            selects = any(n.op == "NonZero" for n in ancestors_before(index, {"NonZero", "Gemm", "MatMul"}))
+            clipped = any(n.op in ("Clip", "Min") for n in ancestors_before(data, {"Exp", "Gemm", "MatMul", "NonZero"}))
+            if selects and clipped:
+                return data
+    raise Refusal("the boxes that the score threshold selects were not found", nms.name)
+
+
+def _regression(decoded: gs.Tensor, proposals: gs.Tensor, context: gs.Node) -> gs.Tensor:
+    found = []
+    for node in ancestors_before(decoded, _LINEAR | {"RoiAlign", "TopK"}):
+        if node.op in _LINEAR:
+            found.append(node)
+    if len(found) != 1:
+        raise Refusal(f"the boxes depend on {len(found)} linear layers, not on one for box deltas", context.name)
+    output = found[0].outputs[0]
+    if found[0].op == "MatMul" and len(output.outputs) == 1 and output.outputs[0].op == "Add":
+        output = output.outputs[0].outputs[0]
+    return output
+
+
+def _coder(graph: Graph, decoded: gs.Tensor, deltas: gs.Tensor, proposals: gs.Tensor, per_box: int,
+           image: tuple[int, int]):  # type: ignore[no-untyped-def]  # fmt: skip
+    centre = np.array([image[1] / 2, image[0] / 2])
+
+    def boxes(side: float) -> np.ndarray:
+        half = side / 2
+        row = [centre[0] - half, centre[1] - half, centre[0] + half, centre[1] + half]
+        return np.array([row] * 8, np.float32)
+
+    def responder(reference: np.ndarray):  # type: ignore[no-untyped-def]
+        def respond(offsets: np.ndarray) -> np.ndarray:
+            feeds = {deltas.name: np.tile(offsets.astype(np.float32), (1, per_box)), proposals.name: reference}
+            return evaluate(graph, [decoded], feeds)[0].reshape(len(reference), -1, 4)[:, -1]
+
+        return respond
+
+    large, tiny = boxes(min(image) / 4), boxes(min(image) / 512)
+    constants = scalars_near(decoded, _LINEAR | {"RoiAlign", "TopK"})
+    return measure_coder(responder(large), large, constants, deltas.name, (responder(tiny), tiny))

@@ -1,0 +1,96 @@
+"""Recognises how the export normalises its image: measured on the graph itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.analysis.structure import snap, value
+from onnxgraft.detector import ImageInput
+from onnxgraft.errors import Refusal
+from onnxgraft.folding import evaluate
+from onnxgraft.graph import Graph
+
+_PREPROCESSING = {"Sub", "Div", "Mul", "Add", "Pad", "Unsqueeze", "Gather", "Cast", "Identity", "Reshape", "Concat"}
+_PROBE = 32  # side of the flat pictures that measure the normalisation
+_IMAGENET_RED_MINUS_BLUE = 5.0  # the red mean is well above the blue one in every ImageNet-like statistic
+
+
+def analyse_input(graph: Graph) -> ImageInput:
+    """Mean, std and channel order of the normalisation between the input and the first convolution.
+
+    Raises:
+        Refusal: not exactly one float image [3, H, W] of fixed size, or a preprocessing that is not affine per channel.
+    """
+    image = _image_tensor(graph)
+    _, height, width = (int(d) for d in image.shape)
+    normalized, chain = _first_convolution_input(image)
+    constants = [float(v) for node in chain for t in node.inputs if (held := value(t)) is not None and held.size <= 3
+                 for v in np.asarray(held, np.float64).reshape(-1)]  # fmt: skip
+
+    def respond(levels: tuple[float, float, float]) -> np.ndarray:
+        picture = np.empty((3, _PROBE, _PROBE), np.float32)
+        picture[:] = np.array(levels, np.float32)[:, None, None]
+        answer = evaluate(graph, [normalized], {image.name: picture})[0]
+        return answer.reshape(-1, *answer.shape[-2:])[:, 0, 0]
+
+    zero, full = respond((0, 0, 0)).astype(np.float64), respond((255, 255, 255)).astype(np.float64)
+    if zero.shape != (3,) or not np.all(np.abs(full - zero) > 1e-9):
+        raise Refusal("the first convolution does not read a normalised three-channel image", chain[0].name)
+    std = 255.0 / (full - zero)
+    mixed = (respond((51, 102, 204)).astype(np.float64) - zero) * std
+    if np.allclose(mixed, [51, 102, 204], atol=0.1):
+        flipped = False
+    elif np.allclose(mixed, [204, 102, 51], atol=0.1):
+        flipped = True
+    else:
+        raise Refusal("the preprocessing mixes colour channels in a way that is no plain order", chain[0].name)
+    std_read = [snap(s, constants) or s for s in std]
+    mean_read = [snap(m, constants) or m for m in -zero * std]
+    if flipped:
+        raise Refusal("the export reverses the image's channels before normalising; not known of detectron2", chain[0].name)
+    order, known = _order(mean_read)
+    return ImageInput(
+        input_tensor=image.name,
+        height=height,
+        width=width,
+        mean=(mean_read[0], mean_read[1], mean_read[2]),
+        std=(std_read[0], std_read[1], std_read[2]),
+        order=order,
+        order_known=known,
+        normalized_tensor=normalized.name,
+    )
+
+
+def _order(mean: list[float]) -> tuple[str, bool]:
+    """Which channel comes first, told by the ImageNet statistics (red is brighter than blue)."""
+    if mean[0] - mean[2] > _IMAGENET_RED_MINUS_BLUE:
+        return "RGB", True
+    return "BGR", mean[2] - mean[0] > _IMAGENET_RED_MINUS_BLUE
+
+
+def _image_tensor(graph: Graph) -> gs.Tensor:
+    images = [t for t in graph.gs.inputs if t.shape is not None and len(t.shape) == 3]
+    if len(graph.gs.inputs) != 1 or not images:
+        seen = ", ".join(f"{t.name!r} {t.shape}" for t in graph.gs.inputs)
+        raise Refusal(f"expected one CHW image as the only input, found {seen or 'none'}: is this a detectron2 export?")
+    image = images[0]
+    if not all(isinstance(d, (int, np.integer)) for d in image.shape) or image.shape[0] != 3:
+        raise Refusal(f"the image input {image.name!r} has shape {image.shape}; expected [3, height, width], all fixed")
+    if image.dtype is None or np.dtype(image.dtype) != np.float32:
+        raise Refusal(f"the image input {image.name!r} is {image.dtype}; expected float32")
+    return image
+
+
+def _first_convolution_input(image: gs.Tensor) -> tuple[gs.Tensor, list[gs.Node]]:
+    chain: list[gs.Node] = []
+    queue: list[gs.Tensor] = [image]
+    while queue:
+        tensor = queue.pop(0)
+        for node in tensor.outputs:
+            if node.op == "Conv":
+                return tensor, chain
+            if node.op in _PREPROCESSING and node not in chain:
+                chain.append(node)
+                queue += node.outputs
+    raise Refusal(f"no convolution reads the image input {image.name!r}: no detector of detectron2")

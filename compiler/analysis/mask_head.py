@@ -1,0 +1,44 @@
+"""Recognises the mask head: from pooled features to the mask of each detection's class."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from onnxgraft.analysis.structure import dims, first_ancestor
+from onnxgraft.detector import BoxHead, MaskHead
+from onnxgraft.errors import Refusal
+from onnxgraft.graph import Graph
+
+
+def analyse_mask_head(graph: Graph, masks: gs.Tensor, box_head: BoxHead) -> MaskHead:
+    """The mask predictor whose probabilities are the output `masks` [D, 1, M, M].
+
+    Raises:
+        Refusal: no sigmoid, no predictor convolution, or a channel count that fits no class rule.
+    """
+    sigmoid = first_ancestor(masks, lambda n: n.op == "Sigmoid")
+    predictor = first_ancestor(masks, lambda n: n.op in ("Conv", "ConvTranspose"))
+    if sigmoid is None or predictor is None:
+        raise Refusal("the masks do not come from a convolution and a sigmoid", masks.name)
+    logits = predictor.outputs[0]
+    if logits.shape is None or len(logits.shape) != 4:
+        raise Refusal(f"the mask logits have shape {logits.shape}, expected [D, C, M, M]", predictor.name)
+    channels, height, width = dims_of_masks(logits, predictor)
+    if height != width:
+        raise Refusal(f"masks of {height}x{width} are not square", predictor.name)
+    if channels not in (1, box_head.num_classes):
+        raise Refusal(f"{channels} mask channels for {box_head.num_classes} classes", predictor.name)
+    return MaskHead(
+        resolution=height,
+        class_agnostic=channels == 1 and box_head.num_classes > 1,
+        logits_tensor=logits.name,
+    )
+
+
+def dims_of_masks(logits: gs.Tensor, predictor: gs.Node) -> tuple[int, int, int]:
+    shape = list(logits.shape)
+    if not all(isinstance(d, int) for d in shape[1:]):
+        raise Refusal(f"the mask logits have shape {shape}: size not fixed", predictor.name)
+    probe = gs.Variable(logits.name, shape=[1, *shape[1:]])
+    _, channels, height, width = dims(probe, 4, "the mask logits")
+    return channels, height, width

@@ -1,0 +1,226 @@
+"""Recognises detectron2's region proposal network, from its per-level convolutions to the proposals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.analysis.boxes import measure_coder, verify_coder
+from onnxgraft.analysis.structure import (
+    RESHAPING,
+    ancestors_before,
+    back_through,
+    descendants,
+    dims,
+    iou_threshold,
+    kept_after,
+    nms_of,
+    producer,
+    scalar,
+    scalars_near,
+    value,
+)
+from onnxgraft.detector import RPN, BoxCoder, RPNLevel
+from onnxgraft.errors import Refusal
+from onnxgraft.folding import evaluate
+from onnxgraft.graph import Graph, ancestors
+
+_INDEXING = RESHAPING | {"Concat", "Expand", "Mul", "Add"}
+
+
+def analyse_rpn(graph: Graph, proposals: gs.Tensor, image: tuple[int, int]) -> RPN:
+    """The region proposal network that makes `proposals` [R, 4] out of an image of (height, width).
+
+    Raises:
+        Refusal: no per-level top-k, an unknown box coder, anchors that are no regular grid.
+    """
+    nms = nms_of(proposals)
+    if nms is None:
+        raise Refusal("no non-maximum suppression makes these proposals", proposals.name)
+    topks = [node for node in ancestors(proposals) if node.op == "TopK"]
+    if not topks:
+        raise Refusal("no TopK selects proposals by their objectness", nms[0].name)
+    levels: list[RPNLevel] = []
+    coder: BoxCoder | None = None
+    for node in sorted(topks, key=_locations):  # the coder is measured on the smallest level and verified on all
+        level, coder = _level(graph, node, image, coder)
+        levels.append(level)
+    assert coder is not None
+    levels.sort(key=lambda level: level.stride)
+    if len({level.stride for level in levels}) != len(levels):
+        raise Refusal("two levels of the RPN have the same stride", topks[0].name)
+    return RPN(
+        levels=tuple(levels),
+        coder=coder,
+        pre_nms_topk=max(level.topk for level in levels),
+        post_nms_topk=kept_after(nms[0]),
+        nms_threshold=iou_threshold(nms[1]),
+        min_box_size=_min_box_size(nms[0], topks),
+        proposals_tensor=proposals.name,
+    )
+
+
+def _locations(topk: gs.Node) -> int:
+    shape = back_through(topk.inputs[0], RESHAPING).shape or []
+    return int(np.prod([d for d in shape if isinstance(d, int)]))
+
+
+def _level(
+    graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder | None
+) -> tuple[RPNLevel, BoxCoder]:
+    logits = back_through(topk.inputs[0], RESHAPING)
+    objectness = producer(logits)
+    if objectness is None or objectness.op != "Conv":
+        raise Refusal("the scores of this TopK do not come from an objectness convolution", topk.name)
+    _, per_cell, height, width = dims(logits, 4, "the objectness logits")
+    gather = _gathered_by(topk)
+    decoded = gather.inputs[0]
+    deltas = _deltas(decoded, topk)
+    if dims(deltas, 4, "the anchor deltas")[1:] != [4 * per_cell, height, width]:
+        raise Refusal(f"{per_cell} anchors a location need {4 * per_cell} deltas, found {deltas.shape}", topk.name)
+    k = value(topk.inputs[1])
+    if k is None:
+        raise Refusal("the number of boxes that this TopK keeps is not fixed", topk.name)
+
+    def respond(offsets: np.ndarray) -> np.ndarray:
+        planes = offsets.reshape(1, height, width, per_cell * 4).transpose(0, 3, 1, 2)
+        return evaluate(graph, [decoded], {deltas.name: np.ascontiguousarray(planes)})[0].reshape(-1, 4)
+
+    count = height * width * per_cell
+    generated = _anchors_tensor(decoded, deltas, count)
+    anchors = evaluate(graph, [generated])[0].reshape(-1, 4) if generated is not None else None
+    reference = anchors if anchors is not None else respond(np.zeros((count, 4), np.float32))
+    if known is None:
+        known = measure_coder(respond, reference, scalars_near(decoded, {"Conv"}), topk.name)
+    else:
+        verify_coder(respond, reference, known, topk.name)
+    stride = _stride(reference, height, width, per_cell, image, topk)
+    cells, offset = _cells(reference[:per_cell], stride)
+    size, ratio = _sizes_and_ratios(cells)
+    if anchors is None:
+        cells = _closed_form(cells, size, ratio)
+    level = RPNLevel(
+        stride=stride,
+        height=height,
+        width=width,
+        anchor_sizes=size,
+        aspect_ratios=ratio,
+        cell_anchors=tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in cells),
+        anchor_offset=offset,
+        topk=int(k.reshape(-1)[0]),
+        feature_tensor=_feature(objectness).name,
+        logits_tensor=logits.name,
+        deltas_tensor=deltas.name,
+        anchors_tensor=generated.name if generated is not None else None,
+        selected_tensor=gather.outputs[0].name,
+        topk_node=topk.name,
+    )
+    return level, known
+
+
+def _gathered_by(topk: gs.Node) -> gs.Node:
+    """The node that selects decoded boxes by the indices of a TopK."""
+    queue, seen = [topk.outputs[1]], set()
+    while queue:
+        tensor = queue.pop(0)
+        for node in tensor.outputs:
+            if node.op in ("Gather", "GatherND") and len(node.inputs) > 1 and node.inputs[1] is tensor:
+                return node
+            if node.op in _INDEXING and id(node) not in seen:
+                seen.add(id(node))
+                queue += node.outputs
+    raise Refusal("the indices of this TopK select no boxes", topk.name)
+
+
+def _deltas(decoded: gs.Tensor, topk: gs.Node) -> gs.Tensor:
+    found = [n for n in ancestors_before(decoded, {"Conv"}) if n.op == "Conv"]
+    if len(found) != 1:
+        raise Refusal(f"the boxes behind this TopK depend on {len(found)} convolutions, not on one for deltas", topk.name)
+    return found[0].outputs[0]
+
+
+def _anchors_tensor(decoded: gs.Tensor, deltas: gs.Tensor, count: int) -> gs.Tensor | None:
+    """The nearest tensor [count, 4] of the decoder that does not depend on the deltas."""
+    moving = descendants(deltas)
+    for node in ancestors_before(decoded, {"Conv"}):
+        for tensor in node.inputs:
+            shape = tensor.shape
+            if id(tensor) not in moving and shape and shape[-1] == 4 and list(shape) in ([count, 4], [1, count, 4]):
+                return tensor
+    return None
+
+
+def _stride(
+    anchors: np.ndarray, height: int, width: int, per_cell: int, image: tuple[int, int], topk: gs.Node
+) -> int:
+    grid = anchors.reshape(height, width, per_cell, 4)
+    steps = []
+    if width > 1:
+        steps.append(float(np.median(grid[:, 1:, :, 0] - grid[:, :-1, :, 0])))
+    if height > 1:
+        steps.append(float(np.median(grid[1:, :, :, 1] - grid[:-1, :, :, 1])))
+    if not steps:
+        steps.append(2.0 ** round(math.log2(max(image) / max(height, width))))
+    if max(steps) - min(steps) > 1e-2 or abs(steps[0] - round(steps[0])) > 1e-2 or round(steps[0]) < 1:
+        raise Refusal(f"the anchors are no regular grid: steps {steps}", topk.name)
+    return round(steps[0])
+
+
+def _cells(first: np.ndarray, stride: int) -> tuple[np.ndarray, float]:
+    """Cell anchors and their offset in strides, from the anchors of location (0, 0)."""
+    centre = (first[:, :2].astype(np.float64) + first[:, 2:]) / 2
+    offset = round(float(centre.mean()) / stride, 3)
+    return (first - np.float32(offset * stride)).astype(np.float32), offset
+
+
+def _sizes_and_ratios(cells: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    width, height = (cells[:, 2] - cells[:, 0]).astype(np.float64), (cells[:, 3] - cells[:, 1]).astype(np.float64)
+    sizes = [_round(math.sqrt(w * h)) for w, h in zip(width, height, strict=True)]
+    ratios = [_round(h / w) for w, h in zip(width, height, strict=True)]
+    return tuple(dict.fromkeys(sizes)), tuple(dict.fromkeys(ratios))
+
+
+def _round(number: float) -> float:
+    return float(f"{number:.4g}")
+
+
+def closed_form_cells(sizes: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
+    """DefaultAnchorGenerator.generate_cell_anchors (detectron2 anchor_generator.py): float32 [sizes * ratios, 4]."""
+    cells = []
+    for size in sizes:
+        for ratio in ratios:
+            w = math.sqrt(size**2.0 / ratio)
+            h = ratio * w
+            cells.append([-w / 2.0, -h / 2.0, w / 2.0, h / 2.0])
+    return np.array(cells, np.float64).astype(np.float32)
+
+
+def _closed_form(cells: np.ndarray, sizes: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
+    """Cell anchors recovered from decoded boxes carry rounding; the generator's formula does not."""
+    exact = closed_form_cells(sizes, ratios)
+    return exact if exact.shape == cells.shape and np.abs(exact - cells).max() < 1e-2 else cells
+
+
+def _feature(objectness: gs.Node) -> gs.Tensor:
+    """The feature map under the RPN head: above its 3x3 convolutions."""
+    tensor = objectness.inputs[0]
+    while (node := producer(tensor)) is not None and node.op == "Relu":
+        conv = producer(node.inputs[0])
+        if conv is None or conv.op != "Conv":
+            break
+        tensor = conv.inputs[0]
+    return tensor
+
+
+def _min_box_size(nms: gs.Node, topks: list[gs.Node]) -> float:
+    """The side that Boxes.nonempty demands between top-k and suppression."""
+    from onnxgraft.graph import node_inputs
+
+    for start in node_inputs(nms):
+        for node in ancestors_before(start, {"TopK"}):
+            if node.op == "Greater" and (side := scalar(node.inputs[1])) is not None:
+                return side
+    raise Refusal("proposals are not filtered for empty boxes before suppression", nms.name)

@@ -1,0 +1,149 @@
+"""Pipelines as text: "simplify,fix-input{height=1344,width=1344},inject-anchors" parses, prints and parses again."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from onnxgraft.errors import InputError
+from onnxgraft.manager import Pass
+
+_ITEM = re.compile(r"\s*(?P<name>[a-z0-9][a-z0-9-]*)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?:,|$)")
+ENTRY_POINTS = "onnxgraft.passes"
+
+
+class Registry:
+    """Passes by name: the built-in ones, those of installed packages, and files given with --load."""
+
+    def __init__(self, passes: Iterable[type[Pass]] = ()) -> None:
+        self._passes: dict[str, type[Pass]] = {}
+        for kind in passes:
+            self.add(kind)
+
+    @staticmethod
+    def default(load: Iterable[str | Path] = ()) -> Registry:
+        """Built-in passes, entry points of the group `onnxgraft.passes`, and Pass classes of the given files."""
+        from onnxgraft import passes
+
+        registry = Registry(passes.BUILT_IN)
+        for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+            registry.add(point.load())
+        for path in load:
+            for kind in load_file(Path(path)):
+                registry.add(kind)
+        return registry
+
+    def add(self, kind: type[Pass]) -> None:
+        self._passes[kind.name()] = kind
+
+    def __getitem__(self, name: str) -> type[Pass]:
+        if name not in self._passes:
+            near = difflib.get_close_matches(name, self._passes, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self._passes)}"
+            raise InputError(f"there is no pass {name!r}; {hint}")
+        return self._passes[name]
+
+    def __iter__(self) -> Iterator[type[Pass]]:
+        return iter(self._passes.values())
+
+
+def load_file(path: Path) -> list[type[Pass]]:
+    """The Pass classes that a Python file defines. Raises InputError."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file to load passes from")
+    name = f"onnxgraft_loaded_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
+    found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Pass) and v.__module__ == name]
+    if not found:
+        raise InputError(f"{path}: defines no Pass")
+    return found
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """An ordered list of passes with their options."""
+
+    passes: tuple[Pass, ...]
+
+    @staticmethod
+    def parse(text: str, registry: Registry | None = None) -> Pipeline:
+        """Read a pipeline from text. Raises InputError that names the place and what is allowed there."""
+        registry = registry or Registry.default()
+        passes: list[Pass] = []
+        position = 0
+        while position < len(text):
+            match = _ITEM.match(text, position)
+            if match is None:
+                raise InputError(f"pipeline: cannot read {text[position : position + 30]!r}; "
+                                 "write passes as name or name{option=value,...}, separated by commas")  # fmt: skip
+            passes.append(make(registry[match["name"]], match["options"] or ""))
+            position = match.end()
+        if not passes:
+            raise InputError("pipeline: no pass is named")
+        return Pipeline(tuple(passes))
+
+    def __str__(self) -> str:
+        return ",".join(step.spec() for step in self.passes)
+
+    def skip(self, name: str) -> Pipeline:
+        """The pipeline without one pass. Raises InputError when it has none of that name."""
+        self._index(name)
+        return Pipeline(tuple(step for step in self.passes if step.name() != name))
+
+    def stop_after(self, name: str) -> Pipeline:
+        """The pipeline up to and with one pass. Raises InputError when it has none of that name."""
+        return Pipeline(self.passes[: self._index(name) + 1])
+
+    def _index(self, name: str) -> int:
+        names = [step.name() for step in self.passes]
+        if name not in names:
+            raise InputError(f"pipeline has no pass {name!r}; it has {', '.join(names)}")
+        return len(names) - 1 - names[::-1].index(name)
+
+
+def make(kind: type[Pass], options: str) -> Pass:
+    """A pass from its option text. Raises InputError."""
+    hints = get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    for part in filter(None, (p.strip() for p in options.split(","))):
+        key, equals, raw = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or key not in fields:
+            known = ", ".join(f.replace("_", "-") for f in fields) or "none"
+            raise InputError(f"pass {kind.name()!r} has no option {part!r}; options: {known}")
+        values[key] = _convert(raw.strip(), hints[key], f"{kind.name()}{{{key.replace('_', '-')}}}")
+    return kind(**values)
+
+
+def _convert(raw: str, kind: Any, where: str) -> Any:
+    text = str(kind)
+    if raw == "none" and "None" in text:
+        return None
+    try:
+        if kind is bool or "bool" in text:
+            return {"true": True, "false": False}[raw.lower()]
+        if kind is int or text.startswith(("int", "<class 'int")):
+            return int(raw)
+        if "float" in text:
+            return float(raw)
+    except (KeyError, ValueError):
+        wanted = "true or false" if "bool" in text else "a number"
+        raise InputError(f"{where}: {raw!r} is not {wanted}") from None
+    return raw
