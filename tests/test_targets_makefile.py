@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,8 +13,15 @@ ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run make as from a shell: the settings of a `make test` around these tests do not count."""
+    plain = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, env=plain)
+
+
 def make(*words: str) -> str:
-    done = subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
     return " ".join(done.stdout.replace("\\\n", " ").split())
 
 
@@ -53,10 +61,7 @@ def test_help_lists_every_verb() -> None:
 
 
 def test_a_machine_without_python_gets_one_line(tmp_path: Path) -> None:
-    venv = f"VENV={tmp_path / 'venv'}"
-    done = subprocess.run(
-        ["make", "install", "PYTHON=", venv], cwd=ROOT, capture_output=True, text=True
-    )
+    done = run("install", "PYTHON=", f"VENV={tmp_path / 'venv'}")
     assert done.returncode != 0
     assert "error: no Python 3.10 or later with venv was found" in done.stderr
     assert not (tmp_path / "venv").exists()
