@@ -119,7 +119,7 @@ class PyramidROIAlign(PluginOp):
         flat = rois.reshape(-1, 4)
         total = b.op("Squeeze", b.op("Shape", flat).take(np.array([0])))
         everyone = b.op("Range", 0, total, 1)
-        image_of = everyone / per_image
+        image_of = everyone / b.op("Max", per_image, 1)
 
         swap = b.attribute("roi_coords_swap", _INT).equal(1)
         columns = b.where(swap, np.array([1, 0, 3, 2]), np.array([0, 1, 2, 3]))
@@ -160,7 +160,7 @@ class PyramidROIAlign(PluginOp):
             b.attribute("pooled_size", _INT).reshape(1),
             axis=0,
         )
-        b.rename(b.op("Reshape", result, shape), "pooled")
+        b.rename(b.op("Reshape", result, shape, allowzero=1), "pooled")
         return self._function(b.nodes, opset)
 
     def _level(self, b: Builder, area: Value, height_width: Value) -> Value:
