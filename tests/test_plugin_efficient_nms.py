@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 import oracles
 import pytest
-from plugin_running import build_rtx, largest_constant, lowered_model, run_function, run_lowered
-
 from onnxgraft.errors import PluginError
 from onnxgraft.plugins import REGISTRY, functions_for
+from test_plugin_running import (
+    build_rtx,
+    largest_constant,
+    lowered_model,
+    run_function,
+    run_lowered,
+)
 
 OP = REGISTRY["EfficientNMS_TRT"]
 DEFAULTS = {
