@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
+
 from onnxgraft.errors import InputError
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.postprocess import ImageDetections
@@ -69,9 +70,7 @@ def _read(annotations: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         return {
             "images": [{**image, "id": int(image["id"])} for image in data["images"]],
             "annotations": [_annotation(i, a) for i, a in enumerate(data["annotations"], 1)],
-            "categories": [
-                {**category, "id": int(category["id"])} for category in data["categories"]
-            ],
+            "categories": [{**category, "id": int(category["id"])} for category in data["categories"]],
         }
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: no COCO instances: an entry has no usable {error}") from error
@@ -142,9 +141,7 @@ def _score(
     max_detections: int,
 ) -> dict[str, Any]:
     reference = COCO(truth, use_deepcopy=True, print_function=_silent)
-    evaluation = COCOeval_faster(
-        reference, reference.loadRes(entries), kind, print_function=_silent
-    )
+    evaluation = COCOeval_faster(reference, reference.loadRes(entries), kind, print_function=_silent)
     evaluation.print_function = _silent
     evaluation.params.maxDets = [1, 10, max_detections]
     evaluation.evaluate()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
 from onnxgraft.errors import InputError
 from onnxgraft.runtime._files import write_atomically
 
@@ -99,9 +100,7 @@ def canvas_size(io: Mapping[str, Any]) -> tuple[int, int]:
     return (dims[0], dims[1]) if spec.get("layout", "NCHW") == "NHWC" else (dims[1], dims[2])
 
 
-def from_outputs(
-    outputs: Mapping[str, NDArray[Any]], io: Mapping[str, Any], image_index: int = 0
-) -> Detections:
+def from_outputs(outputs: Mapping[str, NDArray[Any]], io: Mapping[str, Any], image_index: int = 0) -> Detections:
     """One image of a compiled graph's batch, boxes in pixels of the canvas.
 
     outputs: num_detections [N, 1], detection_boxes [N, D, 4], detection_scores [N, D],
@@ -156,7 +155,6 @@ def from_raw_export(outputs: Mapping[str, NDArray[Any]]) -> Detections:
 def _one(what: str, found: list[NDArray[Any]]) -> NDArray[Any]:
     if len(found) != 1:
         raise InputError(
-            f"the outputs are not those of a detectron2 export: {len(found)} of them look like "
-            f"the {what}, expected one"
+            f"the outputs are not those of a detectron2 export: {len(found)} of them look like the {what}, expected one"
         )
     return found[0]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
 from onnxgraft.runtime.postprocess import ImageDetections
 
 Colour = tuple[int, int, int]
@@ -46,10 +47,8 @@ def draw(
     pen = max(1, round(min(image.shape[:2]) / 450))
     corners = np.rint(np.nan_to_num(detections.boxes)).astype(int)
     for (x1, y1, x2, y2), bgr in zip(corners.tolist(), colours, strict=True):
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), bgr, pen, cv2.LINE_AA)
-    for box, label, score, bgr in zip(
-        corners, detections.classes, detections.scores, colours, strict=True
-    ):
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), bgr, pen)
+    for box, label, score, bgr in zip(corners, detections.classes, detections.scores, colours, strict=True):
         _label(canvas, box, f"{_name(int(label), names)} {score:.2f}", bgr)
     return canvas
 

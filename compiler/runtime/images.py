@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from onnxgraft.errors import InputError
 from PIL import Image
+
+from onnxgraft.errors import InputError
 
 Layout = Literal["NCHW", "NHWC"]
 Order = Literal["BGR", "RGB"]
@@ -35,7 +36,10 @@ class ResizeRule:
     longest_edge: int = 1333
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) after resizing; rounding as ResizeShortestEdge.get_output_shape."""
+        """(height, width) after resizing; rounding as ResizeShortestEdge.get_output_shape.
+
+        An edge that rounds to 0, where detectron2 fails, becomes 1.
+        """
         if self.shortest_edge == 0:
             return height, width
         edge = self.shortest_edge * 1.0
@@ -44,7 +48,7 @@ class ResizeRule:
         if max(new_h, new_w) > self.longest_edge:
             scale = self.longest_edge * 1.0 / max(new_h, new_w)
             new_h, new_w = new_h * scale, new_w * scale
-        return int(new_h + 0.5), int(new_w + 0.5)
+        return max(1, int(new_h + 0.5)), max(1, int(new_w + 0.5))
 
 
 @dataclass(frozen=True)

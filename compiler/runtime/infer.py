@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onnxgraft import targets
 from onnxgraft.errors import InputError, OnnxgraftError, TargetError
 from onnxgraft.runtime import images as image_ops
@@ -70,14 +71,10 @@ class Session:
 
     def _run_batch(self, chunk: Sequence[str | Path | NDArray[np.uint8]]) -> Iterator[ImageResult]:
         files = [None if isinstance(item, np.ndarray) else Path(item) for item in chunk]
-        pictures = [
-            item if isinstance(item, np.ndarray) else image_ops.read_image(item) for item in chunk
-        ]
+        pictures = [item if isinstance(item, np.ndarray) else image_ops.read_image(item) for item in chunk]
         placed = [self.place(picture) for picture in pictures]
         outputs = self._runner(self.feeds(placed))
-        for i, (file, picture, (_, placement)) in enumerate(
-            zip(files, pictures, placed, strict=True)
-        ):
+        for i, (file, picture, (_, placement)) in enumerate(zip(files, pictures, placed, strict=True)):
             raw = from_outputs(outputs, self.io, i)
             yield ImageResult(file, picture, placement, raw, to_original(raw, placement))
 
@@ -93,9 +90,7 @@ class Session:
             order=self._input("order", "BGR"),
         )
 
-    def feeds(
-        self, placed: Sequence[tuple[NDArray[Any], image_ops.Placement]]
-    ) -> dict[str, NDArray[Any]]:
+    def feeds(self, placed: Sequence[tuple[NDArray[Any], image_ops.Placement]]) -> dict[str, NDArray[Any]]:
         """The network's inputs for at most one batch of placed images."""
         filled = [*placed, *[placed[-1]] * (self.batch - len(placed))]
         feeds = {self._input("name", "input_tensor"): np.stack([tensor for tensor, _ in filled])}
@@ -146,9 +141,7 @@ def _runner(
     return runnable, notice if reason else ""
 
 
-def _engine_runner(
-    directory: Path, manifest: Mapping[str, Any]
-) -> tuple[targets.Runner | None, str]:
+def _engine_runner(directory: Path, manifest: Mapping[str, Any]) -> tuple[targets.Runner | None, str]:
     """The engine ready to run, or None and the reason ("" when the build has no engine)."""
     name, file = manifest.get("target"), manifest.get("engine")
     if not name or not file or name == "onnxruntime":

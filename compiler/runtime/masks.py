@@ -84,9 +84,7 @@ def decode(rle: dict[str, Any]) -> NDArray[np.bool_]:
     return np.asarray(coco_mask.decode(rle)).astype(bool)
 
 
-def _patch(
-    mask: NDArray[np.float32], box: NDArray[np.float32], size: tuple[int, int], threshold: float
-) -> Patch:
+def _patch(mask: NDArray[np.float32], box: NDArray[np.float32], size: tuple[int, int], threshold: float) -> Patch:
     if not np.isfinite(box).all():
         return Patch(0, 0, np.zeros((0, 0), bool))
     left, right = _span(box[0], box[2], size[1])
@@ -126,9 +124,7 @@ def _positions(
     return floor.astype(np.int64) + 1, position - floor
 
 
-def _interpolation(
-    first: NDArray[np.int64], fraction: NDArray[np.float32], cells: int
-) -> NDArray[np.float32]:
+def _interpolation(first: NDArray[np.int64], fraction: NDArray[np.float32], cells: int) -> NDArray[np.float32]:
     """Matrix [pixels, cells] that interpolates along one axis of the framed mask."""
     matrix = np.zeros((len(first), cells + 3), np.float32)
     rows = np.arange(len(first))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onnxgraft.runtime.detections import Detections
 
 _NEAR_IOU = 0.5  # what strictly misses is still paired above this, to say by how much it misses
@@ -132,9 +133,7 @@ def _greedy(allowed: NDArray[np.bool_], overlap: NDArray[np.float64]) -> NDArray
     return partner
 
 
-def _augment(
-    start: int, allowed: NDArray[np.bool_], partner: NDArray[np.int64], owner: NDArray[np.int64]
-) -> None:
+def _augment(start: int, allowed: NDArray[np.bool_], partner: NDArray[np.int64], owner: NDArray[np.int64]) -> None:
     """Give row `start` a column along an augmenting path (breadth first), if there is one."""
     came_from: dict[int, int] = {}
     queue = [start]
@@ -171,9 +170,7 @@ def _mask_errors(
     return np.abs(a.masks[rows] - b.masks[columns]).mean(axis=(1, 2))
 
 
-def _worst(
-    a: Detections, b: Detections, pairs: NDArray[np.int64], masks: bool
-) -> tuple[float, float, float | None]:
+def _worst(a: Detections, b: Detections, pairs: NDArray[np.int64], masks: bool) -> tuple[float, float, float | None]:
     rows, columns = pairs.T
     boxes = np.abs(a.boxes[rows] - b.boxes[columns]).max(initial=0)
     scores = np.abs(a.scores[rows] - b.scores[columns]).max(initial=0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onnxgraft.runtime import masks as mask_ops
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.images import Placement
