@@ -207,6 +207,13 @@ class Graph:
                 if tensor is old:
                     graph.outputs[index] = new
 
+    def redirect(self, consumers: Iterable[gs.Node], old: gs.Tensor, new: gs.Tensor) -> None:
+        """Let some consumers of `old` read `new` instead."""
+        for node in consumers:
+            for index, tensor in enumerate(node.inputs):
+                if tensor is old:
+                    node.inputs[index] = new
+
     # -- identity ------------------------------------------------------------------------------------------------
 
     def fingerprint(self) -> str:

@@ -1,0 +1,33 @@
+"""The rewrites, one per file, in the order in which a compilation runs them."""
+
+from onnxgraft.passes.box_nms import BoxNMS
+from onnxgraft.passes.decode_boxes import DecodeBoxes
+from onnxgraft.passes.fix_input import FixInput
+from onnxgraft.passes.inject_anchors import InjectAnchors
+from onnxgraft.passes.lower_plugins import LowerPlugins
+from onnxgraft.passes.mask_head import MaskHead
+from onnxgraft.passes.name_outputs import NameOutputs
+from onnxgraft.passes.normalize_input import NormalizeInput
+from onnxgraft.passes.repair_roi_align import RepairRoiAlign
+from onnxgraft.passes.roi_align import RoiAlign
+from onnxgraft.passes.rpn_nms import RpnNMS
+from onnxgraft.passes.simplify import Simplify
+from onnxgraft.passes.upgrade_opset import UpgradeOpset
+
+BUILT_IN = (
+    UpgradeOpset,
+    RepairRoiAlign,
+    Simplify,
+    FixInput,
+    NormalizeInput,
+    InjectAnchors,
+    DecodeBoxes,
+    RpnNMS,
+    RoiAlign,
+    BoxNMS,
+    MaskHead,
+    NameOutputs,
+    LowerPlugins,
+)
+
+__all__ = ["BUILT_IN", *(kind.__name__ for kind in BUILT_IN)]

@@ -1,0 +1,150 @@
+"""Fixes the input to NCHW of one size, recognises the detector at that size, and lets the trunk run a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.analysis import analyse
+from onnxgraft.analysis.structure import producer, scalar, value
+from onnxgraft.errors import InputError, Refusal
+from onnxgraft.folding import forget_shapes, infer_shapes, settle
+from onnxgraft.graph import Builder, Graph
+from onnxgraft.manager import Context, Pass
+
+SIZE_DIVISIBILITY = 32  # FPN.size_divisibility of detectron2's ResNet and RegNet backbones
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixInput(Pass):
+    """Fix the input to [batch, 3, height, width] and recognise the detector.
+
+    Legal when (1) the only input is one CHW image, (2) height and width are multiples of 32, (3) a graph whose shapes
+    were folded before (by onnxsim) keeps its size, (4) the detector is of a known family. With a batch, the part that
+    is not rewritten yet goes on with the first image.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("simplified",)
+    provides: ClassVar[tuple[str, ...]] = ("static-input", "detector")
+
+    height: int = 1344
+    width: int = 1344
+    batch: int = 1
+
+    def run(self, graph: Graph, ctx: Context) -> None:
+        for what, size in (("height", self.height), ("width", self.width)):
+            if size < 64 or size % SIZE_DIVISIBILITY:
+                near = max(64, round(size / SIZE_DIVISIBILITY) * SIZE_DIVISIBILITY)
+                raise InputError(f"fix-input: {what} {size} is not a multiple of {SIZE_DIVISIBILITY}; take {near}")
+        if self.batch < 1:
+            raise InputError(f"fix-input: batch {self.batch} is less than 1")
+        before = _resize(graph, self.height, self.width)
+        _bypass(graph, "Pad")
+        try:
+            ctx.count("folded", settle(graph)["folded"])
+            ctx.detector = analyse(graph)
+        except Refusal as refusal:
+            if before is not None:
+                raise Refusal(f"{refusal}; the export was {before[0]}x{before[1]}: if it was simplified at that size, "
+                              f"build with --size {before[0]}x{before[1]} or from the raw export") from refusal  # fmt: skip
+            raise
+        ctx.batch = self.batch
+        _to_nchw(graph, self.batch, ctx)
+
+
+def _resize(graph: Graph, height: int, width: int) -> tuple[int, int] | None:
+    """Set the image's size. Returns the old size when it changed."""
+    image = graph.gs.inputs[0] if len(graph.gs.inputs) == 1 else None
+    if image is None or image.shape is None or len(image.shape) != 3:
+        return None  # the analysis refuses with the reason
+    old = image.shape[1:]
+    image.shape = [3, height, width]
+    if list(old) == [height, width] or not all(isinstance(d, int) for d in old):
+        return None
+    forget_shapes(graph)
+    _reclip(graph, (old[0], old[1]), (height, width))
+    return old[0], old[1]
+
+
+def _reclip(graph: Graph, old: tuple[int, int], new: tuple[int, int]) -> None:
+    """Boxes are clipped to the traced image's size, which the exporter wrote down as constants."""
+    for node in graph.nodes:
+        if node.op != "Clip" or len(node.inputs) < 3 or scalar(node.inputs[1]) != 0.0:
+            continue
+        bound = scalar(node.inputs[2])
+        if bound not in (float(old[0]), float(old[1])):
+            continue
+        axis = _coordinate(node)
+        if axis is None:
+            axis = 1 if bound == old[1] else 0
+        builder = Builder(graph, "fix_input", [node.name])
+        node.inputs[2] = builder.floats("clip", float(new[axis]))
+
+
+def _coordinate(clip: gs.Node) -> int | None:
+    """0 when a Clip works on y, 1 on x, told by the column that is gathered from the boxes."""
+    column = producer(clip.inputs[0])
+    if column is None or column.op != "Gather":
+        return None
+    index = value(column.inputs[1])
+    return None if index is None or index.size != 1 else 1 - int(index.reshape(-1)[0]) % 2
+
+
+def _bypass(graph: Graph, op: str) -> None:
+    """Take the nodes of one kind out of the chain between the image and the first convolution."""
+    tensor: gs.Tensor = graph.gs.inputs[0]
+    for _ in range(16):
+        following = [n for n in tensor.outputs if n.op != "Shape"]
+        if not following or following[0].op == "Conv":
+            return
+        node = following[0]
+        if node.op == op:
+            graph.replace(node.outputs[0], node.inputs[0])
+            node.outputs.clear()
+            node.inputs.clear()
+        else:
+            tensor = node.outputs[0]
+
+
+def _to_nchw(graph: Graph, batch: int, ctx: Context) -> None:
+    spec = ctx.spec()
+    image = graph.gs.inputs[0]
+    normalized = graph.tensor(spec.image.normalized_tensor)
+    convs = [n for n in normalized.outputs if n.op == "Conv"]
+    _bypass(graph, "Unsqueeze")
+    image.shape = [batch, 3, spec.image.height, spec.image.width]
+    ctx.sites["image"] = image.name
+    ctx.sites["normalized"] = convs[0].inputs[0].name
+    if batch > 1:
+        _first_image_for_the_tail(graph, ctx, batch)
+    graph.cleanup()
+    infer_batch(graph, batch)
+
+
+def infer_batch(graph: Graph, batch: int) -> None:
+    """Infer shapes anew when the batch changed them."""
+    if batch > 1:
+        forget_shapes(graph)
+    infer_shapes(graph)
+
+
+def _first_image_for_the_tail(graph: Graph, ctx: Context, batch: int) -> None:
+    """The parts that later passes rewrite were traced for one image: give them the first of the batch."""
+    for level in ctx.spec().rpn.levels:
+        for name in (level.logits_tensor, level.deltas_tensor):
+            tensor = graph.tensor(name)
+            consumers = list(tensor.outputs)
+            first = first_image(Builder(graph, "first_image", [name]), tensor, batch)
+            graph.redirect(consumers, tensor, first)
+
+
+def first_image(builder: Builder, tensor: gs.Tensor, batch: int) -> gs.Tensor:
+    """Row 0 of a batched tensor, rank kept; the tensor itself when the batch is one."""
+    if batch == 1:
+        return tensor
+    shape = [1, *tensor.shape[1:]] if tensor.shape else None
+    bounds = [builder.ints(hint, [n]) for hint, n in (("start", 0), ("end", 1), ("axis", 0))]
+    return builder.op("Slice", [tensor, *bounds], "first", dtype=tensor.dtype or np.float32, shape=shape)

@@ -1,0 +1,113 @@
+"""Turns the portable plugin graph into what one target takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxgraft.errors import InputError
+from onnxgraft.folding import infer_shapes
+from onnxgraft.graph import IR_VERSION, PLUGIN_DOMAIN, Graph, Origin
+from onnxgraft.manager import Context, Pass
+from onnxgraft.plugins import REGISTRY
+
+SAMPLINGS = ("exact", "masked4", "fixed2")
+_FORMS = ("auto", "native", "plugin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowerPlugins(Pass):
+    """Hand plugin nodes over to a target: its own plugins by name, everything else as standard ONNX operators.
+
+    On `onnxruntime` plugin nodes stay functions, which it runs. On `tensorrt` they move to the default domain, without
+    functions, where the parser looks plugins up. On `tensorrt-rtx`, which has no plugins, they become native operators.
+    Legal when (1) shapes are static. Options force the native form on any target.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("named-outputs",)
+    provides: ClassVar[tuple[str, ...]] = ("lowered",)
+
+    target: str = "onnxruntime"
+    nms: str = "auto"
+    roi_align: str = "auto"
+    roi_sampling: str = "exact"
+    max_candidates: int | None = None
+
+    def run(self, graph: Graph, ctx: Context) -> None:
+        from onnxgraft.targets import get
+
+        for option, given, allowed in (
+            ("nms", self.nms, _FORMS), ("roi-align", self.roi_align, _FORMS), ("roi-sampling", self.roi_sampling, SAMPLINGS),
+        ):  # fmt: skip
+            if given not in allowed:
+                raise InputError(f"lower-plugins: {option} {given!r} is not one of {', '.join(allowed)}")
+        has = get(self.target).plugins
+        for node in [n for n in graph.nodes if n.domain == PLUGIN_DOMAIN]:
+            form = self.nms if "NMS" in node.op else self.roi_align
+            native = form == "native" or (form == "auto" and node.op not in has)
+            if native:
+                inline(graph, node, self._options(node.op))
+                ctx.count(f"{node.op} lowered")
+            elif self.target == "tensorrt":
+                node.domain = None
+                ctx.count(f"{node.op} handed over")
+        used = {n.op for n in graph.nodes if n.domain == PLUGIN_DOMAIN}
+        graph.functions = {name: body for name, body in graph.functions.items() if name in used}
+        graph.cleanup()
+        if not any(n.domain is None and n.op in REGISTRY for n in graph.nodes):
+            infer_shapes(graph)
+
+    def _options(self, op: str) -> dict[str, Any]:
+        known = {option.name for option in REGISTRY[op].options}
+        wanted = {"roi_sampling": self.roi_sampling, "max_candidates": self.max_candidates}
+        return {key: value for key, value in wanted.items() if key in known and value is not None}
+
+
+def inline(graph: Graph, node: gs.Node, options: dict[str, Any]) -> None:
+    """Replace a plugin node by its native form."""
+    plugin = REGISTRY[node.op]
+    attrs = {k: v for k, v in node.attrs.items() if k != "plugin_version"}
+    body = plugin.lower(attrs, [tuple(t.shape) for t in node.inputs], options)
+    model = onnx.helper.make_model(
+        body, ir_version=IR_VERSION, opset_imports=[onnx.helper.make_opsetid("", graph.gs.opset)]
+    )
+    part = gs.import_onnx(model)
+    _rename(graph, part, node.name)
+    inputs, outputs = list(node.inputs), list(node.outputs)
+    for inner, outer in zip(part.inputs, inputs, strict=True):
+        _substitute(part, inner, outer)
+    node.inputs.clear()
+    node.outputs.clear()
+    for inner, outer in zip(part.outputs, outputs, strict=True):
+        producer = inner.inputs[0]
+        position = next(i for i, t in enumerate(producer.outputs) if t is inner)
+        _substitute(part, inner, outer)
+        producer.outputs[position] = outer
+    source = (node.name,)
+    for made in part.nodes:
+        graph.origins[made.name] = Origin(graph.current_pass, source)
+    position = graph.gs.nodes.index(node)
+    graph.gs.nodes[position : position + 1] = part.nodes
+
+
+def _rename(graph: Graph, part: gs.Graph, prefix: str) -> None:
+    for current in [part, *part.subgraphs(recursive=True)]:
+        for tensor in list(current._local_tensors().values()):
+            if tensor.name:
+                tensor.name = graph.fresh(f"{prefix}/{tensor.name}")
+        for index, node in enumerate(current.nodes):
+            node.name = graph.fresh(f"{prefix}/{node.name or f'{node.op}_{index}'}")
+
+
+def _substitute(part: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
+    for current in [part, *part.subgraphs(recursive=True)]:
+        for node in current.nodes:
+            for index, tensor in enumerate(node.inputs):
+                if tensor is old:
+                    node.inputs[index] = new
+        for index, tensor in enumerate(current.outputs):
+            if tensor is old and current is not part:
+                current.outputs[index] = new

@@ -1,0 +1,45 @@
+"""Gives each detection the mask of its class, as [N, detections, M, M]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onnxgraft.graph import Builder, Graph
+from onnxgraft.manager import Context, Pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskHead(Pass):
+    """Pick each detection's class before the sigmoid and reshape masks to [N, detections, M, M].
+
+    Legal when (1) the detections are fixed in number. A class-agnostic head has one mask, which every class takes; a
+    detector without masks is left alone. Masks of unused rows mean nothing: read num_detections.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("detections",)
+    provides: ClassVar[tuple[str, ...]] = ("masks",)
+
+    def run(self, graph: Graph, ctx: Context) -> None:
+        head = ctx.spec().mask_head
+        if head is None:
+            return
+        old = graph.tensor(ctx.sites["masks"])
+        classes = graph.tensor(ctx.sites["classes"])
+        n, d, m = ctx.batch, int(classes.shape[1]), head.resolution
+        logits = graph.tensor(head.logits_tensor)
+        channels = 1 if head.class_agnostic else ctx.spec().box_head.num_classes
+        b = Builder(graph, "mask_head", [node.name for node in old.inputs])
+        if channels > 1:
+            flat = b.op("Reshape", [logits, b.ints("per_class", [n * d * channels, m * m])], "per_class",
+                        shape=[n * d * channels, m * m])  # fmt: skip
+            kinds = b.op("Reshape", [classes, b.ints("rows", [n * d])], "class", dtype=np.int32, shape=[n * d])
+            first = b.const("first_of_row", np.arange(n * d, dtype=np.int32) * np.int32(channels))
+            index = b.op("Add", [kinds, first], "index", dtype=np.int32, shape=[n * d])
+            logits = b.op("Gather", [flat, index], "of_class", shape=[n * d, m * m], axis=0)
+        logits = b.op("Reshape", [logits, b.ints("masks", [n, d, m, m])], "logits", shape=[n, d, m, m])
+        masks = b.op("Sigmoid", [logits], "masks", shape=[n, d, m, m])
+        graph.gs.outputs[:] = [masks if t is old else t for t in graph.gs.outputs]
+        ctx.sites["masks"] = masks.name

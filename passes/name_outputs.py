@@ -1,0 +1,54 @@
+"""Names and orders the outputs as NVIDIA's sample does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_graphsurgeon as gs
+
+from onnxgraft.errors import InputError
+from onnxgraft.graph import Builder, Graph
+from onnxgraft.manager import Context, Pass
+
+_ORDER = (
+    ("num_detections", "num_detections"),
+    ("boxes", "detection_boxes"),
+    ("scores", "detection_scores"),
+    ("classes", "detection_classes"),
+    ("masks", "detection_masks"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameOutputs(Pass):
+    """Name the outputs num_detections, detection_boxes, detection_scores, detection_classes, detection_masks.
+
+    Always legal after box-nms. Boxes are x1, y1, x2, y2: by default divided by the canvas size, as clients of NVIDIA's
+    sample expect; boxes=pixels leaves them in pixels of the canvas.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("detections",)
+    provides: ClassVar[tuple[str, ...]] = ("named-outputs",)
+
+    boxes: str = "normalized"
+
+    def run(self, graph: Graph, ctx: Context) -> None:
+        if self.boxes not in ("normalized", "pixels"):
+            raise InputError(f"name-outputs: boxes {self.boxes!r} is not normalized or pixels")
+        image = ctx.spec().image
+        outputs: list[gs.Tensor] = []
+        for role, name in _ORDER:
+            if role not in ctx.sites:
+                continue
+            tensor = graph.tensor(ctx.sites[role])
+            if role == "boxes" and self.boxes == "normalized":
+                b = Builder(graph, "outputs", [tensor.inputs[0].name])
+                canvas = b.floats("canvas", [image.width, image.height, image.width, image.height])
+                tensor = b.op("Div", [tensor, canvas], "normalized_boxes", shape=list(tensor.shape))
+            tensor.name = name
+            ctx.sites[role] = name
+            outputs.append(tensor)
+        graph.gs.outputs[:] = outputs
+        ctx.io["boxes"] = self.boxes
+        ctx.io["outputs"] = {t.name: list(t.shape) for t in outputs}

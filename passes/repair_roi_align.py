@@ -1,0 +1,43 @@
+"""Gives RoiAlign back the half pixel that exports below opset 16 could not express."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnxgraft.errors import InputError
+from onnxgraft.graph import Graph
+from onnxgraft.manager import Context, Pass
+
+_FIRST_OPSET_WITH_ALIGNMENT = 16
+_ALIGNMENT = {"ROIAlignV2": "half_pixel", "ROIAlign": "output_half_pixel"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairRoiAlign(Pass):
+    """Restore the half-pixel alignment that exports below opset 16 lose.
+
+    RoiAlign below opset 16 has no coordinate_transformation_mode: the exporter drops detectron2's aligned=True without a
+    word, and every box moves by half a cell. Legal when (1) the graph was exported below opset 16; newer graphs say
+    what they mean and are left alone.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("opset",)
+
+    pooler_type: str = "ROIAlignV2"  # MODEL.*.POOLER_TYPE of the config: ROIAlignV2 is aligned, ROIAlign is not
+
+    def run(self, graph: Graph, ctx: Context) -> None:
+        if self.pooler_type not in _ALIGNMENT:
+            raise InputError(f"repair-roi-align: pooler-type {self.pooler_type!r} is not {' or '.join(_ALIGNMENT)}")
+        if graph.source_opset >= _FIRST_OPSET_WITH_ALIGNMENT:
+            return
+        wanted = _ALIGNMENT[self.pooler_type]
+        for node in graph.nodes:
+            if node.op == "RoiAlign" and node.attrs.get("coordinate_transformation_mode", "half_pixel") != wanted:
+                node.attrs["coordinate_transformation_mode"] = wanted
+                ctx.count("RoiAlign nodes repaired")
+        if ctx.statistics:
+            ctx.notes.append(
+                f"repaired {ctx.statistics['RoiAlign nodes repaired']} RoiAlign nodes to {wanted}: the export's opset "
+                f"{graph.source_opset} cannot say it (keep it with --pooler-type ROIAlign)"
+            )

@@ -1,0 +1,80 @@
+"""Suppresses proposals within each level by one EfficientNMS_TRT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.errors import Refusal
+from onnxgraft.graph import Builder, Graph
+from onnxgraft.manager import Context, Pass
+from onnxgraft.passes.box_ops import just_above
+from onnxgraft.passes.decode_boxes import NEVER
+from onnxgraft.passes.fix_input import first_image
+from onnxgraft.passes.plugin_nodes import add_plugin
+
+PLUGIN_CAP = 5000  # boxes per image that enter EfficientNMS_TRT
+
+
+@dataclass(frozen=True, kw_only=True)
+class RpnNMS(Pass):
+    """Suppress overlapping proposals within each level: EfficientNMS_TRT with one class per level.
+
+    detectron2 suppresses level by level; a class per level says the same without moving any box, as the usual offset
+    would. The logits are ranked as they are (the plugin's sigmoid keeps their order where a sigmoid in front would
+    round them together). Legal when (1) at most 5000 boxes of an image enter, which is the plugin's cap.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("decoded-boxes",)
+    provides: ClassVar[tuple[str, ...]] = ("proposals",)
+
+    score_threshold: float = 0.0  # detectron2 has none; NVIDIA's sample offers one
+
+    def run(self, graph: Graph, ctx: Context) -> None:
+        rpn = ctx.spec().rpn
+        n, levels = ctx.batch, len(rpn.levels)
+        total = sum(level.topk for level in rpn.levels)
+        if total > PLUGIN_CAP:
+            raise Refusal(f"{total} boxes of an image enter the suppression of proposals; EfficientNMS_TRT takes {PLUGIN_CAP}")
+        old = graph.tensor(rpn.proposals_tensor)
+        b = Builder(graph, "rpn/nms", [node.name for node in old.inputs])
+        boxes = b.op("Concat", [graph.tensor(ctx.sites[f"level{i}.boxes"]) for i in range(levels)], "boxes",
+                     shape=[n, total, 4], axis=1)  # fmt: skip
+        scores = b.op("Concat", [graph.tensor(ctx.sites[f"level{i}.scores"]) for i in range(levels)], "logits",
+                      shape=[n, total], axis=1)  # fmt: skip
+        per_class = _one_class_per_level(b, scores, [level.topk for level in rpn.levels], n, total)
+        count, proposals, found, _ = add_plugin(
+            b, "EfficientNMS_TRT", [boxes, per_class],
+            [("num_proposals", np.int32, None), ("proposals", np.float32, None),
+             ("objectness", np.float32, None), ("level", np.int32, None)],
+            score_threshold=self.score_threshold, iou_threshold=just_above(rpn.nms_threshold),
+            max_output_boxes=rpn.post_nms_topk, background_class=-1, score_activation=1, class_agnostic=0, box_coding=0,
+        )  # fmt: skip
+        valid = b.op("Greater", [found, b.floats("none", 0.0)], "valid", dtype=np.bool_, shape=[n, rpn.post_nms_topk])
+        ctx.sites |= {"proposals": proposals.name, "valid": valid.name, "num_proposals": count.name}
+        rows = _first_valid_rows(b, valid, n)
+        ctx.sites["valid_rows"] = rows.name
+        flat = b.op("Reshape", [first_image(b, proposals, n), b.ints("rows", [-1, 4])], "flat", shape=[rpn.post_nms_topk, 4])
+        kept = b.op("Gather", [flat, rows], "kept", shape=[f"{b.prefix}/rows", 4], axis=0)
+        graph.replace(old, kept)
+
+
+def _one_class_per_level(b: Builder, scores: gs.Tensor, sizes: list[int], n: int, total: int) -> gs.Tensor:
+    """[N, total] -> [N, total, levels]: each box has its score in its own level's column and none elsewhere."""
+    if len(sizes) == 1:
+        return b.op("Unsqueeze", [scores, b.ints("last", [2])], "scores", shape=[n, total, 1])
+    own = np.zeros((1, total, len(sizes)), bool)
+    own[0, np.arange(total), np.repeat(np.arange(len(sizes)), sizes)] = True
+    column = b.op("Unsqueeze", [scores, b.ints("last", [2])], "column", shape=[n, total, 1])
+    return b.op("Where", [b.const("own_level", own), column, b.floats("never", NEVER)], "scores", shape=[n, total, len(sizes)])
+
+
+def _first_valid_rows(b: Builder, valid: gs.Tensor, n: int) -> gs.Tensor:
+    """Row numbers of the first image's real proposals, for the part of the export that still takes a varying number."""
+    first = first_image(b, valid, n)
+    flat = b.op("Reshape", [first, b.ints("flat", [-1])], "first_valid", dtype=np.bool_)
+    found = b.op("NonZero", [flat], "found", dtype=np.int64, shape=[1, f"{b.prefix}/rows"])
+    return b.op("Squeeze", [found, b.ints("axis", [0])], "valid_rows", dtype=np.int64, shape=[f"{b.prefix}/rows"])

@@ -1,0 +1,24 @@
+"""Folds what does not depend on the image's size and drops what nothing needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnxgraft.folding import settle
+from onnxgraft.graph import Graph
+from onnxgraft.manager import Context, Pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simplify(Pass):
+    """Fold constants, infer shapes, drop identities and dead code.
+
+    Always legal. Shapes are not folded, so that the graph still fits an image of any size; weights are not read.
+    """
+
+    provides: ClassVar[tuple[str, ...]] = ("simplified",)
+
+    def run(self, graph: Graph, ctx: Context) -> None:
+        for what, count in settle(graph, shapes=False).items():
+            ctx.count(what, count)

@@ -1,0 +1,52 @@
+"""Brings the graph to one opset, so that every other pass speaks one dialect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_graphsurgeon as gs
+from onnx import version_converter
+
+from onnxgraft.errors import Refusal
+from onnxgraft.graph import Graph, weight_of
+from onnxgraft.manager import Context, Pass
+from onnxgraft.onnx_file import Skeleton
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpgradeOpset(Pass):
+    """Convert the graph to one ONNX opset.
+
+    Legal when (1) ONNX's version converter knows every operator of the graph. A graph of a newer opset is left alone.
+    """
+
+    provides: ClassVar[tuple[str, ...]] = ("opset",)
+
+    version: int = 19
+
+    def run(self, graph: Graph, ctx: Context) -> None:
+        if graph.gs.opset >= self.version:
+            return
+        skeleton = graph.skeleton()
+        try:
+            converted = version_converter.convert_version(skeleton.model, self.version)
+        except Exception as error:  # the converter raises whatever its C++ throws
+            raise Refusal(f"cannot convert opset {graph.gs.opset} to {self.version}: {str(error)[:200]}") from None
+        origins, functions = graph.origins, graph.functions
+        upgraded = Graph.from_skeleton(Skeleton(converted, skeleton.weights))
+        _keep_loaded(graph.gs, upgraded.gs)
+        graph.gs = upgraded.gs
+        graph.origins, graph.functions = origins, functions
+        ctx.count("opsets", self.version - graph.source_opset)
+
+
+def _keep_loaded(old: gs.Graph, new: gs.Graph) -> None:
+    """Weights that live in a file stay the same objects; nothing is copied."""
+    before = old.tensors()
+    for name, tensor in new.tensors().items():
+        known = before.get(name)
+        if isinstance(tensor, gs.Constant) and isinstance(known, gs.Constant) and weight_of(known) is not None:
+            tensor._values = known._values
+
+
