@@ -96,7 +96,8 @@ def test_a_box_that_reaches_into_the_padding_keeps_its_masks_proportions() -> No
 
 
 def test_what_lies_wholly_in_the_padding_is_dropped() -> None:
-    raw = Detections.of([[41, 0, 60, 30], [1, 1, 5, 5], [np.nan] * 4], [0.9, 0.8, 0.7], [0, 1, 2])
+    boxes = np.array([[41, 0, 60, 30], [1, 1, 5, 5], [np.nan] * 4])
+    raw = Detections.of(boxes, [0.9, 0.8, 0.7], [0, 1, 2])
     found = to_original(raw, Placement((80, 20), (40, 40), (64, 64)))
     assert found.detections.classes.tolist() == [1]
     assert found.detections.boxes.tolist() == [[0.5, 2, 2.5, 10]]  # x halved, y doubled

@@ -20,7 +20,7 @@ def detections(n: int, seed: int = 0, masks: bool = True) -> Detections:
     return Detections.of(boxes, rng.uniform(0, 1, n), rng.integers(0, 5, n), probabilities)
 
 
-def changed(d: Detections, **parts: np.ndarray) -> Detections:
+def changed(d: Detections, **parts: np.ndarray | None) -> Detections:
     return Detections.of(**{**vars(d), **parts})
 
 
@@ -149,9 +149,9 @@ def test_reading_a_compiled_graph(kind: str, layout: str) -> None:
 def test_reading_a_raw_export_in_any_order(n: int) -> None:
     d = detections(n)
     assert d.masks is not None
-    arrays = [d.boxes, d.classes, d.masks[:, None], d.scores, np.array([1344, 1344])]
+    arrays: list[np.ndarray] = [d.boxes, d.classes, d.masks[:, None], d.scores, np.array([1344, 1344])]
     for turn in range(len(arrays)):
-        names = {str(i): a for i, a in enumerate(arrays[turn:] + arrays[:turn])}
+        names: dict[str, np.ndarray] = {str(i): a for i, a in enumerate(arrays[turn:] + arrays[:turn])}
         assert match(d, from_raw_export(names)).exact
     with pytest.raises(InputError, match="look like the boxes"):
         from_raw_export({"a": d.scores})
