@@ -1,0 +1,215 @@
+"""Compile an exported detector: from the .onnx file to a build folder with graph, engine, diffs and manifest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxgraft import golden, targets
+from onnxgraft.build_folder import TIMES, digest, new_folder, write_json, write_passes
+from onnxgraft.detector import DetectorSpec
+from onnxgraft.errors import PassError
+from onnxgraft.graph import Graph
+from onnxgraft.instruments import NumericCheck, Reproducer, Texts, Verify
+from onnxgraft.instruments.reproducer import versions
+from onnxgraft.manager import Context, Instrument, PassManager, PassRecord, Report
+from onnxgraft.options import CompileOptions, default_pipeline
+from onnxgraft.pipeline import Pipeline, Registry
+from onnxgraft.targets import BuilderOptions, EngineInfo
+
+CACHE = Path("build") / ".cache"
+
+
+@dataclass
+class Build:
+    """A finished compilation.
+
+    Attributes:
+        folder: where it stands.
+        report: the records of all passes.
+        spec: what was recognised; None when a custom pipeline recognised nothing.
+        manifest: the content of manifest.json.
+    """
+
+    folder: Path
+    report: Report
+    spec: DetectorSpec | None
+    manifest: dict[str, Any]
+
+    @property
+    def passes(self) -> dict[str, PassRecord]:
+        """Records by pass name."""
+        return {record.name: record for record in self.report.records}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Everything that `compile` is asked for, beside the model and the place of the result."""
+
+    target: str = "auto"
+    options: CompileOptions = field(default_factory=CompileOptions)
+    builder: BuilderOptions = field(default_factory=BuilderOptions)
+    passes: str | None = None
+    skip: tuple[str, ...] = ()
+    stop_after: str | None = None
+    load: tuple[str, ...] = ()
+    checks: bool = True
+    numeric_images: Sequence[NDArray[np.uint8]] = ()
+    engine: bool = True
+    instruments: tuple[Instrument, ...] = ()
+    progress: Callable[[str], None] = lambda _: None
+
+
+def compile(model: str | Path, output: str | Path, request: Request | None = None) -> Build:
+    """Compile `model` into the build folder `output`.
+
+    Args:
+        model: an .onnx file, or the name of a golden graph.
+        output: the build folder; replaced as a whole when all went well, untouched otherwise.
+        request: target, options, passes and checks; see Request.
+
+    Raises:
+        InputError, Refusal, PassError, TargetError: one line that says what is wrong and where.
+    """
+    request = request or Request()
+    started = time.perf_counter()
+    source = golden.resolve(str(model), CACHE)
+    target, why = _target(request.target)
+    pipeline = pipeline_for(request, target.name)
+    output = Path(output)
+    with new_folder(output) as folder:
+        request.progress("reading")
+        graph, ctx = Graph.load(source), Context()
+        report = _run_passes(graph, ctx, pipeline, request, source, output)
+        surgery = time.perf_counter() - started
+        request.progress("writing")
+        graph.save(folder / "model.onnx")
+        runnable = _write_runnable(graph, source, pipeline, request, folder, target.name)
+        engine = _build_engine(graph, ctx, folder, target, request)
+        manifest = {
+            "onnxgraft": versions().get("onnxgraft", "unknown"),
+            "source": {"model": str(model), "sha256": digest(source), "opset": graph.source_opset},
+            "target": target.name,
+            "target_reason": why,
+            "precision": request.options.precision,
+            "pipeline": str(pipeline),
+            "options": vars(request.options),
+            "model": "model.onnx",
+            "runnable": runnable,
+            "engine": "model" + target.suffix if engine is not None and target.suffix else None,
+            "io": ctx.io,
+            "preprocess": _preprocess(ctx),
+            "spec": ctx.detector.to_dict() if ctx.detector else None,
+            "notes": list(ctx.notes),
+            "sizes": {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()},
+            "sha256": {p.name: digest(p) for p in sorted(folder.iterdir()) if p.is_file()},
+            "versions": versions(),
+            "engine_info": _without_times(engine),
+            "trtexec": target.trtexec_line(Path("model.onnx"), Path("model" + (target.suffix or ".onnx")), request.builder),
+        }
+        if request.checks:
+            write_passes(folder, report)
+        write_json(folder / "report.json", _without_seconds(report.to_dict()))
+        write_json(folder / "manifest.json", manifest)
+        times = {r.name: r.seconds for r in report.records}
+        write_json(folder / TIMES, {"passes": times, "surgery": surgery, "total": time.perf_counter() - started,
+                                    "engine": _times(engine)})  # fmt: skip
+    return Build(output, report, ctx.detector, manifest)
+
+
+def pipeline_for(request: Request, target: str) -> Pipeline:
+    """The pipeline that a request asks for. Raises InputError."""
+    registry = Registry.default(request.load)
+    pipeline = (
+        Pipeline.parse(request.passes, registry)
+        if request.passes
+        else default_pipeline(request.options, target, registry)
+    )
+    for name in request.skip:
+        pipeline = pipeline.skip(name)
+    return pipeline.stop_after(request.stop_after) if request.stop_after else pipeline
+
+
+def _target(name: str) -> tuple[targets.Target, str]:
+    if name != "auto":
+        return targets.get(name), "asked for"
+    return targets.auto()
+
+
+def _run_passes(graph: Graph, ctx: Context, pipeline: Pipeline, request: Request, source: Path, output: Path) -> Report:
+    instruments: list[Instrument] = [_Progress(request.progress)]
+    if request.checks:
+        reproducer = output.with_name(output.name + ".reproducer")
+        instruments += [Verify(), Texts(), Reproducer(reproducer, source, request.load)]
+    if request.numeric_images:
+        instruments.append(NumericCheck(request.numeric_images, progress=request.progress))
+    instruments += request.instruments
+    try:
+        return PassManager(pipeline.passes, instruments, fingerprints=request.checks).run(graph, ctx)
+    except PassError as error:
+        if request.checks:
+            raise PassError(error.pass_name, f"{error.reason} [replay: {reproducer}/replay.sh]") from error
+        raise
+
+
+class _Progress(Instrument):
+    def __init__(self, progress: Callable[[str], None]) -> None:
+        self._progress = progress
+
+    def before(self, step: Any, graph: Graph, ctx: Context) -> None:
+        self._progress(step.name())
+
+
+def _write_runnable(
+    graph: Graph, source: Path, pipeline: Pipeline, request: Request, folder: Path, target: str
+) -> str:
+    """The name of a file that ONNX Runtime can run: the model itself, unless it holds TensorRT's plugins."""
+    if target != "tensorrt" or not any(step.name() == "lower-plugins" for step in pipeline.passes):
+        return "model.onnx"
+    portable = Graph.load(source)
+    steps = [step for step in pipeline.passes if step.name() != "lower-plugins"]
+    PassManager(steps, fingerprints=False).run(portable)
+    portable.save(folder / "runnable.onnx")
+    return "runnable.onnx"
+
+
+def _build_engine(
+    graph: Graph, ctx: Context, folder: Path, target: targets.Target, request: Request
+) -> EngineInfo | None:
+    if not request.engine or "lowered" not in ctx.facts:
+        return None
+    request.progress(f"building for {target.name}")
+    provenance = {name: origin.pass_name for name, origin in graph.origins.items()}
+    return target.build(folder / "model.onnx", folder / ("model" + target.suffix), request.builder, provenance)
+
+
+def _preprocess(ctx: Context) -> dict[str, Any]:
+    if ctx.detector is None:
+        return {}
+    image = ctx.detector.image
+    return {
+        "mean": list(image.mean), "std": list(image.std), "order": image.order, "order_known": image.order_known,
+        "shortest_edge": 800, "longest_edge": 1333,
+    }  # fmt: skip
+
+
+def _without_times(engine: EngineInfo | None) -> dict[str, Any] | None:
+    if engine is None:
+        return None
+    return {k: v for k, v in engine.as_dict().items() if not k.endswith("_seconds")}
+
+
+def _times(engine: EngineInfo | None) -> dict[str, float]:
+    return {} if engine is None else {k: v for k, v in engine.as_dict().items() if k.endswith("_seconds")}
+
+
+def _without_seconds(report: dict[str, Any]) -> dict[str, Any]:
+    for row in report["passes"]:
+        row.pop("seconds")
+    return report

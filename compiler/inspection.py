@@ -1,0 +1,86 @@
+"""Says what detector an ONNX file holds, without compiling it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxgraft.analysis import analyse
+from onnxgraft.detector import DetectorSpec, Pooler
+from onnxgraft.folding import settle
+from onnxgraft.graph import Graph
+from onnxgraft.manager import Context, PassManager
+from onnxgraft.passes import RepairRoiAlign, UpgradeOpset
+
+Row = tuple[str, str, str]  # part, what, value
+
+
+def inspect(path: str | Path, pooler_type: str = "ROIAlignV2") -> tuple[DetectorSpec, list[str]]:
+    """The detector in a file and notes about repairs.
+
+    Raises:
+        InputError: not an ONNX file. Refusal: not a known detector; names the node and the reason.
+    """
+    graph, ctx = Graph.load(path), Context()
+    PassManager([UpgradeOpset(), RepairRoiAlign(pooler_type=pooler_type)], fingerprints=False).run(graph, ctx)
+    settle(graph)
+    return analyse(graph), ctx.notes
+
+
+def spec_rows(spec: DetectorSpec) -> list[Row]:
+    """A spec as a table: every number that was read from the graph."""
+    image, rpn, head = spec.image, spec.rpn, spec.box_head
+    order = image.order if image.order_known else f"{image.order} (assumed: the mean does not tell)"
+    rows: list[Row] = [
+        ("detector", "family", spec.family),
+        ("image", "size of the export", f"{image.height} x {image.width}"),
+        ("image", "mean", _numbers(image.mean)),
+        ("image", "std", _numbers(image.std)),
+        ("image", "channel order", order),
+        ("rpn", "strides", _numbers(level.stride for level in rpn.levels)),
+        ("rpn", "anchor sizes", " | ".join(_numbers(level.anchor_sizes) for level in rpn.levels)),
+        ("rpn", "aspect ratios", " | ".join(dict.fromkeys(_numbers(level.aspect_ratios) for level in rpn.levels))),
+        ("rpn", "anchor offset", _numbers({level.anchor_offset for level in rpn.levels})),
+        ("rpn", "top-k before NMS", f"{rpn.pre_nms_topk} a level"),
+        ("rpn", "top-k after NMS", str(rpn.post_nms_topk)),
+        ("rpn", "NMS threshold", _number(rpn.nms_threshold)),
+        ("rpn", "smallest box", _number(rpn.min_box_size)),
+        ("rpn", "box weights", _numbers(rpn.coder.weights)),
+        ("rpn", "scale clamp", _number(rpn.coder.scale_clamp)),
+    ]
+    rows += _pooler_rows("box pooler", spec.box_pooler)
+    rows += [
+        ("box head", "classes", str(head.num_classes)),
+        ("box head", "scores", head.activation),
+        ("box head", "regression", "class-agnostic" if head.class_agnostic else "per class"),
+        ("box head", "box weights", _numbers(head.coder.weights)),
+        ("box head", "scale clamp", _number(head.coder.scale_clamp)),
+        ("box head", "score threshold", _number(head.score_threshold)),
+        ("box head", "NMS threshold", _number(head.nms_threshold)),
+        ("box head", "detections per image", str(head.detections_per_image)),
+    ]
+    if spec.mask_pooler is not None and spec.mask_head is not None:
+        rows += _pooler_rows("mask pooler", spec.mask_pooler)
+        rows += [
+            ("mask head", "mask size", f"{spec.mask_head.resolution} x {spec.mask_head.resolution}"),
+            ("mask head", "masks", "class-agnostic" if spec.mask_head.class_agnostic else "per class"),
+        ]
+    return rows
+
+
+def _pooler_rows(part: str, pooler: Pooler) -> list[Row]:
+    return [
+        (part, "type", "ROIAlignV2 (aligned)" if pooler.aligned else "ROIAlign (not aligned)"),
+        (part, "resolution", f"{pooler.resolution} x {pooler.resolution}"),
+        (part, "sampling ratio", str(pooler.sampling_ratio) if pooler.sampling_ratio else "0 (adaptive)"),
+        (part, "strides", _numbers(1 / scale for scale in pooler.scales)),
+        (part, "canonical", f"{_number(pooler.canonical_size)} pixels at level {_number(pooler.canonical_level)}"),
+        (part, "channels", str(pooler.channels)),
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def _numbers(values: object) -> str:
+    return ", ".join(_number(float(v)) for v in values)  # type: ignore[attr-defined]

@@ -1,0 +1,130 @@
+"""Runs the graph after each pass and compares its detections with those of the stage before."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxgraft.errors import PassError
+from onnxgraft.graph import PLUGIN_DOMAIN, Graph
+from onnxgraft.manager import Context, Instrument, Pass, PassRecord
+from onnxgraft.plugins import REGISTRY
+from onnxgraft.runtime.detections import Detections, from_raw_export
+from onnxgraft.runtime.match import MatchReport, match
+from onnxgraft.targets import OrtRunner
+
+_CHANGES_ANSWERS = {"repair-roi-align": "restores what the export lost, so its answers are new"}
+
+
+class NumericCheck(Instrument):
+    """Detections against the previous stage, in ONNX Runtime, on images of the canvas size.
+
+    Args:
+        images: uint8 [H, W, 3], BGR, of the size that the input is fixed to.
+        required: raise PassError when a pass changes a detection beyond the strict match.
+        progress: called with a word on what runs.
+    """
+
+    def __init__(
+        self, images: Sequence[NDArray[np.uint8]], required: bool = True, progress: Callable[[str], None] | None = None
+    ) -> None:
+        self.images = list(images)
+        self.required = required
+        self.progress = progress or (lambda _: None)
+        self._last: list[Detections] | None = None
+
+    def start(self, graph: Graph, ctx: Context) -> None:
+        self._last = self._run(graph, ctx) if self._fits(graph) else None
+
+    def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
+        if not record.changed:
+            return dataclasses.replace(record, check={"state": "unchanged"})
+        reason = self._not_runnable(graph)
+        if reason is not None:
+            return dataclasses.replace(record, check={"state": "not checked", "reason": reason})
+        self.progress(f"checking {record.name}")
+        before, found = self._last, self._run(graph, ctx)
+        self._last = found
+        if before is None:
+            return dataclasses.replace(record, check={"state": "first", "detections": sum(map(len, found))})
+        pairs = [match(a, b) for a, b in zip(before, found, strict=True)]
+        check = {"state": "compared", **summary(pairs)}
+        if step.name() in _CHANGES_ANSWERS and not check["exact"]:
+            check["state"] = "intended change"
+            check["reason"] = _CHANGES_ANSWERS[step.name()]
+        elif self.required and not check["exact"]:
+            raise PassError(record.name, f"changes the detections: {'; '.join(map(str, pairs))}")
+        return dataclasses.replace(record, check=check)
+
+    def _fits(self, graph: Graph) -> bool:
+        shape = list(graph.gs.inputs[0].shape or []) if graph.gs.inputs else []
+        height, width = self.images[0].shape[:2]
+        return height in shape and width in shape
+
+    def _not_runnable(self, graph: Graph) -> str | None:
+        if not self._fits(graph):
+            return "the input has another size than the images"
+        if any(node.op in REGISTRY and node.domain != PLUGIN_DOMAIN for node in graph.nodes):
+            return "the graph holds plugins that only TensorRT runs"
+        return None
+
+    def _run(self, graph: Graph, ctx: Context) -> list[Detections]:
+        with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
+            path = Path(folder) / "stage.onnx"
+            graph.save(path)
+            runner = OrtRunner(path)
+            return [stage_detections(runner(stage_feeds(graph, ctx, image)), ctx) for image in self.images]
+
+
+def stage_feeds(graph: Graph, ctx: Context, image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    """The inputs of a graph at any stage, for one canvas-sized BGR image (repeated over the batch)."""
+    tensor = graph.gs.inputs[0]
+    shape = list(tensor.shape)
+    described = ctx.io.get("input", {})
+    order = described.get("order") or (ctx.detector.image.order if ctx.detector else "BGR")
+    picture = image[..., ::-1] if order == "RGB" else image
+    if described.get("layout", "NCHW") == "NCHW":
+        picture = picture.transpose(2, 0, 1)
+    picture = np.ascontiguousarray(picture, dtype=described.get("dtype", "float32"))
+    feeds = {tensor.name: picture if len(shape) == 3 else np.stack([picture] * shape[0])}
+    if ctx.io.get("image_sizes"):
+        feeds["image_sizes"] = np.array([image.shape[:2]] * shape[0], np.float32)
+    return feeds
+
+
+def stage_detections(outputs: dict[str, NDArray[Any]], ctx: Context) -> Detections:
+    """The first image's detections of a graph at any stage, in pixels of the canvas."""
+    sites = ctx.sites
+    if "num_detections" not in sites:
+        return from_raw_export(outputs)
+    count = int(outputs[sites["num_detections"]][0, 0])
+    boxes = outputs[sites["boxes"]][0, :count]
+    if ctx.io.get("boxes") == "normalized":
+        image = ctx.spec().image
+        boxes = boxes * np.array([image.width, image.height] * 2, np.float32)
+    masks = outputs.get(sites.get("masks", ""))
+    if masks is not None:
+        masks = masks.reshape(ctx.batch, -1, *masks.shape[-2:])[0, :count]
+    scores, classes = (outputs[sites[role]][0, :count] for role in ("scores", "classes"))
+    return Detections.of(boxes, scores, classes.astype(np.int64), masks)
+
+
+def summary(pairs: Sequence[MatchReport]) -> dict[str, Any]:
+    """Figures over all images: matched, the worst differences, and whether all of it is exact."""
+    masks = [p.mask for p in pairs if p.mask is not None]
+    return {
+        "images": len(pairs),
+        "reference": sum(p.reference for p in pairs),
+        "matched": sum(p.matched for p in pairs),
+        "found": sum(p.found for p in pairs),
+        "box_px": max((p.box_px for p in pairs), default=0.0),
+        "score": max((p.score for p in pairs), default=0.0),
+        "mask": max(masks) if masks else None,
+        "exact": all(p.exact for p in pairs),
+    }

@@ -1,0 +1,55 @@
+"""When a pass fails, leaves a folder from which the failure can be replayed."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from onnxgraft.graph import Graph
+from onnxgraft.manager import Context, Instrument, Pass
+
+_PACKAGES = ("onnxgraft", "onnx", "onnx-graphsurgeon", "onnxruntime", "numpy", "tensorrt-rtx-cu13", "tensorrt")
+
+
+class Reproducer(Instrument):
+    """Writes the input graph, the pipeline up to the failing pass, versions, the error and the command to replay it.
+
+    Passes share a context (what was recognised, which tensor is what), so a replay starts from the model and runs every
+    pass up to the one that failed. `before.onnx` is the graph that the failing pass got, for reading.
+    """
+
+    def __init__(self, folder: Path, source: Path, load: tuple[str, ...] = ()) -> None:
+        self.folder = folder
+        self.source = source
+        self.load = load
+        self._specs: list[str] = []
+        self._snapshot: Path | None = None
+
+    def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
+        self._specs.append(step.spec())
+        self._before = graph.skeleton()
+
+    def failed(self, step: Pass, graph: Graph, ctx: Context, error: BaseException) -> None:
+        from onnxgraft.onnx_file import write_model
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        pipeline = ",".join(self._specs)
+        write_model(self._before, self.folder / "before.onnx")
+        (self.folder / "pipeline.txt").write_text(pipeline + "\n")
+        loads = "".join(f" --load {path}" for path in self.load)
+        command = f"onnxgraft build {self.source} --passes '{pipeline}'{loads} -o replayed"
+        (self.folder / "replay.sh").write_text(f"#!/bin/sh\n{command}\n")
+        info = {"pass": step.name(), "error": str(error), "command": command, "versions": versions()}
+        (self.folder / "reproducer.json").write_text(json.dumps(info, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide about a build; absent ones are left out."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,67 @@
+"""What a user can ask of a compilation, and the default pipeline that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxgraft.errors import InputError
+from onnxgraft.pipeline import Pipeline, Registry
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions:
+    """Options of the passes of the default pipeline, under the names of the command line."""
+
+    precision: str = "fp32"
+    height: int = 1344
+    width: int = 1344
+    batch: int = 1
+    input_order: str = "model"
+    input_layout: str = "NCHW"
+    input_dtype: str = "float32"
+    image_sizes: bool = False
+    boxes: str = "normalized"
+    rpn_score_threshold: float = 0.0
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+    detections: int | None = None
+    pooler_type: str = "ROIAlignV2"
+    nms: str = "auto"
+    roi_align: str = "auto"
+    roi_sampling: str = "exact"
+    max_candidates: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+
+
+def default_pipeline(options: CompileOptions, target: str, registry: Registry | None = None) -> Pipeline:
+    """The passes that compile for a target, in order."""
+    o = options
+    steps = [
+        ("upgrade-opset", {}),
+        ("repair-roi-align", {"pooler-type": o.pooler_type}),
+        ("simplify", {}),
+        ("fix-input", {"height": o.height, "width": o.width, "batch": o.batch}),
+        ("normalize-input", {"order": o.input_order, "layout": o.input_layout, "dtype": o.input_dtype,
+                             "image-sizes": o.image_sizes}),
+        ("inject-anchors", {}),
+        ("decode-boxes", {}),
+        ("rpn-nms", {"score-threshold": o.rpn_score_threshold}),
+        ("roi-align", {}),
+        ("box-nms", {"score-threshold": o.score_threshold, "iou-threshold": o.iou_threshold,
+                     "detections": o.detections}),
+        ("mask-head", {}),
+        ("name-outputs", {"boxes": o.boxes}),
+        ("lower-plugins", {"target": target, "nms": o.nms, "roi-align": o.roi_align, "roi-sampling": o.roi_sampling,
+                           "max-candidates": o.max_candidates}),
+    ]  # fmt: skip
+    return Pipeline.parse(",".join(_step(name, settings) for name, settings in steps), registry)
+
+
+def _step(name: str, settings: dict[str, object]) -> str:
+    given = [f"{key}={str(v).lower() if isinstance(v, bool) else v}" for key, v in settings.items() if v is not None]
+    return name + ("{" + ",".join(given) + "}" if given else "")
