@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import onnx
+
 from onnxgraft.errors import PluginError
 from onnxgraft.plugins.base import DOMAIN, Attribute, PluginOp
 from onnxgraft.plugins.efficient_nms import EfficientNMS

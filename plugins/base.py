@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import onnx
 from onnx import AttributeProto, helper
+
 from onnxgraft.errors import PluginError
 
 DOMAIN = "onnxgraft"

@@ -121,7 +121,7 @@ class Builder:
 
     def ops(self, op_type: str, *inputs: Operand, outputs: int, **attributes: Any) -> list[Value]:
         operands = [self._operand(value) for value in inputs]
-        stem = self._name(op_type)
+        stem = self.fresh(op_type)
         names = [stem] if outputs == 1 else [f"{stem}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op_type, operands, names, name=stem, **attributes))
         return [Value(self, name) for name in names]
@@ -147,7 +147,7 @@ class Builder:
             array = array.astype(np.float32)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            name = self._name("const")
+            name = self.fresh("const")
             tensor = numpy_helper.from_array(array, name)
             if self._function:
                 self.nodes.append(helper.make_node("Constant", [], [name], name=name, value=tensor))
@@ -177,7 +177,8 @@ class Builder:
     def _operand(self, value: Operand) -> str:
         return value.name if isinstance(value, Value) else self.constant(value).name
 
-    def _name(self, stem: str) -> str:
+    def fresh(self, stem: str) -> str:
+        """A name that no other tensor or node of this builder or its bodies has."""
         self._counter[0] += 1
         return f"{stem}_{self._counter[0]}"
 

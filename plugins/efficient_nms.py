@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto
+
 from onnxgraft.errors import PluginError
 from onnxgraft.plugins.base import Attribute, PluginOp, Shape, choice, flag
 from onnxgraft.plugins.builder import Builder, Value

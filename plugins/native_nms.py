@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+
 from onnxgraft.errors import PluginError
 from onnxgraft.plugins.builder import Builder, Value, tensor_info
 

@@ -13,19 +13,24 @@ fixed2   2 x 2 for every box: not detectron2's adaptive sampling, cheapest.
 masked4  r x r with r = min(adaptive r, 4): exact where r <= 4; a Loop of at most 16 trips.
 exact    the adaptive r of each box; the Loop's trip count is the largest ry*rx of any box.
 
+Boxes differ much in samples (1 to 50), so adaptive samplings sort them by it and run the Loop for
+one group of boxes after the other (`roi_groups`): fewer trips for most boxes, smaller tensors.
+
 A sampling_ratio above 0 needs none of them: r x r for every box, unrolled up to 2 x 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 from onnx import TensorProto
+
 from onnxgraft.plugins.base import Attribute, choice
 from onnxgraft.plugins.builder import Builder, Value, tensor_info
+from onnxgraft.plugins.native_nms import top_k
 
 UNROLLED = 2
 """Largest samples per axis that are unrolled; more run in a Loop, which builds 60 times faster."""
@@ -43,7 +48,12 @@ DTYPE = choice(
     "dtype", "float32", ("float32", "float16"),
     "type of the maps and the output; coordinates and weights are computed in float32",
 )  # fmt: skip
-OPTIONS: tuple[Attribute, ...] = (SAMPLING, DTYPE)
+GROUPS = Attribute(
+    "roi_groups", "int",
+    "groups of boxes in which adaptive sampling runs, at most; the number used divides the boxes",
+    4, allowed="at least 1", check=lambda v: v >= 1,
+)  # fmt: skip
+OPTIONS: tuple[Attribute, ...] = (SAMPLING, DTYPE, GROUPS)
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ class Pooling:
     sampling_ratio: int
     roi_sampling: str
     dtype: int
+    roi_groups: int = 1
     offset: float = 0.5
     zero_outside: bool = False
 
@@ -106,7 +117,7 @@ def pool(
     elif fixed:
         total = _looped(b, grid, b.constant(np.float32(fixed * fixed)))
     else:
-        total = _looped(b, grid, _most(b, ry, rx))
+        total = _grouped(b, grid)
     return b.op("Transpose", total, perm=[0, 3, 1, 2])
 
 
@@ -136,34 +147,72 @@ def _unrolled(b: Builder, grid: _Grid, count: int) -> Value:
     return total
 
 
+def _grouped(b: Builder, grid: _Grid) -> Value:
+    """The boxes in groups of like sample counts, each group with a Loop of its own length.
+
+    One Loop per group, not a Loop over groups: TensorRT's importer warns about the shape of a
+    scan output where the Loop has a condition, and refuses one without.
+    """
+    p = grid.pooling
+    groups = max(n for n in range(1, p.roi_groups + 1) if p.boxes % n == 0)
+    if groups == 1:
+        return _looped(b, grid, _most(b, grid.ry, grid.rx))
+    size = p.boxes // groups
+    count = b.op("Max", grid.ry, 0.0) * b.op("Max", grid.rx, 0.0)
+    _, order = top_k(b, count.reshape(1, p.boxes), (1, p.boxes), p.boxes)
+    order = order.reshape(p.boxes)
+    y, x = grid.y, grid.x
+    reals = b.concat(
+        y.start, y.bin, y.cells, grid.ry, x.start, x.bin, x.cells, grid.rx, axis=1
+    ).take(order).reshape(groups, size, 8)  # fmt: skip
+    stride = b.op("Expand", grid.stride, np.array([p.boxes, 1]))
+    whole = b.concat(grid.base, stride, axis=1).take(order).reshape(groups, size, 2)
+
+    parts = []
+    for number in range(groups):
+        mine, ints = reals.take(np.array(number)), whole.take(np.array(number))
+        columns = [mine.take(np.array([i]), axis=1) for i in range(8)]
+        base, line = (ints.take(np.array([i]), axis=1) for i in (0, 1))
+        part = _Grid(
+            grid.rows, base, line, Axis(*columns[:4]), Axis(*columns[4:]),
+            columns[3], columns[7], replace(p, boxes=size),
+        )  # fmt: skip
+        parts.append(_looped(b, part, _most(b, part.ry, part.rx)))
+    done = b.concat(*parts, axis=0)
+    here = np.arange(p.boxes, dtype=np.int32)
+    back = b.op("ScatterElements", np.zeros_like(here), order, here, axis=0)
+    return done.take(back)
+
+
 def _looped(b: Builder, grid: _Grid, positions: Value) -> Value:
     """Sample t of a box is line floor(t / rx), column t mod rx: boxes finish independently."""
     p = grid.pooling
     kind = np.float32 if p.dtype == TensorProto.FLOAT else np.float16
     shape = (p.boxes, p.height, p.width, p.channels)
     body = b.body()
-    step, total = body.input("step_in"), body.input("total_in")
+    step, total = body.input(body.fresh("step_in")), body.input(body.fresh("total_in"))
+    step_out, total_out, more_out = (body.fresh(n) for n in ("step_out", "total_out", "more_out"))
     rx = body.op("Max", grid.rx, 1.0)
     line_no = body.op("Floor", (step + 0.5) / rx)
     column_no = step - line_no * rx
     line = _axis_weights(body, grid.y, grid.ry, line_no, p.height, p)
     column = _axis_weights(body, grid.x, grid.rx, column_no, p.width, p)
-    body.rename(total + _read(body, grid, line, column), "total_out")
+    body.rename(total + _read(body, grid, line, column), total_out)
     after = step + 1.0
-    body.rename(after, "step_out")
-    body.rename(after < positions, "more_out")
+    body.rename(after, step_out)
+    body.rename(after < positions, more_out)
     graph = body.graph(
         "sample",
         [
-            tensor_info("trip", (), TensorProto.INT64),
-            tensor_info("more_in", (), TensorProto.BOOL),
-            tensor_info("step_in", ()),
-            tensor_info("total_in", shape, p.dtype),
+            tensor_info(body.fresh("trip"), (), TensorProto.INT64),
+            tensor_info(body.fresh("more_in"), (), TensorProto.BOOL),
+            tensor_info(step.name, ()),
+            tensor_info(total.name, shape, p.dtype),
         ],
         [
-            tensor_info("more_out", (), TensorProto.BOOL),
-            tensor_info("step_out", ()),
-            tensor_info("total_out", shape, p.dtype),
+            tensor_info(more_out, (), TensorProto.BOOL),
+            tensor_info(step_out, ()),
+            tensor_info(total_out, shape, p.dtype),
         ],
     )
     zero = b.op("Expand", kind(0), np.array(shape, np.int64))

@@ -18,12 +18,14 @@ offset by moving the box, which rounds coordinates once more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto
+
 from onnxgraft.errors import PluginError
 from onnxgraft.plugins.base import Attribute, PluginOp, Shape, choice, flag
 from onnxgraft.plugins.builder import Builder, Value, tensor_info
@@ -224,6 +226,7 @@ class PyramidROIAlign(PluginOp):
         pooling = Pooling(
             height=bins, width=bins, channels=channels, boxes=boxes,
             sampling_ratio=a["sampling_ratio"], roi_sampling=chosen["roi_sampling"], dtype=dtype,
+            roi_groups=chosen["roi_groups"],
             offset=0.0 if a["roi_coords_transform"] == 0 else 0.5,
         )  # fmt: skip
         pooled = pool(b, rows, base, b.constant(lines).take(level), y, x, pooling)
@@ -260,6 +263,18 @@ class PyramidROIAlign(PluginOp):
         first = first_threshold(a["fpn_scale"], a["image_size"])
         above = [(area > first * np.float32(f)).cast(TensorProto.INT32) for f in (1, 4, 16)]
         return above[0] + above[1] + above[2]
+
+
+def promoting_image_size(height: int, width: int) -> list[int]:
+    """An image_size that makes the plugin promote a box at equality, as detectron2 does.
+
+    For nodes with roi_coords_absolute 0 (rois divided by the image's size beforehand) and plusone
+    0, image_size only sets the level thresholds, by its product. A product larger by 3e-6 lowers
+    them by more than float32 rounds an area, so that a box of exactly 112, 224 or 448 pixels
+    goes to the coarser level; only boxes within 3e-6 below a threshold are moved with it.
+    """
+    pixels = height * width
+    return [1, pixels + max(1, math.ceil(3e-6 * pixels))]
 
 
 def first_threshold(fpn_scale: int, image_size: Sequence[int]) -> np.float32:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper
+
 from onnxgraft.errors import PluginError
 from onnxgraft.plugins.base import Attribute, PluginOp, Shape, flag
 from onnxgraft.plugins.builder import Builder, Value, tensor_info
@@ -169,6 +170,7 @@ class ROIAlign(PluginOp):
         pooling = Pooling(
             height=a["output_height"], width=a["output_width"], channels=channels, boxes=boxes,
             sampling_ratio=a["sampling_ratio"], roi_sampling=chosen["roi_sampling"], dtype=dtype,
+            roi_groups=chosen["roi_groups"],
             zero_outside=True,
         )  # fmt: skip
         rows = map_rows(b, [b.input("X")], [input_shapes[0]])

@@ -77,10 +77,8 @@ def efficient_nms(
             if len(kept) == max_output_boxes:
                 break
             anchor, label = divmod(element, classes)
-            if per_class:
-                box = boxes[image, anchor, label]
-            else:
-                box = boxes[image].reshape(count, 4)[anchor]
+            own = boxes[image] if per_class else boxes[image].reshape(count, 1, 4)
+            box = own[anchor, label if per_class else 0]
             if box_coding == 1:
                 half = box[2:] * f32(0.5)
                 box = np.concatenate([box[:2] - half, box[:2] + half])

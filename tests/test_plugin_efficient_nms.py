@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import oracles
 import pytest
-from onnxgraft.errors import PluginError
-from onnxgraft.plugins import REGISTRY, functions_for
 from test_plugin_running import (
     build_rtx,
     largest_constant,
@@ -16,6 +14,9 @@ from test_plugin_running import (
     run_function,
     run_lowered,
 )
+
+from onnxgraft.errors import PluginError
+from onnxgraft.plugins import REGISTRY, functions_for
 
 OP = REGISTRY["EfficientNMS_TRT"]
 DEFAULTS = {

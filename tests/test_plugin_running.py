@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
+
 from onnxgraft.errors import PluginError
 from onnxgraft.plugins import DOMAIN, REGISTRY, PluginOp, functions_for, get
 
@@ -83,7 +84,20 @@ def lowered_model(
         ir_version=IR_VERSION,
     )
     onnx.checker.check_model(model, full_check=True)
+    names = [name for node in all_nodes(model.graph) for name in [node.name, *node.output]]
+    assert len(names) == len({*names}) + repeated(model.graph)
     return model
+
+
+def all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes of a graph and of its Loop bodies."""
+    bodies = [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+    return [*graph.node, *(node for body in bodies for node in all_nodes(body))]
+
+
+def repeated(graph: onnx.GraphProto) -> int:
+    """Nodes that bear the name of their own output, the one repetition allowed."""
+    return sum(node.name in node.output for node in all_nodes(graph))
 
 
 def run_lowered(
