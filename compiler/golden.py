@@ -103,8 +103,7 @@ def _write(structure: Path, recipe: dict[str, Any], target: Path) -> None:
     """Write `structure` with its weights to `target`, atomically, one chunk at a time."""
     model = onnx.load(structure, load_external_data=False)
     streams = {
-        tensor["names"][structure.name]: (stream, tensor["scale"])
-        for stream, tensor in enumerate(recipe["tensors"])
+        tensor["names"][structure.name]: (stream, tensor["scale"]) for stream, tensor in enumerate(recipe["tensors"])
     }
     initializers = [(tensor, tensor.SerializeToString()) for tensor in model.graph.initializer]
     graph, rest = onnx.GraphProto(), onnx.ModelProto()

@@ -22,6 +22,7 @@ import onnx
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
+
 from onnxgraft import golden
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.match import match
@@ -135,9 +136,7 @@ def describe(
             for index in range(len(scenes))
         },
         **(measured or {}),
-        "sha256": {
-            str(f.relative_to(output)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files
-        },
+        "sha256": {str(f.relative_to(output)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files},
     }
     text = json.dumps(meta, indent=2) + "\n"
     exporting.refuse_paths(text.encode())

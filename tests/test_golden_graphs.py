@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+
 from onnxgraft import golden
 from onnxgraft.errors import InputError
 from onnxgraft.runtime.detections import Detections
@@ -169,6 +170,7 @@ def test_scenes_are_redrawn_to_the_byte() -> None:
 def test_pictures_show_the_scenes() -> None:
     for index in (0, 1):
         picture = cv2.imread(str(golden.folder("mask_rcnn") / "images" / f"scene_{index}.jpg"))
+        assert picture is not None
         error = np.abs(picture.astype(int) - shapes.scene(index))
         assert error.mean() < 6  # JPEG of noise; another scene is off by 40 and more
 
