@@ -121,14 +121,19 @@ def _to_nchw(graph: Graph, batch: int, ctx: Context) -> None:
     if batch > 1:
         _first_image_for_the_tail(graph, ctx, batch)
     graph.cleanup()
-    infer_batch(graph, batch)
+    _forget_stale_shapes(graph, batch)
+    infer_shapes(graph)
 
 
-def infer_batch(graph: Graph, batch: int) -> None:
-    """Infer shapes anew when the batch changed them."""
+def _forget_stale_shapes(graph: Graph, batch: int) -> None:
+    """A batch changes every shape; a new axis alone only those up to the first convolution."""
     if batch > 1:
         forget_shapes(graph)
-    infer_shapes(graph)
+        return
+    tensor: gs.Tensor = graph.gs.inputs[0]
+    while tensor.outputs and tensor.outputs[0].op != "Conv":
+        tensor = tensor.outputs[0].outputs[0]
+        tensor.shape = None
 
 
 def _first_image_for_the_tail(graph: Graph, ctx: Context, batch: int) -> None:

@@ -25,6 +25,6 @@ def add_plugin(builder: Builder, op: str, inputs: Sequence[gs.Tensor], outputs: 
         attrs = plugin.validate(attrs, shapes, builder.prefix)
         inferred = plugin.infer_shapes(attrs, shapes)
         outputs = [(hint, dtype, list(shape)) for (hint, dtype, _), shape in zip(outputs, inferred, strict=True)]
-    builder.graph.functions.setdefault(op, plugin.function())
+    builder.graph.functions.setdefault(op, plugin.function(builder.graph.gs.opset))
     attrs = {key: value for key, value in attrs.items() if value is not None}
     return builder.ops(op, inputs, outputs, domain=PLUGIN_DOMAIN, plugin_version=plugin.version, **attrs)
