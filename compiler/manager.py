@@ -29,6 +29,7 @@ class Context:
         sites: names of tensors that a pass left for later passes, by role ("proposals", "detection_boxes", ...).
         anchors: float32 [H*W*A, 4] per RPN level, once injected.
         statistics: counts of the pass that is running.
+        lowering: options for the native form of a plugin node, by node name, where its place in the network decides.
         notes: sentences for the user, such as repairs.
     """
 
@@ -36,6 +37,7 @@ class Context:
     sites: dict[str, str] = field(default_factory=dict)
     anchors: list[np.ndarray] = field(default_factory=list)
     statistics: dict[str, int | float] = field(default_factory=dict)
+    lowering: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     batch: int = 1
     detector: DetectorSpec | None = None

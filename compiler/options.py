@@ -41,6 +41,8 @@ class CompileOptions:
 def default_pipeline(options: CompileOptions, target: str, registry: Registry | None = None) -> Pipeline:
     """The passes that compile for a target, in order."""
     o = options
+    if o.precision != "fp32":
+        raise InputError(f"precision {o.precision} has no passes in this version; build with fp32")
     steps = [
         ("upgrade-opset", {}),
         ("repair-roi-align", {"pooler-type": o.pooler_type}),

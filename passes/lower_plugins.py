@@ -27,7 +27,7 @@ class LowerPlugins(Pass):
     Legal when (1) shapes are static. Options force the native form on any target.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("named-outputs",)
+    requires: ClassVar[tuple[str, ...]] = ("named-outputs", "opset")
     provides: ClassVar[tuple[str, ...]] = ("lowered",)
 
     target: str = "onnxruntime"
@@ -49,7 +49,7 @@ class LowerPlugins(Pass):
             form = self.nms if "NMS" in node.op else self.roi_align
             native = form == "native" or (form == "auto" and node.op not in has)
             if native:
-                inline(graph, node, self._options(node.op))
+                inline(graph, node, self._options(node, ctx))
                 ctx.count(f"{node.op} lowered")
             elif self.target == "tensorrt":
                 node.domain = None
@@ -60,9 +60,10 @@ class LowerPlugins(Pass):
         if not any(n.domain is None and n.op in REGISTRY for n in graph.nodes):
             infer_shapes(graph)
 
-    def _options(self, op: str) -> dict[str, Any]:
-        known = {option.name for option in REGISTRY[op].options}
-        wanted = {"roi_sampling": self.roi_sampling, "max_candidates": self.max_candidates}
+    def _options(self, node: gs.Node, ctx: Context) -> dict[str, Any]:
+        known = {option.name for option in REGISTRY[node.op].options}
+        wanted: dict[str, Any] = {"roi_sampling": self.roi_sampling, "max_candidates": self.max_candidates}
+        wanted |= ctx.lowering.get(node.name, {})
         return {key: value for key, value in wanted.items() if key in known and value is not None}
 
 

@@ -69,12 +69,14 @@ def _pyramid(b: Builder, ctx: Context, pooler: Pooler, boxes: gs.Tensor, maps: l
     if not pooler.aligned:
         boxes = _at_least_one_cell(b, boxes, 1 / pooler.scales[0])
     shape = [n, boxes.shape[1], pooler.channels, pooler.resolution, pooler.resolution]
-    return add_plugin(
+    pooled = add_plugin(
         b, "PyramidROIAlign_TRT", [boxes, *maps], [("features", np.float32, shape)],
         pooled_size=pooler.resolution, fpn_scale=fpn_scale(pooler), image_size=[image.height, image.width],
         sampling_ratio=pooler.sampling_ratio, roi_coords_absolute=1, roi_coords_swap=0, roi_coords_plusone=0,
         roi_coords_transform=_HALF_PIXEL if pooler.aligned else _OUTPUT_HALF_PIXEL, legacy=0,
     )[0]  # fmt: skip
+    ctx.lowering[pooled.inputs[0].name] = {"level_rule": "detectron2"}
+    return pooled
 
 
 def fpn_scale(pooler: Pooler) -> int:

@@ -53,6 +53,9 @@ class RpnNMS(Pass):
             score_threshold=self.score_threshold, iou_threshold=just_above(rpn.nms_threshold),
             max_output_boxes=rpn.post_nms_topk, background_class=-1, score_activation=1, class_agnostic=0, box_coding=0,
         )  # fmt: skip
+        # Levels do not meet in suppression, and rows under the threshold are ruled out below.
+        largest = max(level.topk for level in rpn.levels)
+        ctx.lowering[count.inputs[0].name] = {"grouping": "class", "max_candidates": largest, "below_threshold_tail": 0}
         valid = b.op("Greater", [found, b.floats("none", 0.0)], "valid", dtype=np.bool_, shape=[n, rpn.post_nms_topk])
         ctx.sites |= {"proposals": proposals.name, "valid": valid.name, "num_proposals": count.name}
         rows = _first_valid_rows(b, valid, n)

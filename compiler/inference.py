@@ -1,0 +1,83 @@
+"""Detections of a build for picture files: JSON, drawn pictures, and a line on what ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from onnxgraft.errors import InputError
+from onnxgraft.runtime import results
+from onnxgraft.runtime._files import write_atomically
+from onnxgraft.runtime.draw import draw
+from onnxgraft.runtime.images import ResizeRule
+from onnxgraft.runtime.infer import Session
+
+
+def infer(
+    run: Path,
+    images: Sequence[Path],
+    json_file: Path | None = None,
+    drawn: Path | None = None,
+    min_score: float = 0.0,
+    edges: tuple[int | None, int | None] = (None, None),
+    engine: str = "auto",
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[str]:
+    """Run a build over pictures and write what it finds.
+
+    Args:
+        run: a build folder.
+        images: picture files of any size.
+        json_file: gets a list of {"file", "boxes", "scores", "classes", "masks"}, pixels of each picture.
+        drawn: folder that gets each picture with its detections, under its own name as PNG.
+        min_score: detections below it are left out of both.
+        edges: shortest and longest edge of the resize rule; None takes the model's own.
+        engine: see runtime.infer.Session.
+        progress: called with each file's name.
+
+    Returns:
+        One line per picture, and what ran where the engine could not.
+
+    Raises:
+        InputError: an unreadable picture, or a place that cannot be written.
+    """
+    session = Session(run, engine=engine)
+    if any(edges):
+        session.rule = ResizeRule(edges[0] or session.rule.shortest_edge, edges[1] or session.rule.longest_edge)
+    if drawn is not None:
+        try:
+            drawn.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{drawn}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+    names = _unique_names(images)
+    rows, lines = [], [f"note: {session.notice}"] if session.notice else []
+    for path, name, result in zip(images, names, session.run(images), strict=True):
+        progress(path.name)
+        found = result.found.select(result.found.detections.scores >= min_score)
+        rows.append(results.to_json(path, found))
+        lines.append(f"{path}: {len(found.detections)} detections")
+        if drawn is not None:
+            _write_picture(drawn / f"{name}.png", draw(result.image, found))
+    if json_file is not None:
+        results.write(json_file, rows)
+    return lines
+
+
+def _unique_names(images: Sequence[Path]) -> list[str]:
+    """File stems; pictures of the same name in different folders get a number."""
+    seen: dict[str, int] = {}
+    names = []
+    for path in images:
+        count = seen[path.stem] = seen.get(path.stem, 0) + 1
+        names.append(path.stem if count == 1 else f"{path.stem}_{count}")
+    return names
+
+
+def _write_picture(path: Path, image: np.ndarray) -> None:
+    encoded, data = cv2.imencode(".png", image)
+    if not encoded:
+        raise InputError(f"{path}: the picture cannot be encoded")
+    write_atomically(path, data.tobytes())
