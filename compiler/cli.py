@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from onnxgraft import cli_passes
 from onnxgraft.errors import InputError, OnnxgraftError
 
 app = typer.Typer(
@@ -136,8 +137,8 @@ def build(
         )  # fmt: skip
         made = compile(model, output, request)
     for note in made.manifest["notes"]:
-        out.print(f"note: {note}")
-    out.print(_build_line(made))
+        out.print(f"note: {note}", soft_wrap=True)
+    out.print(_build_line(made), soft_wrap=True)
 
 
 def _build_line(made: Any) -> str:
@@ -176,7 +177,7 @@ def inspect(
         last = part
     out.print(table)
     for note in notes:
-        out.print(f"note: {note}")
+        out.print(f"note: {note}", soft_wrap=True)
 
 
 @app.command()
@@ -196,7 +197,7 @@ def infer(
     with working("inference") as progress:
         summary = run_inference(run, images, json_file, draw, min_score, (shortest_edge, longest_edge), engine, progress)
     for line in summary:
-        out.print(line)
+        out.print(line, soft_wrap=True)
 
 
 @app.command()
@@ -211,8 +212,8 @@ def verify(
     with working("verifying") as progress:
         results, what = run_verification(run, images or [], engine, progress)
     for result in results:
-        out.print(f"{'same' if result.passed else 'DIFFERS'}  {result.name}: {result.report}")
-    out.print(what)
+        out.print(f"{'same' if result.passed else 'DIFFERS'}  {result.name}: {result.report}", soft_wrap=True)
+    out.print(what, soft_wrap=True)
     if not all(result.passed for result in results):
         raise typer.Exit(1)
 
@@ -232,3 +233,6 @@ def bench(
     for row in rows[1:]:
         table.add_row(*row)
     out.print(table)
+
+
+cli_passes.register(app)

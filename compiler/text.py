@@ -94,6 +94,21 @@ def _nodes(graph: gs.Graph, names: _Names, indent: str) -> Iterator[str]:
                 yield f"{indent}    return {', '.join(inner.use(tensor) for tensor in value.outputs)}"
 
 
+def attributes_text(node: gs.Node) -> str:
+    """A node's attributes without its subgraphs: " {axis=0}", or nothing."""
+    return _attributes({k: v for k, v in node.attrs.items() if not isinstance(v, gs.Graph)})
+
+
+def body_text(node: gs.Node) -> str:
+    """A node's subgraphs in canonical text; nothing when it has none."""
+    found = []
+    for key, value in sorted(node.attrs.items()):
+        if isinstance(value, gs.Graph):
+            names = _Names(canonical=True)
+            found += [key, *map(names.define, value.inputs), *_nodes(value, names, "  "), *map(names.use, value.outputs)]
+    return "\n".join(found)
+
+
 def _attributes(attrs: Mapping[str, Any]) -> str:
     if not attrs:
         return ""
