@@ -7,7 +7,7 @@ import re
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,6 +31,8 @@ class Context:
         statistics: counts of the pass that is running.
         lowering: options for the native form of a plugin node, by node name, where its place in the network decides.
         notes: sentences for the user, such as repairs.
+        calibrate: measures the graph's tensors: groups of names that share a scale -> amax by name.
+        ranges: largest magnitudes that calibration saw, by tensor name; None before any calibration.
     """
 
     facts: set[str] = field(default_factory=set)
@@ -42,6 +44,8 @@ class Context:
     batch: int = 1
     detector: DetectorSpec | None = None
     io: dict[str, Any] = field(default_factory=dict)
+    calibrate: Callable[[Graph, Context, list[list[str]]], dict[str, float]] | None = None
+    ranges: dict[str, float] | None = None
 
     def count(self, what: str, amount: int | float = 1) -> None:
         """Add to a statistic of the running pass."""

@@ -3,11 +3,13 @@
 from onnxgraft.passes.box_nms import BoxNMS
 from onnxgraft.passes.decode_boxes import DecodeBoxes
 from onnxgraft.passes.fix_input import FixInput
+from onnxgraft.passes.fp16 import Fp16
 from onnxgraft.passes.inject_anchors import InjectAnchors
 from onnxgraft.passes.lower_plugins import LowerPlugins
 from onnxgraft.passes.mask_head import MaskHead
 from onnxgraft.passes.name_outputs import NameOutputs
 from onnxgraft.passes.normalize_input import NormalizeInput
+from onnxgraft.passes.quantize import Quantize
 from onnxgraft.passes.repair_roi_align import RepairRoiAlign
 from onnxgraft.passes.roi_align import RoiAlign
 from onnxgraft.passes.rpn_nms import RpnNMS
@@ -27,6 +29,8 @@ BUILT_IN = (
     BoxNMS,
     MaskHead,
     NameOutputs,
+    Quantize,
+    Fp16,
     LowerPlugins,
 )
 

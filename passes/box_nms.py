@@ -9,7 +9,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.structure import descendants
-from onnxgraft.folding import infer_shapes
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
 from onnxgraft.passes.box_ops import bounds, clip, columns, decode, just_above
@@ -55,7 +54,6 @@ class BoxNMS(Pass):
         ctx.sites |= {"masks": masks[0].name} if masks else {}
         graph.cleanup()
         _forget_mask_shapes(graph, ctx)
-        infer_shapes(graph)
 
     @staticmethod
     def _class_scores(graph: Graph, ctx: Context, b: Builder, n: int, p: int, c: int) -> gs.Tensor:

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.analysis import analyse
 from onnxgraft.analysis.structure import producer, scalar, value
 from onnxgraft.errors import InputError, Refusal
-from onnxgraft.folding import forget_shapes, infer_shapes, settle
+from onnxgraft.folding import forget_shapes, settle
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
 
@@ -122,7 +122,6 @@ def _to_nchw(graph: Graph, batch: int, ctx: Context) -> None:
         _first_image_for_the_tail(graph, ctx, batch)
     graph.cleanup()
     _forget_stale_shapes(graph, batch)
-    infer_shapes(graph)
 
 
 def _forget_stale_shapes(graph: Graph, batch: int) -> None:

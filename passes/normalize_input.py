@@ -9,7 +9,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError
-from onnxgraft.folding import infer_shapes
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
 
@@ -71,7 +70,6 @@ class NormalizeInput(Pass):
         }  # fmt: skip
         ctx.io["image_sizes"] = self.image_sizes
         graph.cleanup()
-        infer_shapes(graph)
 
 
 def _per_channel(builder: Builder, hint: str, numbers: tuple[float, float, float]) -> gs.Constant:

@@ -10,7 +10,6 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.detector import Pooler
 from onnxgraft.errors import Refusal
-from onnxgraft.folding import infer_shapes
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
 from onnxgraft.passes.box_ops import columns
@@ -37,7 +36,6 @@ class RoiAlign(Pass):
         if spec.mask_pooler is not None:
             self._pool_detections(graph, ctx, spec.mask_pooler)
         graph.cleanup()
-        infer_shapes(graph)
 
     def _pool_proposals(self, graph: Graph, ctx: Context, pooler: Pooler) -> None:
         n, rows = ctx.batch, ctx.spec().rpn.post_nms_topk
