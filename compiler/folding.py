@@ -30,7 +30,8 @@ def settle(graph: Graph, shapes: bool = True) -> dict[str, int]:
             "constant nodes": constants_to_initializers(graph),
             "identities": remove_identities(graph),
         }
-        infer_shapes(graph, propagate=attempt < 2)
+        if shapes or attempt == 0:
+            infer_shapes(graph, propagate=shapes and attempt == 0)
         counts["folded"] = fold(graph, shapes=shapes)
         counts["inlined branches"] = inline_constant_ifs(graph)
         graph.cleanup()

@@ -137,10 +137,14 @@ class Graph:
 
     def tensor(self, name: str) -> gs.Tensor:
         """The tensor of that name. Raises Refusal when the graph has lost it."""
-        found = self.gs.tensors().get(name)
-        if found is None:
-            raise Refusal(f"the graph has no tensor {name!r} any more; was an earlier pass skipped or replaced?")
-        return found
+        for node in self.gs.nodes:
+            for tensor in (*node.outputs, *node.inputs):
+                if tensor.name == name:
+                    return tensor
+        for tensor in (*self.gs.inputs, *self.gs.outputs):
+            if tensor.name == name:
+                return tensor
+        raise Refusal(f"the graph has no tensor {name!r} any more; was an earlier pass skipped or replaced?")
 
     def name_nodes(self) -> None:
         """Give every node of the main graph a unique name: provenance and messages need one."""
@@ -167,25 +171,30 @@ class Graph:
         if getattr(self, "_taken_key", None) != key:
             self._taken_key = key
             self._taken_names = set(self.gs.tensors()) | {node.name for node in self.gs.nodes}
-            for sub in self.gs.subgraphs(recursive=True):
+            for sub in self.subgraphs():
                 self._taken_names |= set(sub.tensors())
         return self._taken_names
 
     def cleanup(self) -> None:
-        """Drop nodes and tensors that no output needs; sort topologically, leaving sorted parts as they are."""
-        self.gs.cleanup(remove_unused_graph_inputs=False)
+        """Drop nodes that no output needs; sort topologically, leaving sorted parts as they are.
+
+        Raises:
+            Refusal: the graph has a cycle.
+        """
+        live = self._live()
+        for node in self.gs.nodes:
+            if id(node) not in live:
+                _detach(node)
         ordered: list[gs.Node] = []
         state: dict[int, int] = {}  # 1 while its inputs are visited, 2 when placed
         for root in self.gs.nodes:
-            stack = [root]
+            stack = [root] if id(root) in live else []
             while stack:
                 node = stack[-1]
                 if state.get(id(node)) == 2:
                     stack.pop()
                     continue
-                waiting = [
-                    t.inputs[0] for t in node_inputs(node) if t.inputs and state.get(id(t.inputs[0])) != 2
-                ]
+                waiting = [t.inputs[0] for t in node_inputs(node) if t.inputs and state.get(id(t.inputs[0])) != 2]
                 if not waiting:
                     state[id(node)] = 2
                     ordered.append(stack.pop())
@@ -196,16 +205,35 @@ class Graph:
                 stack += waiting[::-1]
         self.gs.nodes[:] = ordered
 
+    def _live(self) -> set[int]:
+        """ids of the nodes that the outputs depend on."""
+        live: set[int] = set()
+        stack = [t.inputs[0] for t in self.gs.outputs if t.inputs]
+        while stack:
+            node = stack.pop()
+            if id(node) not in live:
+                live.add(id(node))
+                stack += [t.inputs[0] for t in node_inputs(node) if t.inputs]
+        return live
+
     def replace(self, old: gs.Tensor, new: gs.Tensor) -> None:
         """Let every consumer of `old` (subgraphs included) and the graph's outputs read `new` instead."""
-        for graph in [self.gs, *self.gs.subgraphs(recursive=True)]:
-            for node in graph.nodes:
-                for index, tensor in enumerate(node.inputs):
-                    if tensor is old:
-                        node.inputs[index] = new
+        self.redirect(list(old.outputs), old, new)
+        for graph in [self.gs, *self.subgraphs()]:
             for index, tensor in enumerate(graph.outputs):
                 if tensor is old:
                     graph.outputs[index] = new
+
+    def subgraphs(self) -> list[gs.Graph]:
+        """All graphs held by nodes (branches of If, bodies of Loop), at any depth."""
+        found: list[gs.Graph] = []
+        waiting = [self.gs]
+        while waiting:
+            for node in waiting.pop().nodes:
+                held = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+                found += held
+                waiting += held
+        return found
 
     def redirect(self, consumers: Iterable[gs.Node], old: gs.Tensor, new: gs.Tensor) -> None:
         """Let some consumers of `old` read `new` instead."""
@@ -221,6 +249,16 @@ class Graph:
         from onnxgraft.text import lines
 
         return hashlib.sha256("\n".join(lines(self, canonical=True)).encode()).hexdigest()
+
+
+def _detach(node: gs.Node) -> None:
+    """Unhook a dead node, so that no tensor counts it or its subgraphs' nodes among its consumers."""
+    for held in node.attrs.values():
+        if isinstance(held, gs.Graph):
+            for inner in held.nodes:
+                _detach(inner)
+    node.inputs.clear()
+    node.outputs.clear()
 
 
 def weight_of(tensor: gs.Constant) -> Weight | None:

@@ -104,3 +104,6 @@ def _forget_mask_shapes(graph: Graph, ctx: Context) -> None:
         for tensor in node.outputs:
             if id(tensor) in later:
                 tensor.shape = None
+    head = ctx.spec().mask_head
+    if head is not None:
+        graph.tensor(ctx.sites["masks"]).shape = [start.shape[0], 1, head.resolution, head.resolution]

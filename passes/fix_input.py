@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.analysis import analyse
 from onnxgraft.analysis.structure import producer, scalar, value
 from onnxgraft.errors import InputError, Refusal
-from onnxgraft.folding import forget_shapes, settle
+from onnxgraft.folding import forget_shapes, infer_shapes, settle
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
 
@@ -128,6 +128,7 @@ def _forget_stale_shapes(graph: Graph, batch: int) -> None:
     """A batch changes every shape; a new axis alone only those up to the first convolution."""
     if batch > 1:
         forget_shapes(graph)
+        infer_shapes(graph)
         return
     tensor: gs.Tensor = graph.gs.inputs[0]
     while tensor.outputs and tensor.outputs[0].op != "Conv":

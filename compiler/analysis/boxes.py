@@ -10,6 +10,7 @@ from onnxgraft.analysis.structure import snap
 from onnxgraft.detector import BoxCoder
 from onnxgraft.errors import Refusal
 
+_COMPARED = 20_000  # boxes of a level that are compared with the formula: spread over all of them
 Decode = Callable[[np.ndarray], np.ndarray]  # deltas [n, 4] -> boxes [n, 4]
 
 
@@ -86,6 +87,7 @@ def _tidy(number: float | None) -> float:
 def verify_coder(respond: Decode, reference: np.ndarray, coder: BoxCoder, node: str) -> None:
     """Raises Refusal when the graph's decoder and the formula differ on random deltas."""
     deltas = np.random.Generator(np.random.Philox(7)).uniform(-1, 1, reference.shape).astype(np.float32)
-    error = np.abs(respond(deltas) - decode(reference, deltas, coder)).max()
+    rows = slice(None, None, max(1, len(reference) // _COMPARED))
+    error = np.abs(respond(deltas)[rows] - decode(reference[rows], deltas[rows], coder)).max()
     if not error < 2e-3 * max(1.0, float(np.abs(reference).max()) / 1000):
         raise Refusal(f"box decoding differs from Box2BoxTransform by {error:.3g} pixels", node)
