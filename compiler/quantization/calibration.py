@@ -1,0 +1,142 @@
+"""What a calibration found, as a file: statistics of every tensor, and what they are statistics of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxgraft.errors import InputError
+from onnxgraft.graph import Graph
+from onnxgraft.manager import Context
+from onnxgraft.passes.regions import find_regions
+from onnxgraft.quantization.histogram import Histogram
+from onnxgraft.runtime._files import write_atomically
+from onnxgraft.text import value_text
+
+FORMAT = "onnxgraft calibration 1"
+
+
+@dataclass(frozen=True)
+class Key:
+    """What statistics belong to.
+
+    Attributes:
+        graph: a hash of the network: its layers with weights, their attributes, weights and tensors.
+        preprocess: canvas, mean, std and resize rule.
+    """
+
+    graph: str
+    preprocess: dict[str, Any]
+
+    def difference(self, other: Key) -> str | None:
+        """Why statistics of `other` do not serve for this key, or None."""
+        if self.graph != other.graph:
+            return "it was made for another network (other weights, layers or tensor names)"
+        for name, value in self.preprocess.items():
+            if other.preprocess.get(name) != value:
+                return f"it was made with {name} {other.preprocess.get(name)}, this build has {value}"
+        return None
+
+
+@dataclass
+class Calibration:
+    """Statistics of a network's activations.
+
+    Attributes:
+        key: the network and preprocessing.
+        pictures: (name, digest) of every picture that was seen.
+        skipped: pictures that could not be read, with the reason.
+        tensors: histogram by tensor name.
+    """
+
+    key: Key
+    pictures: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    tensors: dict[str, Histogram] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically. Raises InputError when the place cannot be written."""
+        data = {
+            "format": FORMAT,
+            "graph": self.key.graph,
+            "preprocess": self.key.preprocess,
+            "images": pictures_digest(self.pictures),
+            "pictures": sorted(self.pictures),
+            "skipped": sorted(self.skipped),
+            "tensors": {name: self.tensors[name].to_dict() for name in sorted(self.tensors)},
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
+
+    @staticmethod
+    def load(path: Path) -> Calibration:
+        """Read it back. Raises InputError, in one line, for a file that is missing, truncated or something else."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        except ValueError as error:
+            raise InputError(f"{path}: no calibration, or a truncated one ({error}); calibrate again") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise InputError(f"{path}: no calibration of this version of onnxgraft; calibrate again")
+        try:
+            return Calibration(
+                Key(str(data["graph"]), dict(data["preprocess"])),
+                [(str(name), str(digest)) for name, digest in data["pictures"]],
+                [str(line) for line in data["skipped"]],
+                {str(name): Histogram.from_dict(held) for name, held in data["tensors"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path}: damaged ({error}); calibrate again") from error
+
+    def merge(self, other: Calibration) -> None:
+        """Add another run's statistics, exactly. Raises InputError when both are not of one network, or share pictures."""
+        reason = self.key.difference(other.key)
+        if reason is not None:
+            raise InputError(f"these calibrations cannot be merged: {reason}")
+        twice = sorted(set(self.pictures) & set(other.pictures))
+        if twice:
+            raise InputError(f"these calibrations cannot be merged: both have seen {twice[0][0]!r}")
+        if set(self.tensors) != set(other.tensors):
+            raise InputError("these calibrations cannot be merged: they measured different tensors")
+        for name, histogram in other.tensors.items():
+            self.tensors[name].merge(histogram)
+        self.pictures = sorted(self.pictures + other.pictures)
+        self.skipped = sorted(self.skipped + other.skipped)
+
+
+def merge_files(paths: Sequence[Path], output: Path) -> Calibration:
+    """Merge calibration files into `output`. Raises InputError."""
+    if not paths:
+        raise InputError("--merge: give the calibration files to merge")
+    merged = Calibration.load(paths[0])
+    for path in paths[1:]:
+        merged.merge(Calibration.load(path))
+    merged.save(output)
+    return merged
+
+
+def pictures_digest(pictures: Sequence[tuple[str, str]]) -> str:
+    """A hash of a set of pictures."""
+    return hashlib.sha256(json.dumps(sorted(pictures)).encode()).hexdigest()[:16]
+
+
+def key_of(graph: Graph, ctx: Context, names: Sequence[str]) -> Key:
+    """The key of a graph as it stands before quantization; `names` are the tensors to measure."""
+    regions = find_regions(graph, ctx)
+    state = hashlib.sha256()
+    for name, node in regions.layers.items():
+        constants = [value_text(t) for t in node.inputs if hasattr(t, "_values")]
+        attributes = {k: str(v) for k, v in sorted(node.attrs.items())}
+        state.update(f"{name} {node.op} {attributes} {constants}\n".encode())
+    state.update("\n".join(sorted(names)).encode())
+    image = ctx.spec().image
+    preprocess = {
+        "canvas": [image.height, image.width], "mean": list(image.mean), "std": list(image.std), "order": image.order,
+        "shortest_edge": 800, "longest_edge": 1333,
+    }  # fmt: skip
+    return Key(state.hexdigest()[:32], preprocess)

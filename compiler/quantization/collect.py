@@ -1,0 +1,173 @@
+"""Runs a network over pictures and counts what flows through it; memory does not grow with the pictures."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnxgraft.errors import InputError, Refusal
+from onnxgraft.graph import Graph
+from onnxgraft.manager import Context
+from onnxgraft.onnx_file import write_model
+from onnxgraft.quantization.calibration import Calibration, Key, pictures_digest
+from onnxgraft.quantization.histogram import Histogram
+from onnxgraft.quantization.pictures import Picture
+from onnxgraft.runtime.images import ResizeRule, place
+
+STATE_SECONDS = 10.0  # at most this much work is lost when the process is killed
+Progress = Callable[[int, int, str], None]
+
+
+def collect(
+    graph: Graph,
+    ctx: Context,
+    names: Sequence[str],
+    key: Key,
+    pictures: Sequence[Picture],
+    state: Path | None = None,
+    progress: Progress = lambda done, total, name: None,
+) -> Calibration:
+    """Statistics of the tensors `names` over the pictures.
+
+    Args:
+        graph: the fp32 graph, runnable in ONNX Runtime.
+        ctx: its context; says how the input wants its pixels.
+        names: tensors to measure.
+        key: what the statistics belong to.
+        pictures: what to run; unreadable ones are left out and noted.
+        state: file that holds the statistics so far, so that an interrupted run goes on where it was; removed at the end.
+        progress: called with (pictures done, pictures in all, name of the next).
+
+    Raises:
+        InputError: no picture could be read, a tensor is NaN or infinite, or `state` cannot be written.
+    """
+    calibration, skipped, done = _resume(state, key, names, pictures)
+    saved = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
+        session = _session(graph, names, Path(folder) / "observed.onnx") if done < len(pictures) else None
+        try:
+            for chunk in _chunks(pictures[done:], ctx.batch):
+                progress(done, len(pictures), chunk[0].name)
+                loaded = _load(chunk, skipped)
+                if loaded and session is not None:
+                    _observe(session, graph, ctx, loaded, calibration)
+                done += len(chunk)
+                if state is not None and time.monotonic() - saved > STATE_SECONDS:
+                    _save_state(calibration, skipped, state)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            if state is not None:
+                _save_state(calibration, skipped, state)
+            raise
+    progress(done, len(pictures), "")
+    calibration.skipped = sorted(skipped)
+    if not calibration.pictures:
+        raise InputError(f"none of the {len(pictures)} calibration images can be read: {skipped[0]}")
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return calibration
+
+
+def _resume(
+    state: Path | None, key: Key, names: Sequence[str], pictures: Sequence[Picture]
+) -> tuple[Calibration, list[str], int]:
+    """Statistics so far, unreadable pictures so far, and how many pictures both are of."""
+    fresh = Calibration(key, tensors={name: Histogram() for name in names}), list[str](), 0
+    if state is None or not state.is_file():
+        return fresh
+    try:
+        held = Calibration.load(state)
+    except InputError:
+        return fresh
+    done = len(held.pictures) + len(held.skipped)
+    seen = {(p.name, p.digest) for p in pictures[:done]}
+    if key.difference(held.key) or not set(held.pictures) <= seen or set(held.tensors) != set(names):
+        return fresh
+    return held, held.skipped, done
+
+
+def _save_state(calibration: Calibration, skipped: list[str], state: Path) -> None:
+    calibration.skipped = list(skipped)
+    calibration.save(state)
+
+
+def _chunks(pictures: Sequence[Picture], size: int) -> Iterator[Sequence[Picture]]:
+    for start in range(0, len(pictures), size):
+        yield pictures[start : start + size]
+
+
+def _load(chunk: Sequence[Picture], skipped: list[str]) -> list[tuple[Picture, NDArray[np.uint8]]]:
+    loaded = []
+    for picture in chunk:
+        try:
+            loaded.append((picture, picture.load()))
+        except InputError as error:
+            skipped.append(str(error))
+    return loaded
+
+
+def _session(graph: Graph, names: Sequence[str], path: Path) -> ort.InferenceSession:
+    """The graph with the tensors as its outputs, and nothing that they do not need."""
+    skeleton = graph.skeleton()
+    del skeleton.model.graph.output[:]
+    skeleton.model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    write_model(skeleton, path)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's classes share no base below Exception
+        raise Refusal(f"ONNX Runtime cannot run the graph to calibrate it: {' '.join(str(error).split())[:200]}") from None
+
+
+def _observe(
+    session: ort.InferenceSession,
+    graph: Graph,
+    ctx: Context,
+    loaded: Sequence[tuple[Picture, NDArray[np.uint8]]],
+    calibration: Calibration,
+) -> None:
+    """Run one batch, filled up with its own pictures, and count every tensor."""
+    images = [image for _, image in loaded]
+    filled = [images[i % len(images)] for i in range(ctx.batch)]
+    feeds = input_feeds(graph, ctx, filled)
+    names = [output.name for output in session.get_outputs()]
+    values = session.run(names, {i.name: feeds[i.name] for i in session.get_inputs()})
+    for index, name in enumerate(names):
+        histogram = calibration.tensors[name]
+        histogram.add(values[index])
+        values[index] = None
+        if histogram.bad:
+            raise InputError(f"tensor {name!r} is NaN or infinite on {loaded[0][0].name}: such a network cannot be quantized")
+    calibration.pictures += [(picture.name, picture.digest) for picture, _ in loaded]
+
+
+def input_feeds(graph: Graph, ctx: Context, images: Sequence[NDArray[np.uint8]]) -> dict[str, NDArray[Any]]:
+    """One batch of pictures as the compiled graph's input wants them, placed as inference places them."""
+    spec = ctx.spec().image
+    wanted = ctx.io.get("input", {})
+    order = wanted.get("order", spec.order)
+    mean = spec.mean if order == spec.order else spec.mean[::-1]
+    placed = [
+        place(image, (spec.height, spec.width), ResizeRule(), mean=mean, layout=wanted.get("layout", "NCHW"),
+              dtype=wanted.get("dtype", "float32"), order=order)
+        for image in images
+    ]  # fmt: skip
+    feeds = {str(wanted.get("name", graph.gs.inputs[0].name)): np.stack([tensor for tensor, _ in placed])}
+    if ctx.io.get("image_sizes"):
+        feeds["image_sizes"] = np.array([placement.resized for _, placement in placed], np.float32)
+    return feeds
+
+
+def state_name(key: Key, pictures: Sequence[Picture]) -> str:
+    """The file name under which the statistics of these pictures are cached."""
+    return f"calibration-{key.graph[:12]}-{pictures_digest([(p.name, p.digest) for p in pictures])[:8]}.json"

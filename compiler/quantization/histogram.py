@@ -1,0 +1,139 @@
+"""Fixed-size histograms of magnitudes whose merging is exact, whatever the order and the split.
+
+The range is always a power of two, [0, 2**exponent), in BINS equal bins. When a larger value comes, the exponent grows
+and neighbouring bins are added up: since a value's bin is floor(|x| * BINS / 2**exponent), computed without rounding,
+the counts are those that one histogram over the final range would have given.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 4096  # at least half of them are in use
+_CHUNK = 1 << 16  # values binned at a time, so that the scratch arrays stay in the cache
+_LOWEST = -100  # smaller ranges are not told apart
+
+
+@dataclass
+class Histogram:
+    """What was seen of one tensor.
+
+    Attributes:
+        exponent: the range is [0, 2**exponent); None before the first finite value other than zero.
+        counts: int64 [BINS] of magnitudes, zeros included.
+        total, zeros, negatives, bad: numbers of values; bad ones are NaN or infinite and counted nowhere else.
+        low, high: least and greatest finite value.
+    """
+
+    exponent: int | None = None
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    total: int = 0
+    zeros: int = 0
+    negatives: int = 0
+    bad: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+
+    @property
+    def amax(self) -> float:
+        """The largest magnitude, 0 when nothing but zeros was seen."""
+        return max(abs(self.low), abs(self.high)) if self.total else 0.0
+
+    @property
+    def width(self) -> float:
+        """Width of a bin."""
+        return 2.0 ** (self.exponent or 0) / BINS
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Count the values of an array of any shape; float32 (others are converted)."""
+        flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+        if not flat.size:
+            return
+        low, high = float(flat.min()), float(flat.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            finite = np.isfinite(flat)
+            self.bad += int(flat.size - finite.sum())
+            flat = flat[finite]
+            if not flat.size:
+                return
+            low, high = float(flat.min()), float(flat.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.total += flat.size
+        self._grow(exponent_of(max(abs(low), abs(high))))
+        self._count(flat, low)
+
+    def _count(self, flat: NDArray[np.float32], low: float) -> None:
+        factor = np.float32(BINS / 2.0 ** (self.exponent or 0))
+        scratch = np.empty(_CHUNK, np.float32)
+        index = np.empty(_CHUNK, np.int64)
+        for start in range(0, flat.size, _CHUNK):
+            part = flat[start : start + _CHUNK]
+            scaled, where = scratch[: part.size], index[: part.size]
+            np.multiply(part, factor, out=scaled)
+            if low < 0:
+                self.negatives += int(np.count_nonzero(part < 0))
+                np.abs(scaled, out=scaled)
+            np.copyto(where, scaled, casting="unsafe")
+            self.counts += np.bincount(where, minlength=BINS)
+            self.zeros += part.size - int(np.count_nonzero(part))
+
+    def _grow(self, exponent: int | None) -> None:
+        """Widen the range to at least 2**exponent."""
+        if exponent is None or (self.exponent is not None and exponent <= self.exponent):
+            return
+        if self.exponent is not None:
+            merged = 1 << min(exponent - self.exponent, BINS.bit_length() - 1)
+            grown = np.zeros(BINS, np.int64)
+            grown[: BINS // merged] = self.counts.reshape(-1, merged).sum(axis=1)
+            self.counts = grown
+        self.exponent = exponent
+
+    def merge(self, other: Histogram) -> None:
+        """Add what another histogram has seen; exactly as if this one had seen it."""
+        aligned = Histogram(other.exponent, other.counts.copy())
+        self._grow(other.exponent)
+        aligned._grow(self.exponent)
+        self.counts = self.counts + aligned.counts
+        for name in ("total", "zeros", "negatives", "bad"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the counts up to the last one that is not zero, compressed."""
+        used = int(np.flatnonzero(self.counts)[-1]) + 1 if self.counts.any() else 0
+        packed = zlib.compress(self.counts[:used].astype("<i8").tobytes(), 9)
+        return {
+            "exponent": self.exponent, "total": self.total, "zeros": self.zeros, "negatives": self.negatives,
+            "bad": self.bad, "low": self.low if self.total else None, "high": self.high if self.total else None,
+            "counts": base64.b64encode(packed).decode(),
+        }  # fmt: skip
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Histogram:
+        """The inverse of to_dict. Raises ValueError or KeyError for anything else."""
+        counts = np.zeros(BINS, np.int64)
+        try:
+            held = np.frombuffer(zlib.decompress(base64.b64decode(data["counts"])), "<i8")
+        except zlib.error as error:
+            raise ValueError(f"damaged counts: {error}") from error
+        counts[: held.size] = held
+        numbers = {key: int(data[key]) for key in ("total", "zeros", "negatives", "bad")}
+        if int(counts.sum()) != numbers["total"]:
+            raise ValueError("the counts do not add up")
+        low = math.inf if data["low"] is None else float(data["low"])
+        high = -math.inf if data["high"] is None else float(data["high"])
+        exponent = None if data["exponent"] is None else int(data["exponent"])
+        return Histogram(exponent, counts, **numbers, low=low, high=high)
+
+
+def exponent_of(magnitude: float) -> int | None:
+    """The least e with magnitude < 2**e; None for zero."""
+    return max(math.frexp(magnitude)[1], _LOWEST) if magnitude > 0 else None
