@@ -21,6 +21,9 @@ from onnxgraft.instruments.reproducer import versions
 from onnxgraft.manager import Context, Instrument, PassManager, PassRecord, Report
 from onnxgraft.options import CompileOptions, default_pipeline
 from onnxgraft.pipeline import Pipeline, Registry
+from onnxgraft.quantization import Provider
+from onnxgraft.quantization.methods import DEFAULT as DEFAULT_METHOD
+from onnxgraft.quantization.methods import PERCENTILE
 from onnxgraft.targets import BuilderOptions, EngineInfo
 
 CACHE = Path("build") / ".cache"
@@ -62,6 +65,10 @@ class Request:
     checks: bool = True
     numeric_images: Sequence[NDArray[np.uint8]] = ()
     engine: bool = True
+    calibration: Path | None = None
+    method: str = DEFAULT_METHOD
+    percentile: float = PERCENTILE
+    calibration_images: int | None = None
     instruments: tuple[Instrument, ...] = ()
     progress: Callable[[str], None] = lambda _: None
 
@@ -85,12 +92,15 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
     output = Path(output)
     with new_folder(output) as folder:
         request.progress("reading")
-        graph, ctx = Graph.load(source), Context()
+        ranges = _provider(str(model), request)
+        graph, ctx = Graph.load(source), Context(calibrate=ranges.ranges)
         report = _run_passes(graph, ctx, pipeline, request, source, output)
         surgery = time.perf_counter() - started
         request.progress("writing")
         graph.save(folder / "model.onnx")
-        runnable = _write_runnable(graph, source, pipeline, request, folder, target.name)
+        runnable = _write_runnable(graph, source, pipeline, ranges, folder, target.name)
+        if ranges.calibration is not None:
+            ranges.calibration.save(folder / "calibration.json")
         engine = _build_engine(graph, ctx, folder, target, request)
         manifest = {
             "onnxgraft": versions().get("onnxgraft", "unknown"),
@@ -98,6 +108,7 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
             "target": target.name,
             "target_reason": why,
             "precision": request.options.precision,
+            "calibration": ranges.describe(),
             "pipeline": str(pipeline),
             "options": vars(request.options),
             "model": "model.onnx",
@@ -136,6 +147,12 @@ def pipeline_for(request: Request, target: str) -> Pipeline:
     return pipeline.stop_after(request.stop_after) if request.stop_after else pipeline
 
 
+def _provider(model: str, request: Request) -> Provider:
+    return Provider(
+        model, CACHE, request.calibration, request.method, request.percentile, request.calibration_images, request.progress
+    )
+
+
 def _target(name: str) -> tuple[targets.Target, str]:
     if name != "auto":
         return targets.get(name), "asked for"
@@ -167,14 +184,14 @@ class _Progress(Instrument):
 
 
 def _write_runnable(
-    graph: Graph, source: Path, pipeline: Pipeline, request: Request, folder: Path, target: str
+    graph: Graph, source: Path, pipeline: Pipeline, ranges: Provider, folder: Path, target: str
 ) -> str:
     """The name of a file that ONNX Runtime can run: the model itself, unless it holds TensorRT's plugins."""
     if target != "tensorrt" or not any(step.name() == "lower-plugins" for step in pipeline.passes):
         return "model.onnx"
     portable = Graph.load(source)
     steps = [step for step in pipeline.passes if step.name() != "lower-plugins"]
-    PassManager(steps, fingerprints=False).run(portable)
+    PassManager(steps, fingerprints=False).run(portable, Context(calibrate=ranges.ranges))
     portable.save(folder / "runnable.onnx")
     return "runnable.onnx"
 

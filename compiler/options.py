@@ -32,6 +32,8 @@ class CompileOptions:
     roi_align: str = "auto"
     roi_sampling: str = "exact"
     max_candidates: int | None = None
+    keep_fp16: str | None = None
+    keep_fp32: str | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -41,8 +43,6 @@ class CompileOptions:
 def default_pipeline(options: CompileOptions, target: str, registry: Registry | None = None) -> Pipeline:
     """The passes that compile for a target, in order."""
     o = options
-    if o.precision != "fp32":
-        raise InputError(f"precision {o.precision} has no passes in this version; build with fp32")
     steps = [
         ("upgrade-opset", {}),
         ("repair-roi-align", {"pooler-type": o.pooler_type}),
@@ -58,10 +58,21 @@ def default_pipeline(options: CompileOptions, target: str, registry: Registry | 
                      "detections": o.detections}),
         ("mask-head", {}),
         ("name-outputs", {"boxes": o.boxes}),
+        *_precision(o, target),
         ("lower-plugins", {"target": target, "nms": o.nms, "roi-align": o.roi_align, "roi-sampling": o.roi_sampling,
                            "max-candidates": o.max_candidates}),
     ]  # fmt: skip
     return Pipeline.parse(",".join(_step(name, settings) for name, settings in steps), registry)
+
+
+def _precision(o: CompileOptions, target: str) -> list[tuple[str, dict[str, object]]]:
+    """The passes that type the graph. ONNX Runtime's integer kernels want fp32 around them, TensorRT's take fp16."""
+    steps: list[tuple[str, dict[str, object]]] = []
+    if o.precision == "int8":
+        steps.append(("quantize", {"keep": o.keep_fp16}))
+    if o.precision == "fp16" or (o.precision == "int8" and target != "onnxruntime"):
+        steps.append(("fp16", {"keep": o.keep_fp32}))
+    return steps
 
 
 def _step(name: str, settings: dict[str, object]) -> str:

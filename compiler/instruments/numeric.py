@@ -19,7 +19,11 @@ from onnxgraft.runtime.detections import Detections, from_raw_export
 from onnxgraft.runtime.match import MatchReport, match
 from onnxgraft.targets import OrtRunner
 
-_CHANGES_ANSWERS = {"repair-roi-align": "restores what the export lost, so its answers are new"}
+_CHANGES_ANSWERS = {
+    "repair-roi-align": "restores what the export lost, so its answers are new",
+    "quantize": "rounds to int8; `onnxgraft eval` measures what that costs",
+    "fp16": "rounds to fp16; `onnxgraft eval` measures what that costs",
+}
 
 
 class NumericCheck(Instrument):

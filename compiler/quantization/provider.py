@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from onnxgraft import golden
 from onnxgraft.errors import InputError, Refusal
@@ -42,6 +43,8 @@ class Provider:
     calibration: Calibration | None = None
     amax: dict[str, float] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
+    _asked: list[str] = field(default_factory=list, repr=False)
+    _seen: dict[str, float] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         methods.check(self.method, self.percentile)
@@ -52,10 +55,15 @@ class Provider:
         Raises InputError or Refusal when nothing fits and nothing can be measured.
         """
         names = sorted(name for group in groups for name in group)
+        if set(names) == set(self._asked):
+            ctx.ranges = dict(self._seen)
+            return self.amax
+        self._asked = names
         if self.source is not None and trt_cache.is_cache(self.source):
             return self._from_tensorrt(self.source, ctx, groups)
         self.calibration = self._calibration(graph, ctx, names, key_of(graph, ctx, names))
-        ctx.ranges = {name: self.calibration.tensors[name].amax for name in names}
+        self._seen = {name: self.calibration.tensors[name].amax for name in names}
+        ctx.ranges = dict(self._seen)
         for group in groups:
             merged = Histogram()
             for name in group:
@@ -64,6 +72,19 @@ class Provider:
             self.amax |= dict.fromkeys(group, limit)
         ctx.notes += self._remarks()
         return self.amax
+
+    def describe(self) -> dict[str, Any] | None:
+        """What a manifest says of the ranges; None when none were asked for."""
+        if not self.amax:
+            return None
+        seen = self.calibration
+        return {
+            "from": list(self.used),
+            "method": self.method if seen else "as in the cache",
+            "percentile": self.percentile if self.method == "percentile" and seen else None,
+            "images": len(seen.pictures) if seen else None,
+            "digest": pictures_digest(seen.pictures) if seen else None,
+        }
 
     def _from_tensorrt(self, path: Path, ctx: Context, groups: list[list[str]]) -> dict[str, float]:
         held = trt_cache.read(path)
