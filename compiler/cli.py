@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from onnxgraft import cli_passes
+from onnxgraft import cli_passes, cli_precision
 from onnxgraft.errors import InputError, OnnxgraftError
 
 app = typer.Typer(
@@ -89,6 +89,12 @@ def build(
     roi_align: Annotated[str, typer.Option(help="auto, native or plugin.")] = "auto",
     roi_sampling: Annotated[str, typer.Option(help="Native RoIAlign: exact, masked4 or fixed2.")] = "exact",
     max_candidates: Annotated[int | None, typer.Option(help="Native NMS: boxes that enter.")] = None,
+    calib: Annotated[Path | None, typer.Option(help="int8: folder of images, calibration.json or calibration.cache.")] = None,
+    calib_method: Annotated[str, typer.Option(help="entropy, percentile, minmax or mse.")] = "mse",
+    calib_percentile: Annotated[float, typer.Option(help="For --calib-method percentile.")] = 99.99,
+    calib_images: Annotated[int | None, typer.Option(help="Use at most so many calibration images.")] = None,
+    keep_fp16: Annotated[str | None, typer.Option(help="int8: layers kept higher, such as first-conv+rpn+fpn/2.")] = None,
+    keep_fp32: Annotated[str | None, typer.Option(help="Layers that stay in fp32, named alike.")] = None,
     passes: Annotated[str | None, typer.Option(help="A pipeline instead of the default one.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave out a pass (repeatable).")] = None,
     stop_after: Annotated[str | None, typer.Option(help="Stop after this pass; no engine is built.")] = None,
@@ -120,7 +126,7 @@ def build(
         input_layout=input_layout, input_dtype=input_dtype, image_sizes=image_sizes, boxes=boxes,
         rpn_score_threshold=rpn_score_threshold, score_threshold=score_threshold, iou_threshold=iou_threshold,
         detections=detections, pooler_type=pooler_type, nms=nms, roi_align=roi_align, roi_sampling=roi_sampling,
-        max_candidates=max_candidates,
+        max_candidates=max_candidates, keep_fp16=keep_fp16, keep_fp32=keep_fp32,
     )  # fmt: skip
     builder = BuilderOptions(
         workspace=workspace, builder_optimization_level=optimization, timing_cache=timing_cache,
@@ -134,6 +140,7 @@ def build(
             target=target, options=options, builder=builder, passes=passes, skip=tuple(skip or ()),
             stop_after=stop_after, load=tuple(load or ()), checks=checks, engine=engine, instruments=tuple(printers),
             numeric_images=_check_images(model, images, (height, width)) if check_numerics else (), progress=progress,
+            calibration=calib, method=calib_method, percentile=calib_percentile, calibration_images=calib_images,
         )  # fmt: skip
         made = compile(model, output, request)
     for note in made.manifest["notes"]:
@@ -236,3 +243,4 @@ def bench(
 
 
 cli_passes.register(app)
+cli_precision.register(app)

@@ -13,6 +13,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph import Graph
 from onnxgraft.manager import Context
 from onnxgraft.passes.regions import find_regions
+from onnxgraft.quantization import methods
 from onnxgraft.quantization.histogram import Histogram
 from onnxgraft.runtime._files import write_atomically
 from onnxgraft.text import value_text
@@ -118,6 +119,17 @@ def merge_files(paths: Sequence[Path], output: Path) -> Calibration:
         merged.merge(Calibration.load(path))
     merged.save(output)
     return merged
+
+
+def group_ranges(calibration: Calibration, groups: list[list[str]], method: str, percentile: float) -> dict[str, float]:
+    """Amax by tensor name; tensors of a group share the one of their statistics together."""
+    ranges: dict[str, float] = {}
+    for group in groups:
+        merged = Histogram()
+        for name in group:
+            merged.merge(calibration.tensors[name])
+        ranges |= dict.fromkeys(group, methods.amax(merged, method, percentile))
+    return ranges
 
 
 def pictures_digest(pictures: Sequence[tuple[str, str]]) -> str:

@@ -13,9 +13,8 @@ from onnxgraft.graph import Graph
 from onnxgraft.manager import Context
 from onnxgraft.quantization import methods, trt_cache
 from onnxgraft.quantization import pictures as picture_sets
-from onnxgraft.quantization.calibration import Calibration, Key, key_of, pictures_digest
+from onnxgraft.quantization.calibration import Calibration, Key, group_ranges, key_of, pictures_digest
 from onnxgraft.quantization.collect import collect, state_name
-from onnxgraft.quantization.histogram import Histogram
 from onnxgraft.quantization.pictures import Picture
 
 DRAWN = 8  # scenes that are drawn when a golden graph has no calibration that fits
@@ -64,12 +63,7 @@ class Provider:
         self.calibration = self._calibration(graph, ctx, names, key_of(graph, ctx, names))
         self._seen = {name: self.calibration.tensors[name].amax for name in names}
         ctx.ranges = dict(self._seen)
-        for group in groups:
-            merged = Histogram()
-            for name in group:
-                merged.merge(self.calibration.tensors[name])
-            limit = methods.amax(merged, self.method, self.percentile)
-            self.amax |= dict.fromkeys(group, limit)
+        self.amax = group_ranges(self.calibration, groups, self.method, self.percentile)
         ctx.notes += self._remarks()
         return self.amax
 

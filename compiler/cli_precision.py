@@ -1,0 +1,108 @@
+"""Commands on precision: calibrate, eval, sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from onnxgraft.errors import InputError
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command()(calibrate)
+    app.command("eval")(evaluate)
+    app.command()(sensitivity)
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar with the time left, on a terminal only."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
+        task = progress.add_task(what)
+        yield lambda done, total, name: progress.update(task, completed=done, total=total, description=f"{what} {name}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise InputError(f"--size {text!r}: write HEIGHTxWIDTH, such as 1344x1344")
+    return int(height), int(width)
+
+
+def _print(rows: list[tuple[str, ...]]) -> None:
+    table = Table(*rows[0], box=None)
+    for row in rows[1:]:
+        table.add_row(*row)
+    out.print(table)
+
+
+def calibrate(
+    model: Annotated[str | None, typer.Argument(help="An .onnx file, or the name of a golden graph.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures; golden graphs draw their own.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The calibration file.")] = Path("calibration.json"),
+    method: Annotated[str, typer.Option(help="entropy, percentile, minmax or mse: for the table and TensorRT's cache.")] = "mse",
+    percentile: Annotated[float, typer.Option(help="For --method percentile.")] = 99.99,
+    limit: Annotated[int | None, typer.Option(help="At most so many pictures.")] = None,
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the input.")] = "1344x1344",
+    shard: Annotated[str | None, typer.Option(help="I/N: measure every N-th picture only.")] = None,
+    merge: Annotated[list[Path] | None, typer.Option(help="Merge calibration files instead (repeatable).")] = None,
+    tensorrt_cache: Annotated[Path | None, typer.Option(help="Also write TensorRT's calibration.cache here.")] = None,
+) -> None:
+    """Measure MODEL's activations over pictures; interrupted, it goes on where it was."""
+    from onnxgraft.quantization import methods, run
+    from onnxgraft.quantization.calibration import merge_files
+
+    methods.check(method, percentile)
+    if merge:
+        calibration, what = merge_files(merge, output), f"{len(merge)} calibrations merged"
+    elif model is None:
+        raise InputError("give a MODEL to calibrate, or --merge with calibration files")
+    else:
+        with bar("calibrating") as progress:
+            calibration, what = run.calibrate(model, output, images, limit, _size(size), shard, progress)
+    for line in calibration.skipped:
+        out.print(f"note: left out: {line}", soft_wrap=True)
+    if len(calibration.pictures) == 1:
+        out.print("note: one image only: scales of other images may differ")
+    if tensorrt_cache is not None:
+        run.write_tensorrt_cache(calibration, tensorrt_cache, method, percentile)
+        out.print(f"{tensorrt_cache}: scales by {method}, as TensorRT writes them", soft_wrap=True)
+    out.print(f"{output}: {what}; {len(calibration.pictures)} images, {len(calibration.tensors)} tensors", soft_wrap=True)
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A build folder, an exported .onnx, or a golden graph.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures; the golden mask_rcnn draws its own.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="COCO instances file.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many pictures.")] = None,
+    stored: Annotated[Path | None, typer.Option(help="Folder of NAME.npz detections to judge beside it.")] = None,
+    engine: Annotated[str, typer.Option(help="auto, onnxruntime or required.")] = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """Average precision of boxes and masks, as COCO measures it."""
+    from onnxgraft import evaluation
+
+    with bar("evaluating") as progress:
+        report = evaluation.evaluate(run, images, annotations, limit, stored, engine, json_file, progress)
+    _print([tuple(row) for row in evaluation.table(report)])
+    out.print(f"{report['images']} images; {report['what']}", soft_wrap=True)
+
+
+def sensitivity(
+    run: Annotated[str, typer.Argument(help="An int8 build folder, or a model.")],
+) -> None:
+    """Rank layers by what quantizing each one does to the detections."""
+    raise InputError(f"{run}: not in this version")
