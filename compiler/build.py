@@ -25,6 +25,7 @@ from onnxgraft.quantization import Provider
 from onnxgraft.quantization.methods import DEFAULT as DEFAULT_METHOD
 from onnxgraft.quantization.methods import PERCENTILE
 from onnxgraft.targets import BuilderOptions, EngineInfo
+from onnxgraft.viewer import Recorder, draw_detections, write_report
 
 CACHE = Path("build") / ".cache"
 
@@ -94,7 +95,9 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
         request.progress("reading")
         ranges = _provider(str(model), request)
         graph, ctx = Graph.load(source), Context(calibrate=ranges.ranges)
-        report = _run_passes(graph, ctx, pipeline, request, source, output)
+        recorder = Recorder(output.with_name(output.name + ".reproducer"))
+        checks, numeric = _instruments(request, recorder, source)
+        report = _run_passes(graph, ctx, pipeline, request, checks)
         surgery = time.perf_counter() - started
         request.progress("writing")
         graph.save(folder / "model.onnx")
@@ -126,11 +129,16 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
         }
         if request.checks:
             write_passes(folder, report)
+            recorder.write(folder)
+        if numeric is not None:
+            draw_detections(folder, numeric.images, numeric.found)
         write_json(folder / "report.json", _without_seconds(report.to_dict()))
         write_json(folder / "manifest.json", manifest)
         times = {r.name: r.seconds for r in report.records}
         write_json(folder / TIMES, {"passes": times, "surgery": surgery, "total": time.perf_counter() - started,
                                     "engine": _times(engine)})  # fmt: skip
+        if request.checks:
+            write_report(folder)
     return Build(output, report, ctx.detector, manifest)
 
 
@@ -159,19 +167,30 @@ def _target(name: str) -> tuple[targets.Target, str]:
     return targets.auto()
 
 
-def _run_passes(graph: Graph, ctx: Context, pipeline: Pipeline, request: Request, source: Path, output: Path) -> Report:
+def _instruments(request: Request, recorder: Recorder, source: Path) -> tuple[list[Instrument], NumericCheck | None]:
+    """What observes the passes; the recorder comes last, so that it sees finished records."""
     instruments: list[Instrument] = [_Progress(request.progress)]
+    numeric = NumericCheck(request.numeric_images, progress=request.progress) if request.numeric_images else None
     if request.checks:
-        reproducer = output.with_name(output.name + ".reproducer")
-        instruments += [Verify(), Texts(), Reproducer(reproducer, source, request.load)]
-    if request.numeric_images:
-        instruments.append(NumericCheck(request.numeric_images, progress=request.progress))
+        assert recorder.on_failure is not None
+        instruments += [Verify(), Texts(), Reproducer(recorder.on_failure, source, request.load)]
+    if numeric is not None:
+        instruments.append(numeric)
     instruments += request.instruments
+    if request.checks:
+        instruments.append(recorder)
+    return instruments, numeric
+
+
+def _run_passes(
+    graph: Graph, ctx: Context, pipeline: Pipeline, request: Request, instruments: Sequence[Instrument]
+) -> Report:
     try:
         return PassManager(pipeline.passes, instruments, fingerprints=request.checks).run(graph, ctx)
     except PassError as error:
-        if request.checks:
-            raise PassError(error.pass_name, f"{error.reason} [replay: {reproducer}/replay.sh]") from error
+        left = next((i for i in instruments if isinstance(i, Reproducer)), None)
+        if left is not None:
+            raise PassError(error.pass_name, f"{error.reason} [replay: {left.folder}/replay.sh]") from error
         raise
 
 

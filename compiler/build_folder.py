@@ -68,7 +68,7 @@ def write_json(path: Path, data: Any) -> None:
 def write_passes(folder: Path, report: Report) -> None:
     """passes/NN_name.txt, the graph after each pass, and passes/NN_name.diff; 00_input.txt is what came in."""
     passes = folder / "passes"
-    passes.mkdir()
+    passes.mkdir(exist_ok=True)
     if report.records:
         (passes / "00_input.txt").write_text(report.records[0].before)
     for record in report.records:

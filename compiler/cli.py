@@ -79,6 +79,7 @@ def build(
     input_layout: Annotated[str, typer.Option(help="NCHW or NHWC.")] = "NCHW",
     input_dtype: Annotated[str, typer.Option(help="float32 or uint8.")] = "float32",
     image_sizes: Annotated[bool, typer.Option(help="Add an input [N,2] with the true size of each image.")] = False,
+    exact_padding: Annotated[bool, typer.Option(help="Answers that do not depend on the canvas (adds image_sizes).")] = False,
     boxes: Annotated[str, typer.Option(help="Boxes of the output: normalized or pixels.")] = "normalized",
     score_threshold: Annotated[float | None, typer.Option(help="Override the detections' score threshold.")] = None,
     rpn_score_threshold: Annotated[float, typer.Option(help="Score threshold of proposals; detectron2 has none.")] = 0.0,
@@ -123,7 +124,7 @@ def build(
     height, width = parse_size(size)
     options = CompileOptions(
         precision=precision, height=height, width=width, batch=batch, input_order=input_order,
-        input_layout=input_layout, input_dtype=input_dtype, image_sizes=image_sizes, boxes=boxes,
+        input_layout=input_layout, input_dtype=input_dtype, image_sizes=image_sizes, exact_padding=exact_padding, boxes=boxes,
         rpn_score_threshold=rpn_score_threshold, score_threshold=score_threshold, iou_threshold=iou_threshold,
         detections=detections, pooler_type=pooler_type, nms=nms, roi_align=roi_align, roi_sampling=roi_sampling,
         max_candidates=max_candidates, keep_fp16=keep_fp16, keep_fp32=keep_fp32,

@@ -29,6 +29,7 @@ class Context:
         sites: names of tensors that a pass left for later passes, by role ("proposals", "detection_boxes", ...).
         anchors: float32 [H*W*A, 4] per RPN level, once injected.
         statistics: counts of the pass that is running.
+        replaced: for a tensor of the spec, the name of the one that took its place.
         lowering: options for the native form of a plugin node, by node name, where its place in the network decides.
         notes: sentences for the user, such as repairs.
         calibrate: measures the graph's tensors: groups of names that share a scale -> amax by name.
@@ -39,6 +40,7 @@ class Context:
     sites: dict[str, str] = field(default_factory=dict)
     anchors: list[np.ndarray] = field(default_factory=list)
     statistics: dict[str, int | float] = field(default_factory=dict)
+    replaced: dict[str, str] = field(default_factory=dict)
     lowering: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     batch: int = 1
@@ -50,6 +52,10 @@ class Context:
     def count(self, what: str, amount: int | float = 1) -> None:
         """Add to a statistic of the running pass."""
         self.statistics[what] = self.statistics.get(what, 0) + amount
+
+    def current(self, name: str) -> str:
+        """The tensor that now stands for a tensor of the spec."""
+        return self.replaced.get(name, name)
 
     def spec(self) -> DetectorSpec:
         """The recognised detector. Raises OnnxgraftError before fix-input has recognised one."""

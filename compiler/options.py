@@ -22,6 +22,7 @@ class CompileOptions:
     input_layout: str = "NCHW"
     input_dtype: str = "float32"
     image_sizes: bool = False
+    exact_padding: bool = False
     boxes: str = "normalized"
     rpn_score_threshold: float = 0.0
     score_threshold: float | None = None
@@ -49,7 +50,8 @@ def default_pipeline(options: CompileOptions, target: str, registry: Registry | 
         ("simplify", {}),
         ("fix-input", {"height": o.height, "width": o.width, "batch": o.batch}),
         ("normalize-input", {"order": o.input_order, "layout": o.input_layout, "dtype": o.input_dtype,
-                             "image-sizes": o.image_sizes}),
+                             "image-sizes": o.image_sizes or o.exact_padding}),
+        *([("mask-padding", {})] if o.exact_padding else []),
         ("inject-anchors", {}),
         ("decode-boxes", {}),
         ("rpn-nms", {"score-threshold": o.rpn_score_threshold}),

@@ -7,6 +7,7 @@ from onnxgraft.passes.fp16 import Fp16
 from onnxgraft.passes.inject_anchors import InjectAnchors
 from onnxgraft.passes.lower_plugins import LowerPlugins
 from onnxgraft.passes.mask_head import MaskHead
+from onnxgraft.passes.mask_padding import MaskPadding
 from onnxgraft.passes.name_outputs import NameOutputs
 from onnxgraft.passes.normalize_input import NormalizeInput
 from onnxgraft.passes.quantize import Quantize
@@ -22,6 +23,7 @@ BUILT_IN = (
     Simplify,
     FixInput,
     NormalizeInput,
+    MaskPadding,
     InjectAnchors,
     DecodeBoxes,
     RpnNMS,

@@ -86,7 +86,7 @@ class BoxNMS(Pass):
         if spec.mask_pooler is None:
             return
         node = next(node for node in graph.nodes if node.name == ctx.sites["mask_roi_align"])
-        maps = [graph.tensor(name) for name in spec.mask_pooler.feature_tensors]
+        maps = [graph.tensor(ctx.current(name)) for name in spec.mask_pooler.feature_tensors]
         node.inputs.clear()
         node.inputs.extend([boxes, *maps])
         node.outputs[0].shape = [ctx.batch, boxes.shape[1], *node.outputs[0].shape[2:]]

@@ -47,7 +47,7 @@ def _decode_level(
     legacy = graph.tensor(level.selected_tensor)
     topk = next(node for node in graph.nodes if node.name == level.topk_node)
     b = Builder(graph, f"rpn/stride{level.stride}", [level.topk_node, legacy.inputs[0].name])
-    logits = b.op("Transpose", [graph.tensor(level.logits_tensor)], "by_location", shape=[n, h, w, a], perm=[0, 2, 3, 1])
+    logits = b.op("Transpose", [graph.tensor(ctx.current(level.logits_tensor))], "by_location", shape=[n, h, w, a], perm=[0, 2, 3, 1])
     logits = b.op("Reshape", [logits, b.ints("flat", [n, -1])], "logits", shape=[n, h * w * a])
     best, index = b.ops(
         "TopK", [logits, b.ints("k", [k])], [("best", np.float32, [n, k]), ("index", np.int64, [n, k])],
@@ -76,7 +76,9 @@ def _rule_out(b: Builder, decoded: gs.Tensor, clipped: gs.Tensor, best: gs.Tenso
     low, high = (columns(b, clipped, i, i + 2, hint, [*shape, 2]) for i, hint in ((0, "low"), (2, "high")))
     extent = b.op("Sub", [high, low], "extent", shape=[*shape, 2])
     smallest = b.op("ReduceMin", [extent, b.ints("axes", [2])], "smallest", shape=shape, keepdims=0)
+    exists = b.op("Greater", [best, b.floats("absent", NEVER / 2)], "exists", dtype=np.bool_, shape=shape)
     nonempty = b.op("Greater", [smallest, b.floats("min_size", side)], "nonempty", dtype=np.bool_, shape=shape)
-    valid = b.op("And", [finite, nonempty], "valid", dtype=np.bool_, shape=shape)
+    valid = b.op("And", [finite, nonempty], "has_area", dtype=np.bool_, shape=shape)
+    valid = b.op("And", [valid, exists], "valid", dtype=np.bool_, shape=shape)
     positive = b.op("Max", [best, b.floats("lowest", _LOWEST_LOGIT)], "bounded", shape=shape)
     return b.op("Where", [valid, positive, b.floats("never", NEVER)], "scores", shape=shape)

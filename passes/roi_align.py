@@ -41,7 +41,7 @@ class RoiAlign(Pass):
         n, rows = ctx.batch, ctx.spec().rpn.post_nms_topk
         old = graph.tensor(pooler.pooled_tensor)
         b = Builder(graph, "box_pooler", [node.name for node in old.inputs])
-        maps = [graph.tensor(name) for name in pooler.feature_tensors]
+        maps = [graph.tensor(ctx.current(name)) for name in pooler.feature_tensors]
         pooled = _pyramid(b, ctx, pooler, graph.tensor(ctx.sites["proposals"]), maps, n)
         shape = [n * rows, pooler.channels, pooler.resolution, pooler.resolution]
         graph.replace(old, b.op("Reshape", [pooled, b.ints("rows", [-1, *shape[1:]])], "pooled", shape=shape))
@@ -52,7 +52,7 @@ class RoiAlign(Pass):
         old = graph.tensor(pooler.pooled_tensor)
         b = Builder(graph, "mask_pooler", [node.name for node in old.inputs])
         boxes = b.op("Unsqueeze", [graph.tensor(pooler.boxes_tensor), b.ints("image", [0])], "boxes", shape=[1, "detections", 4])
-        maps = [first_image(b, graph.tensor(name), ctx.batch) for name in pooler.feature_tensors]
+        maps = [first_image(b, graph.tensor(ctx.current(name)), ctx.batch) for name in pooler.feature_tensors]
         pooled = _pyramid(b, ctx, pooler, boxes, maps, 1)
         ctx.sites["mask_roi_align"] = pooled.inputs[0].name
         tail = [pooler.channels, pooler.resolution, pooler.resolution]

@@ -43,6 +43,11 @@ class NumericCheck(Instrument):
         self.progress = progress or (lambda _: None)
         self._last: list[Detections] | None = None
 
+    @property
+    def found(self) -> list[Detections]:
+        """The detections of the last stage that ran, one entry an image."""
+        return self._last or []
+
     def start(self, graph: Graph, ctx: Context) -> None:
         self._last = self._run(graph, ctx) if self._fits(graph) else None
 

@@ -1,0 +1,120 @@
+// What the report knows: stages of the graph, what a pass changed between two of them, and the regions of that change.
+const D = JSON.parse(document.getElementById("data").textContent);
+const REGION = 60; // nodes in one picture: as many as are readable, and laid out in a blink
+const [NAME, OP, INPUTS, OUTPUTS, TYPES, ATTRIBUTES, BODY] = [0, 1, 2, 3, 4, 5, 6];
+const memo = (make) => {
+  const known = new Map();
+  return (key) => (known.has(key) || known.set(key, make(key)), known.get(key));
+};
+
+const stage = memo((index) => {
+  const raw = D.graph.stages[index] || { nodes: [], inputs: [], outputs: [] };
+  const byName = new Map(), maker = new Map(), users = new Map(), types = new Map(raw.inputs);
+  raw.nodes.forEach((id, position) => {
+    const node = D.graph.nodes[id];
+    byName.set(node[NAME], { id, node, position });
+    node[OUTPUTS].forEach((tensor, i) => (maker.set(tensor, node[NAME]), types.set(tensor, node[TYPES][i])));
+    for (const tensor of node[INPUTS]) {
+      if (typeof tensor !== "string") continue;
+      if (!users.has(tensor)) users.set(tensor, []);
+      users.get(tensor).push(node[NAME]);
+    }
+  });
+  return { byName, maker, users, types, inputs: raw.inputs, outputs: raw.outputs };
+});
+
+const wiring = (node) => JSON.stringify([node[OP], node[OUTPUTS], node[ATTRIBUTES], node[BODY],
+  node[INPUTS].map((t) => (typeof t === "string" ? t : D.graph.constants[t][1]))]);
+
+// Node name -> created, deleted or changed. A node of which only the shapes became known counts as kept.
+const changes = memo((pass) => {
+  const before = stage(pass - 1), after = stage(pass), found = new Map();
+  for (const [name, { id, node }] of before.byName) {
+    const now = after.byName.get(name);
+    if (!now) found.set(name, "deleted");
+    else if (now.id !== id && wiring(now.node) !== wiring(node)) found.set(name, "changed");
+  }
+  for (const name of after.byName.keys()) if (!before.byName.has(name)) found.set(name, "created");
+  return found;
+});
+
+function neighbours(graph, name, few = Infinity) {
+  const entry = graph.byName.get(name);
+  if (!entry) return [];
+  const makers = entry.node[INPUTS].map((t) => graph.maker.get(t)).filter(Boolean);
+  return [...makers, ...entry.node[OUTPUTS].flatMap((t) => (graph.users.get(t) || []).slice(0, few))];
+}
+
+// Connected changed nodes in the order of the graph; small groups share a region, large ones are split.
+const regions = memo((pass) => {
+  const changed = changes(pass), before = stage(pass - 1), after = stage(pass), place = new Map();
+  for (const [name, { position }] of before.byName) place.set(name, position);
+  let last = 0;
+  for (const name of after.byName.keys()) {
+    if (place.has(name)) last = Math.max(last, place.get(name));
+    else place.set(name, last + 0.5);
+  }
+  const seen = new Set(), groups = [];
+  for (const start of changed.keys()) {
+    if (seen.has(start)) continue;
+    const group = [], queue = [start];
+    seen.add(start);
+    while (queue.length) {
+      const name = queue.pop();
+      group.push(name);
+      for (const next of [...neighbours(before, name), ...neighbours(after, name)]) {
+        if (changed.has(next) && !seen.has(next)) seen.add(next), queue.push(next);
+      }
+    }
+    groups.push(group.sort((a, b) => place.get(a) - place.get(b)));
+  }
+  groups.sort((a, b) => place.get(a[0]) - place.get(b[0]));
+  const packed = [];
+  for (const group of groups) {
+    for (let at = 0; at < group.length; at += REGION) {
+      const part = group.slice(at, at + REGION), open = packed[packed.length - 1];
+      if (open && open.length + part.length <= REGION && group.length < REGION) open.push(...part);
+      else packed.push(part);
+    }
+  }
+  return packed;
+});
+
+// Nodes and edges of one picture: the region's nodes that exist on that side, and what they touch.
+function picture(pass, region, side) {
+  const graph = stage(side === "before" ? pass - 1 : pass), changed = changes(pass);
+  const members = new Set((regions(pass)[region] || []).filter((name) => graph.byName.has(name)));
+  const drawn = new Set(members);
+  for (const name of members) for (const next of neighbours(graph, name, 3)) drawn.add(next);
+  if (!members.size) { // nothing of the region exists on this side: show where it was or will be
+    const other = stage(side === "before" ? pass : pass - 1);
+    for (const name of regions(pass)[region] || []) {
+      for (const next of neighbours(other, name, 2)) if (graph.byName.has(next) && drawn.size < 12) drawn.add(next);
+    }
+  }
+  const nodes = [], edges = [], ends = new Map();
+  for (const name of drawn) {
+    const node = graph.byName.get(name).node;
+    nodes.push({ id: name, label: label(node), kind: changed.get(name) || "kept" });
+    node[INPUTS].forEach((tensor) => {
+      const maker = graph.maker.get(tensor);
+      if (maker && drawn.has(maker)) edges.push({ source: maker, target: name, tensor });
+      else if (!maker && graph.inputs.some(([n]) => n === tensor)) ends.set(tensor, { source: `in ${tensor}`, target: name, tensor });
+    });
+    for (const [tensor] of graph.outputs) {
+      if (node[OUTPUTS].includes(tensor)) ends.set(`${tensor}>`, { source: name, target: `out ${tensor}`, tensor });
+    }
+  }
+  for (const edge of ends.values()) {
+    const id = edge.source.startsWith("in ") && !drawn.has(edge.source) ? edge.source : edge.target;
+    if (!nodes.some((n) => n.id === id)) nodes.push({ id, label: edge.tensor, kind: "end" });
+    edges.push(edge);
+  }
+  return { nodes, edges };
+}
+
+function label(node) {
+  const weight = node[INPUTS].map((t) => (typeof t === "string" ? "" : D.graph.constants[t][1])).find((t) => /\[\d+,/.test(t));
+  const shape = weight && /\[([\d,]+)\]/.exec(weight);
+  return node[OP].replace(/^.*::/, "") + (shape ? `\n${shape[1].replaceAll(",", "×")}` : "");
+}

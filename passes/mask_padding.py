@@ -1,0 +1,141 @@
+"""Keeps what lies outside an image on the canvas from reaching its features, so that the canvas does not matter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.analysis.structure import descendants
+from onnxgraft.errors import InputError, Refusal
+from onnxgraft.graph import Builder, Graph
+from onnxgraft.manager import Context, Pass
+from onnxgraft.passes.decode_boxes import NEVER
+from onnxgraft.passes.fix_input import SIZE_DIVISIBILITY
+from onnxgraft.passes.normalize_input import SIZES_NAME
+
+_WHOLE_CANVAS = {"GlobalAveragePool", "AveragePool", "ReduceMean", "InstanceNormalization", "GroupNormalization"}
+_LOWEST = -3.0e38
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskPadding(Pass):
+    """Make the answers independent of the canvas around an image.
+
+    detectron2 pads an image to the next multiple of 32 and no further; what a larger canvas holds beyond that is zero at
+    the input, but not after the first bias. This pass gives every convolution and pooling zeros (the lowest value) there,
+    rules out anchors there, and repeats the last row and column for RoIAlign, which clamps at the edge of a map. Legal
+    when (1) image sizes are an input (normalize-input{image-sizes=true}), (2) nothing in the backbone averages over the
+    whole canvas (GroupNorm, squeeze and excitation).
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("normalized-input",)
+    provides: ClassVar[tuple[str, ...]] = ("masked-padding",)
+
+    def run(self, graph: Graph, ctx: Context) -> None:
+        if not ctx.io.get("image_sizes"):
+            raise InputError("mask-padding: needs the true image sizes; build with --image-sizes")
+        masks = _Masks(graph, ctx)
+        trunk = _trunk(graph, ctx)
+        for node in trunk:
+            if node.op in _WHOLE_CANVAS:
+                raise Refusal("averages over the whole canvas, so the padding cannot be kept out", node.name)
+        filled: dict[tuple[int, float], gs.Tensor] = {}
+        for node in trunk:
+            kernel = node.attrs.get("kernel_shape", [1, 1])
+            if node.op not in ("Conv", "MaxPool") or max(kernel) == 1 or node.inputs[0].name == ctx.sites["normalized"]:
+                continue
+            tensor, outside = node.inputs[0], _LOWEST if node.op == "MaxPool" else 0.0
+            key = id(tensor), outside
+            if key not in filled:
+                filled[key] = masks.fill(tensor, outside)
+                ctx.count("maps masked")
+            node.inputs[0] = filled[key]
+        for level in ctx.spec().rpn.levels:
+            logits = graph.tensor(level.logits_tensor)
+            ctx.replaced[logits.name] = _everywhere(graph, logits, masks.fill(logits, NEVER)).name
+        for name in dict.fromkeys(n for p in (ctx.spec().box_pooler, ctx.spec().mask_pooler) if p for n in p.feature_tensors):
+            feature = graph.tensor(name)
+            repeated = masks.repeat_edge(feature)
+            graph.redirect([n for n in list(feature.outputs) if n.op == "RoiAlign"], feature, repeated)
+            ctx.replaced[name] = repeated.name
+            ctx.count("edges repeated")
+
+
+def _trunk(graph: Graph, ctx: Context) -> list[gs.Node]:
+    """Nodes between the image and the RPN's outputs and pooled maps."""
+    spec = ctx.spec()
+    after = descendants(graph.tensor(ctx.sites["normalized"]))
+    ends = [graph.tensor(name) for level in spec.rpn.levels for name in (level.logits_tensor, level.deltas_tensor)]
+    ends += [graph.tensor(name) for name in spec.box_pooler.feature_tensors]
+    live: set[int] = set()
+    stack = [t.inputs[0] for t in ends]
+    while stack:
+        node = stack.pop()
+        if id(node) not in live and any(id(t) in after for t in node.inputs):
+            live.add(id(node))
+            stack += [t.inputs[0] for t in node.inputs if t.inputs]
+    return [node for node in graph.nodes if id(node) in live]
+
+
+def _everywhere(graph: Graph, old: gs.Tensor, new: gs.Tensor) -> gs.Tensor:
+    """Let all other consumers of `old` read `new`."""
+    graph.redirect([node for node in list(old.outputs) if node is not new.inputs[0]], old, new)
+    return new
+
+
+class _Masks:
+    """Which cells of a map lie on the image (padded to a multiple of 32), per stride."""
+
+    def __init__(self, graph: Graph, ctx: Context) -> None:
+        self.graph, self.batch = graph, ctx.batch
+        self.canvas = ctx.spec().image.height, ctx.spec().image.width
+        sizes = next(t for t in graph.gs.inputs if t.name == SIZES_NAME)
+        b = self.builder = Builder(graph, "padding", [SIZES_NAME])
+        unit = b.floats("divisibility", float(SIZE_DIVISIBILITY))
+        units = b.op("Div", [sizes, unit], "units", shape=[self.batch, 2])
+        units = b.op("Ceil", [units], "whole_units", shape=[self.batch, 2])
+        self.padded = b.op("Mul", [units, unit], "padded_sizes", shape=[self.batch, 2])
+        self._inside: dict[tuple[int, int], gs.Tensor] = {}
+
+    def fill(self, tensor: gs.Tensor, outside: float) -> gs.Tensor:
+        b = Builder(self.graph, "padding", [tensor.name])
+        both = [self.inside(tensor, axis) for axis in (2, 3)]
+        inside = b.op("And", both, "inside", dtype=np.bool_)
+        return b.op("Where", [inside, tensor, b.floats("outside", outside)], "masked", shape=list(tensor.shape))
+
+    def repeat_edge(self, tensor: gs.Tensor) -> gs.Tensor:
+        """The first row and column outside take the values of the last ones inside."""
+        b = Builder(self.graph, "padding", [tensor.name])
+        for axis in (2, 3):
+            size = int(tensor.shape[axis])
+            start, end, axes = b.ints("start", [0]), b.ints("end", [size - 1]), b.ints("axis", [axis])
+            one = b.ints("one", [1])
+            first = b.op("Slice", [tensor, start, one, axes], "first", shape=_with(tensor.shape, axis, 1))
+            rest = b.op("Slice", [tensor, start, end, axes], "rest", shape=_with(tensor.shape, axis, size - 1))
+            shifted = b.op("Concat", [first, rest], "shifted", shape=list(tensor.shape), axis=axis)
+            tensor = b.op("Where", [self.inside(tensor, axis), tensor, shifted], "edge", shape=list(tensor.shape))
+        return tensor
+
+    def inside(self, tensor: gs.Tensor, axis: int) -> gs.Tensor:
+        """bool [N, 1, H, 1] or [N, 1, 1, W]: rows or columns that lie on the padded image."""
+        size = int(tensor.shape[axis])
+        stride = 2 ** round(np.log2(self.canvas[axis - 2] / size))
+        if -(-self.canvas[axis - 2] // stride) != size:
+            raise Refusal(f"a map of {size} cells is no power-of-two part of the canvas {self.canvas[axis - 2]}", tensor.name)
+        key = axis, stride
+        if key not in self._inside:
+            b, n = self.builder, self.batch
+            column = b.op("Gather", [self.padded, b.ints("column", [axis - 2])], "size", shape=[n, 1], axis=1)
+            cells = b.op("Div", [column, b.floats("stride", float(stride))], "cells", shape=[n, 1])
+            cells = b.op("Ceil", [cells], "whole_cells", shape=[n, 1])
+            bound = b.op("Reshape", [cells, b.ints("shape", [n, 1, 1, 1])], "bound", shape=[n, 1, 1, 1])
+            ramp = b.floats("ramp", np.arange(size, dtype=np.float32).reshape(_with([1, 1, 1, 1], axis, size)))
+            self._inside[key] = b.op("Less", [ramp, bound], "on_image", dtype=np.bool_, shape=_with([n, 1, 1, 1], axis, size))
+        return self._inside[key]
+
+
+def _with(shape: list[int], axis: int, size: int) -> list[int]:
+    return [size if i == axis else int(d) for i, d in enumerate(shape)]
