@@ -23,5 +23,5 @@ def draw_detections(folder: Path, images: Sequence[NDArray[np.uint8]], found: Se
         return
     (folder / DRAWN).mkdir(exist_ok=True)
     for index, (image, detections) in enumerate(zip(images, found, strict=True)):
-        placed = ImageDetections(detections, (image.shape[0], image.shape[1]))
+        placed = ImageDetections.of(detections, (image.shape[0], image.shape[1]))
         cv2.imwrite(str(folder / DRAWN / f"image_{index}.jpg"), draw(image, placed, min_score=_MIN_SCORE))

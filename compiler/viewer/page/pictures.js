@@ -37,7 +37,7 @@ function layout(pass, region, side) {
 const panes = {};
 function pane(side) {
   if (!panes[side]) {
-    panes[side] = cytoscape({ container: document.getElementById(side), wheelSensitivity: 0.3, minZoom: 0.05, maxZoom: 2.5, style: paint() });
+    panes[side] = cytoscape({ container: document.getElementById(side), minZoom: 0.05, maxZoom: 2.5, style: paint() });
     panes[side].on("tap", "node", (event) => { if (event.target.data("kind") !== "end") go({ node: event.target.id() }); });
   }
   return panes[side];
