@@ -16,7 +16,7 @@ from onnxgraft.build_folder import TIMES, digest, new_folder, write_json, write_
 from onnxgraft.detector import DetectorSpec
 from onnxgraft.errors import PassError
 from onnxgraft.graph import Graph
-from onnxgraft.instruments import NumericCheck, Reproducer, Texts, Verify
+from onnxgraft.instruments import NumericCheck, Promises, Reproducer, Texts, Verify
 from onnxgraft.instruments.reproducer import versions
 from onnxgraft.manager import Context, Instrument, PassManager, PassRecord, Report
 from onnxgraft.options import CompileOptions, default_pipeline
@@ -173,7 +173,8 @@ def _instruments(request: Request, recorder: Recorder, source: Path) -> tuple[li
     numeric = NumericCheck(request.numeric_images, progress=request.progress) if request.numeric_images else None
     if request.checks:
         assert recorder.on_failure is not None
-        instruments += [Verify(), Texts(), Reproducer(recorder.on_failure, source, request.load)]
+        failure = Reproducer(recorder.on_failure, source, request.load, request.numeric_images)
+        instruments += [Promises(), Verify(), Texts(), failure]
     if numeric is not None:
         instruments.append(numeric)
     instruments += request.instruments

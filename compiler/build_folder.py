@@ -15,7 +15,8 @@ from typing import Any
 from onnxgraft.errors import InputError
 from onnxgraft.manager import Report
 
-TIMES = "times.json"  # the only file of a build that differs when it is built again
+TIMES = "times.json"
+VARYING = (TIMES, "report.html")  # what holds times, and so differs when a build is made again
 
 
 @contextmanager

@@ -66,10 +66,17 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class Pass(ABC):
-    """One rewrite. Typed fields are its options; the first line of its docstring is its help text."""
+    """One rewrite. Typed fields are its options; the first line of its docstring is its help text.
+
+    Attributes:
+        requires: facts that must hold before it runs.
+        provides: facts that hold after it.
+        touches: what it may change beside nodes: "inputs" and "outputs" (names and types), "weights" (values).
+    """
 
     requires: ClassVar[tuple[str, ...]] = ()
     provides: ClassVar[tuple[str, ...]] = ()
+    touches: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def run(self, graph: Graph, ctx: Context) -> None:

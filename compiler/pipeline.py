@@ -15,8 +15,10 @@ from typing import Any, get_type_hints
 
 from onnxgraft.errors import InputError
 from onnxgraft.manager import Pass
+from onnxgraft.repeat import Repeat
 
-_ITEM = re.compile(r"\s*(?P<name>[a-z0-9][a-z0-9-]*)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?:,|$)")
+_ITEM = re.compile(r"\s*(?P<name>[a-z0-9][a-z0-9-]*)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?P<end>,|\(|\)|$)")
+_AFTER_GROUP = re.compile(r"\s*(?P<end>,|\)|$)")
 ENTRY_POINTS = "onnxgraft.passes"
 
 
@@ -33,7 +35,7 @@ class Registry:
         """Built-in passes, entry points of the group `onnxgraft.passes`, and Pass classes of the given files."""
         from onnxgraft import passes
 
-        registry = Registry(passes.BUILT_IN)
+        registry = Registry([*passes.BUILT_IN, Repeat])
         for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
             registry.add(point.load())
         for path in load:
@@ -84,16 +86,7 @@ class Pipeline:
     @staticmethod
     def parse(text: str, registry: Registry | None = None) -> Pipeline:
         """Read a pipeline from text. Raises InputError that names the place and what is allowed there."""
-        registry = registry or Registry.default()
-        passes: list[Pass] = []
-        position = 0
-        while position < len(text):
-            match = _ITEM.match(text, position)
-            if match is None:
-                raise InputError(f"pipeline: cannot read {text[position : position + 30]!r}; "
-                                 "write passes as name or name{option=value,...}, separated by commas")  # fmt: skip
-            passes.append(make(registry[match["name"]], match["options"] or ""))
-            position = match.end()
+        passes, position = _parse(text, 0, registry or Registry.default(), nested=False)
         if not passes:
             raise InputError("pipeline: no pass is named")
         return Pipeline(tuple(passes))
@@ -117,10 +110,46 @@ class Pipeline:
         return len(names) - 1 - names[::-1].index(name)
 
 
+def _parse(text: str, position: int, registry: Registry, nested: bool) -> tuple[list[Pass], int]:
+    """The passes from `position` to the end, or to the bracket that closes a repeat(...)."""
+    passes: list[Pass] = []
+    while position < len(text):
+        match = _ITEM.match(text, position)
+        if match is None:
+            raise _unreadable(text, position)
+        kind, options, start = registry[match["name"]], match["options"] or "", position
+        position, end = match.end(), match["end"]
+        if end == "(":
+            if not issubclass(kind, Repeat):
+                raise InputError(f"pipeline: {kind.name()!r} holds no passes; only repeat(...) does")
+            inner, position = _parse(text, position, registry, nested=True)
+            passes.append(dataclasses.replace(make(kind, options), steps=tuple(inner)))  # type: ignore[call-arg]
+            after = _AFTER_GROUP.match(text, position)
+            if after is None:
+                raise _unreadable(text, position)
+            position, end = after.end(), after["end"]
+        elif issubclass(kind, Repeat):
+            raise InputError("pipeline: repeat needs passes: repeat{max=4}(first,second)")
+        else:
+            passes.append(make(kind, options))
+        if end == ")":
+            if not nested:
+                raise _unreadable(text, start)
+            return passes, position
+    if nested:
+        raise InputError("pipeline: repeat( is not closed")
+    return passes, position
+
+
+def _unreadable(text: str, position: int) -> InputError:
+    return InputError(f"pipeline: cannot read {text[position : position + 30]!r}; "
+                      "write passes as name or name{option=value,...}, separated by commas")  # fmt: skip
+
+
 def make(kind: type[Pass], options: str) -> Pass:
     """A pass from its option text. Raises InputError."""
     hints = get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    fields = {f.name: f for f in dataclasses.fields(kind) if not (kind is Repeat and f.name == "steps")}
     values: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in options.split(","))):
         key, equals, raw = part.partition("=")

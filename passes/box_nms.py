@@ -26,6 +26,7 @@ class BoxNMS(Pass):
 
     requires: ClassVar[tuple[str, ...]] = ("pooled",)
     provides: ClassVar[tuple[str, ...]] = ("detections",)
+    touches: ClassVar[tuple[str, ...]] = ("outputs",)
 
     score_threshold: float | None = None
     iou_threshold: float | None = None

@@ -21,6 +21,7 @@ class MaskHead(Pass):
 
     requires: ClassVar[tuple[str, ...]] = ("detections",)
     provides: ClassVar[tuple[str, ...]] = ("masks",)
+    touches: ClassVar[tuple[str, ...]] = ("outputs",)
 
     def run(self, graph: Graph, ctx: Context) -> None:
         head = ctx.spec().mask_head

@@ -30,6 +30,7 @@ class NameOutputs(Pass):
 
     requires: ClassVar[tuple[str, ...]] = ("detections",)
     provides: ClassVar[tuple[str, ...]] = ("named-outputs",)
+    touches: ClassVar[tuple[str, ...]] = ("outputs",)
 
     boxes: str = "normalized"
 

@@ -27,6 +27,7 @@ class NormalizeInput(Pass):
 
     requires: ClassVar[tuple[str, ...]] = ("static-input",)
     provides: ClassVar[tuple[str, ...]] = ("normalized-input",)
+    touches: ClassVar[tuple[str, ...]] = ("inputs",)
 
     order: str = "model"
     layout: str = "NCHW"

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from onnxgraft.graph import Graph
 from onnxgraft.manager import Context, Instrument, Pass
@@ -19,10 +25,13 @@ class Reproducer(Instrument):
     pass up to the one that failed. `before.onnx` is the graph that the failing pass got, for reading.
     """
 
-    def __init__(self, folder: Path, source: Path, load: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, source: Path, load: tuple[str, ...] = (), images: Sequence[NDArray[np.uint8]] = ()
+    ) -> None:
         self.folder = folder
         self.source = source
         self.load = load
+        self.images = images
         self._specs: list[str] = []
         self._snapshot: Path | None = None
 
@@ -37,9 +46,17 @@ class Reproducer(Instrument):
         pipeline = ",".join(self._specs)
         write_model(self._before, self.folder / "before.onnx")
         (self.folder / "pipeline.txt").write_text(pipeline + "\n")
-        loads = "".join(f" --load {path}" for path in self.load)
-        command = f"onnxgraft build {self.source} --passes '{pipeline}'{loads} -o replayed"
-        (self.folder / "replay.sh").write_text(f"#!/bin/sh\n{command}\n")
+        words = ["onnxgraft", "build", str(self.source.absolute()), "--passes", pipeline, "--no-engine", "-o", "replayed"]
+        for path in self.load:
+            words += ["--load", str(Path(path).absolute())]
+        words += ["--check-numerics"] if self.images else []
+        for index, image in enumerate(self.images):
+            name = f"image_{index}.png"
+            cv2.imwrite(str(self.folder / name), image)
+            words += ["--images", name]
+        command = shlex.join(words)
+        (self.folder / "replay.sh").write_text(f'#!/bin/sh\ncd "$(dirname "$0")" && {command}\n')
+        (self.folder / "replay.sh").chmod(0o755)
         info = {"pass": step.name(), "error": str(error), "command": command, "versions": versions()}
         (self.folder / "reproducer.json").write_text(json.dumps(info, indent=2) + "\n")
 
