@@ -30,14 +30,14 @@ def settle(graph: Graph, shapes: bool = True) -> dict[str, int]:
             "constant nodes": constants_to_initializers(graph),
             "identities": remove_identities(graph),
         }
-        if shapes or attempt == 0:
+        if shapes or attempt == 1:  # once folding has made the first shapes known; it is slow to repeat
             infer_shapes(graph, propagate=shapes and attempt == 0)
         counts["folded"] = fold(graph, shapes=shapes)
         counts["inlined branches"] = inline_constant_ifs(graph)
         graph.cleanup()
         for key, count in counts.items():
             done[key] = done.get(key, 0) + count
-        if not any(counts.values()):
+        if not any(counts.values()) and (shapes or attempt >= 1):
             return done
     raise Refusal(f"folding did not come to rest in {_ROUNDS} rounds")
 
@@ -105,7 +105,9 @@ def constants_to_initializers(graph: Graph) -> int:
     return made
 
 
-def evaluate(graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray] | None = None) -> list[np.ndarray]:
+def evaluate(
+    graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray] | None = None
+) -> list[np.ndarray]:
     """Run the part of the graph between `feeds` (by tensor name) and `outputs` in ONNX Runtime.
 
     Raises:

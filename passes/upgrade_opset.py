@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import onnx
 import onnx_graphsurgeon as gs
 from onnx import version_converter
 
@@ -32,13 +33,21 @@ class UpgradeOpset(Pass):
         try:
             converted = version_converter.convert_version(skeleton.model, self.version)
         except Exception as error:  # the converter raises whatever its C++ throws
-            raise Refusal(f"cannot convert opset {graph.gs.opset} to {self.version}: {str(error)[:200]}") from None
+            raise _refusal(graph, f"cannot convert opset {graph.gs.opset} to {self.version}", error) from None
         origins, functions = graph.origins, graph.functions
         upgraded = Graph.from_skeleton(Skeleton(converted, skeleton.weights))
         _keep_loaded(graph.gs, upgraded.gs)
         graph.gs = upgraded.gs
         graph.origins, graph.functions = origins, functions
         ctx.count("opsets", self.version - graph.source_opset)
+
+
+def _refusal(graph: Graph, what: str, error: Exception) -> Refusal:
+    """The converter does not say which node it failed on: an operator that ONNX does not know is the usual reason."""
+    for node in graph.nodes:
+        if not node.domain and not onnx.defs.has(node.op):
+            return Refusal(f"{what}: ONNX has no operator {node.op!r}", node.name)
+    return Refusal(f"{what}: {' '.join(str(error).split())[:200]}")
 
 
 def _keep_loaded(old: gs.Graph, new: gs.Graph) -> None:
@@ -48,5 +57,3 @@ def _keep_loaded(old: gs.Graph, new: gs.Graph) -> None:
         known = before.get(name)
         if isinstance(tensor, gs.Constant) and isinstance(known, gs.Constant) and weight_of(known) is not None:
             tensor._values = known._values
-
-
