@@ -133,7 +133,9 @@ def latency(run: Path, repeat: int = 5, progress: Callable[[str], None] = lambda
     rows += [(n, f"{statistics.median(t):.1f}", f"{min(t):.1f}", f"{max(t):.1f}") for n, t in times.items()]
     if len(times) == 2:
         ours, theirs = times.values()
-        rows.append(("build / export", f"{statistics.median(a / b for a, b in zip(ours, theirs, strict=True)):.2f}", "", ""))
+        rows.append(
+            ("build / export", f"{statistics.median(a / b for a, b in zip(ours, theirs, strict=True)):.2f}", "", "")
+        )
     return rows
 
 

@@ -125,7 +125,9 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
             "sha256": {p.name: digest(p) for p in sorted(folder.iterdir()) if p.is_file()},
             "versions": versions(),
             "engine_info": _without_times(engine),
-            "trtexec": target.trtexec_line(Path("model.onnx"), Path("model" + (target.suffix or ".onnx")), request.builder),
+            "trtexec": target.trtexec_line(
+                Path("model.onnx"), Path("model" + (target.suffix or ".onnx")), request.builder
+            ),
         }
         if request.checks:
             write_passes(folder, report)
@@ -157,7 +159,13 @@ def pipeline_for(request: Request, target: str) -> Pipeline:
 
 def _provider(model: str, request: Request) -> Provider:
     return Provider(
-        model, CACHE, request.calibration, request.method, request.percentile, request.calibration_images, request.progress
+        model,
+        CACHE,
+        request.calibration,
+        request.method,
+        request.percentile,
+        request.calibration_images,
+        request.progress,
     )
 
 
@@ -203,9 +211,7 @@ class _Progress(Instrument):
         self._progress(step.name())
 
 
-def _write_runnable(
-    graph: Graph, source: Path, pipeline: Pipeline, ranges: Provider, folder: Path, target: str
-) -> str:
+def _write_runnable(graph: Graph, source: Path, pipeline: Pipeline, ranges: Provider, folder: Path, target: str) -> str:
     """The name of a file that ONNX Runtime can run: the model itself, unless it holds TensorRT's plugins."""
     if target != "tensorrt" or not any(step.name() == "lower-plugins" for step in pipeline.passes):
         return "model.onnx"

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 from rich.console import Console, RenderableType
 
-
 Stat = Annotated[bool, typer.Option("--stat", help="Count lines only.")]
 Ops = Annotated[bool, typer.Option("--ops", help="Count operators only.")]
 Full = Annotated[bool, typer.Option("--full", help="Show what did not change, too.")]

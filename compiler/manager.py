@@ -175,7 +175,9 @@ class PassManager:
         PassError: a pass requires a fact that no earlier pass provides.
     """
 
-    def __init__(self, passes: Sequence[Pass], instruments: Iterable[Instrument] = (), fingerprints: bool = True) -> None:
+    def __init__(
+        self, passes: Sequence[Pass], instruments: Iterable[Instrument] = (), fingerprints: bool = True
+    ) -> None:
         self.passes = list(passes)
         self.instruments = list(instruments)
         self.fingerprints = fingerprints
@@ -244,6 +246,10 @@ def check_order(passes: Sequence[Pass]) -> None:
         for fact in step.requires:
             if fact not in facts:
                 givers = sorted({p.name() for p in passes if fact in p.provides})
-                hint = f"; {givers[0]} provides it, but comes later" if givers else "; no pass of this pipeline provides it"
+                hint = (
+                    f"; {givers[0]} provides it, but comes later"
+                    if givers
+                    else "; no pass of this pipeline provides it"
+                )
                 raise PassError(step.name(), f"requires {fact!r}{hint}")
         facts.update(step.provides)

@@ -44,7 +44,7 @@ class CompileOptions:
 def default_pipeline(options: CompileOptions, target: str, registry: Registry | None = None) -> Pipeline:
     """The passes that compile for a target, in order."""
     o = options
-    steps = [
+    steps: list[tuple[str, dict[str, object]]] = [
         ("upgrade-opset", {}),
         ("repair-roi-align", {"pooler-type": o.pooler_type}),
         ("simplify", {}),

@@ -86,7 +86,7 @@ class Pipeline:
     @staticmethod
     def parse(text: str, registry: Registry | None = None) -> Pipeline:
         """Read a pipeline from text. Raises InputError that names the place and what is allowed there."""
-        passes, position = _parse(text, 0, registry or Registry.default(), nested=False)
+        passes, _ = _parse(text, 0, registry or Registry.default(), nested=False)
         if not passes:
             raise InputError("pipeline: no pass is named")
         return Pipeline(tuple(passes))

@@ -105,7 +105,12 @@ def body_text(node: gs.Node) -> str:
     for key, value in sorted(node.attrs.items()):
         if isinstance(value, gs.Graph):
             names = _Names(canonical=True)
-            found += [key, *map(names.define, value.inputs), *_nodes(value, names, "  "), *map(names.use, value.outputs)]
+            found += [
+                key,
+                *map(names.define, value.inputs),
+                *_nodes(value, names, "  "),
+                *map(names.use, value.outputs),
+            ]
     return "\n".join(found)
 
 

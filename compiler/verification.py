@@ -91,12 +91,18 @@ Reference = tuple[str, NDArray[np.uint8], Detections]
 def _references(session: Session, images: Sequence[str | Path]) -> tuple[Iterator[Reference], str]:
     source = session.manifest["source"]["model"]
     canvas = session.canvas
-    if not images and source in golden.names():
-        if golden_references.scene_numbers(source) and canvas == golden_references.shapes().scene(0).shape[:2]:
-            stored = golden_references.references(source)
-            return ((f"scene {i}", image, d) for i, image, d in stored), "reference: stored answers"
+    if not images and _has_answers(source, canvas):
+        stored = golden_references.references(source)
+        return ((f"scene {i}", image, d) for i, image, d in stored), "reference: stored answers"
     pictures = [(str(p), _on_canvas(session, read_image(p))) for p in images] or [("noise", noise(canvas))]
     return _run_export(session, pictures), "reference: the exported graph in ONNX Runtime"
+
+
+def _has_answers(source: str, canvas: tuple[int, int]) -> bool:
+    """Whether `source` is a golden graph with stored answers for pictures of the canvas size."""
+    if source not in golden.names() or not golden_references.scene_numbers(source):
+        return False
+    return bool(canvas == golden_references.shapes().scene(0).shape[:2])
 
 
 def _on_canvas(session: Session, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -120,7 +126,9 @@ def _run_export(session: Session, pictures: Sequence[tuple[str, NDArray[np.uint8
     graph, ctx = Graph.load(source), Context()
     steps = [s for s in Pipeline.parse(manifest["pipeline"]).passes if s.name() in CANVAS_PASSES]
     if {s.name() for s in steps} != set(CANVAS_PASSES):
-        raise InputError("the build's pipeline left out the passes that make a reference; give a golden graph or --images")
+        raise InputError(
+            "the build's pipeline left out the passes that make a reference; give a golden graph or --images"
+        )
     PassManager(steps, fingerprints=False).run(graph, ctx)
     order = manifest["preprocess"]["order"]
     with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:

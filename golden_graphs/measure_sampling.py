@@ -79,9 +79,19 @@ def main() -> None:
         return
     print("| form | strict match | box AP | mask AP | peak MiB | ms |\n|---|---|---|---|---|---|")
     for form in FORMS:
-        command = [sys.executable, "-m", "golden_graphs.measure_sampling", "--scenes", str(arguments.scenes), "--form", form]
+        command = [
+            sys.executable,
+            "-m",
+            "golden_graphs.measure_sampling",
+            "--scenes",
+            str(arguments.scenes),
+            "--form",
+            form,
+        ]
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-        print(f"| {form} | {row['strict']:.4f} | {row['box']:.4f} | {row['mask']:.4f} | {row['mib']:.0f} | {row['ms']:.0f} |")
+        print(
+            f"| {form} | {row['strict']:.4f} | {row['box']:.4f} | {row['mask']:.4f} | {row['mib']:.0f} | {row['ms']:.0f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ class BoxNMS(Pass):
         spec = ctx.spec()
         head, outputs = spec.box_head, spec.outputs
         n, p, c = ctx.batch, spec.rpn.post_nms_topk, head.num_classes
-        b = Builder(graph, "box_nms", [i.name for t in (head.scores_tensor, head.deltas_tensor) for i in graph.tensor(t).inputs])
+        b = Builder(
+            graph, "box_nms", [i.name for t in (head.scores_tensor, head.deltas_tensor) for i in graph.tensor(t).inputs]
+        )
         scores = self._class_scores(graph, ctx, b, n, p, c)
         boxes = self._class_boxes(graph, ctx, b, n, p, 1 if head.class_agnostic else c)
         count, kept, best, classes = add_plugin(
@@ -62,15 +64,31 @@ class BoxNMS(Pass):
         activated = graph.tensor(ctx.spec().box_head.scores_tensor)
         grouped = b.op("Reshape", [activated, b.ints("grouped", [n, p, c + 1])], "with_background", shape=[n, p, c + 1])
         foreground = columns(b, grouped, 0, c, "foreground", [n, p, c])
-        valid = b.op("Unsqueeze", [graph.tensor(ctx.sites["valid"]), b.ints("last", [2])], "valid", dtype=np.bool_, shape=[n, p, 1])
+        valid = b.op(
+            "Unsqueeze",
+            [graph.tensor(ctx.sites["valid"]), b.ints("last", [2])],
+            "valid",
+            dtype=np.bool_,
+            shape=[n, p, 1],
+        )
         return b.op("Where", [valid, foreground, b.floats("none", -1.0)], "class_scores", shape=[n, p, c])
 
     @staticmethod
     def _class_boxes(graph: Graph, ctx: Context, b: Builder, n: int, p: int, c: int) -> gs.Tensor:
         """[N, P, C, 4] (or one box for all classes) decoded from the proposals and clipped."""
         head = ctx.spec().box_head
-        deltas = b.op("Reshape", [graph.tensor(head.deltas_tensor), b.ints("per_class", [n, p, c, 4])], "deltas", shape=[n, p, c, 4])
-        proposals = b.op("Unsqueeze", [graph.tensor(ctx.sites["proposals"]), b.ints("class_axis", [2])], "proposals", shape=[n, p, 1, 4])
+        deltas = b.op(
+            "Reshape",
+            [graph.tensor(head.deltas_tensor), b.ints("per_class", [n, p, c, 4])],
+            "deltas",
+            shape=[n, p, c, 4],
+        )
+        proposals = b.op(
+            "Unsqueeze",
+            [graph.tensor(ctx.sites["proposals"]), b.ints("class_axis", [2])],
+            "proposals",
+            shape=[n, p, 1, 4],
+        )
         decoded = decode(b, deltas, proposals, head.coder, [n, p, c, 4], [n, p, 1, 4])
         return clip(b, decoded, bounds(b, ctx, 4), [n, p, c, 4])
 

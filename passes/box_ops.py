@@ -20,7 +20,9 @@ def columns(builder: Builder, boxes: gs.Tensor, start: int, end: int, hint: str,
     return builder.op("Slice", [boxes, *bounds], hint, shape=shape)
 
 
-def decode(builder: Builder, deltas: gs.Tensor, boxes: gs.Tensor, coder: BoxCoder, shape: Shape, box_shape: Shape) -> gs.Variable:
+def decode(
+    builder: Builder, deltas: gs.Tensor, boxes: gs.Tensor, coder: BoxCoder, shape: Shape, box_shape: Shape
+) -> gs.Variable:
     """Box2BoxTransform.apply_deltas (detectron2 modeling/box_regression.py).
 
     Args:

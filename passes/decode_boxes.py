@@ -47,7 +47,13 @@ def _decode_level(
     legacy = graph.tensor(level.selected_tensor)
     topk = next(node for node in graph.nodes if node.name == level.topk_node)
     b = Builder(graph, f"rpn/stride{level.stride}", [level.topk_node, legacy.inputs[0].name])
-    logits = b.op("Transpose", [graph.tensor(ctx.current(level.logits_tensor))], "by_location", shape=[n, h, w, a], perm=[0, 2, 3, 1])
+    logits = b.op(
+        "Transpose",
+        [graph.tensor(ctx.current(level.logits_tensor))],
+        "by_location",
+        shape=[n, h, w, a],
+        perm=[0, 2, 3, 1],
+    )
     logits = b.op("Reshape", [logits, b.ints("flat", [n, -1])], "logits", shape=[n, h * w * a])
     best, index = b.ops(
         "TopK", [logits, b.ints("k", [k])], [("best", np.float32, [n, k]), ("index", np.int64, [n, k])],
@@ -68,7 +74,9 @@ def _decode_level(
     return clipped, scores
 
 
-def _rule_out(b: Builder, decoded: gs.Tensor, clipped: gs.Tensor, best: gs.Tensor, side: float, shape: list[int]) -> gs.Tensor:
+def _rule_out(
+    b: Builder, decoded: gs.Tensor, clipped: gs.Tensor, best: gs.Tensor, side: float, shape: list[int]
+) -> gs.Tensor:
     """find_top_rpn_proposals drops boxes that are not finite, and after clipping those with a side of at most `side`."""
     magnitude = b.op("Abs", [decoded], "magnitude", shape=[*shape, 4])
     largest = b.op("ReduceMax", [magnitude, b.ints("axes", [2])], "largest", shape=shape, keepdims=0)

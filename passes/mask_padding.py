@@ -56,7 +56,9 @@ class MaskPadding(Pass):
         for level in ctx.spec().rpn.levels:
             logits = graph.tensor(level.logits_tensor)
             ctx.replaced[logits.name] = _everywhere(graph, logits, masks.fill(logits, NEVER)).name
-        for name in dict.fromkeys(n for p in (ctx.spec().box_pooler, ctx.spec().mask_pooler) if p for n in p.feature_tensors):
+        for name in dict.fromkeys(
+            n for p in (ctx.spec().box_pooler, ctx.spec().mask_pooler) if p for n in p.feature_tensors
+        ):
             feature = graph.tensor(name)
             repeated = masks.repeat_edge(feature)
             graph.redirect([n for n in list(feature.outputs) if n.op == "RoiAlign"], feature, repeated)
@@ -124,7 +126,9 @@ class _Masks:
         size = int(tensor.shape[axis])
         stride = 2 ** round(np.log2(self.canvas[axis - 2] / size))
         if -(-self.canvas[axis - 2] // stride) != size:
-            raise Refusal(f"a map of {size} cells is no power-of-two part of the canvas {self.canvas[axis - 2]}", tensor.name)
+            raise Refusal(
+                f"a map of {size} cells is no power-of-two part of the canvas {self.canvas[axis - 2]}", tensor.name
+            )
         key = axis, stride
         if key not in self._inside:
             b, n = self.builder, self.batch
@@ -133,7 +137,9 @@ class _Masks:
             cells = b.op("Ceil", [cells], "whole_cells", shape=[n, 1])
             bound = b.op("Reshape", [cells, b.ints("shape", [n, 1, 1, 1])], "bound", shape=[n, 1, 1, 1])
             ramp = b.floats("ramp", np.arange(size, dtype=np.float32).reshape(_with([1, 1, 1, 1], axis, size)))
-            self._inside[key] = b.op("Less", [ramp, bound], "on_image", dtype=np.bool_, shape=_with([n, 1, 1, 1], axis, size))
+            self._inside[key] = b.op(
+                "Less", [ramp, bound], "on_image", dtype=np.bool_, shape=_with([n, 1, 1, 1], axis, size)
+            )
         return self._inside[key]
 
 

@@ -55,7 +55,9 @@ class NormalizeInput(Pass):
         if self.layout == "NHWC":
             x = builder.op("Transpose", [x], "nchw", shape=[n, 3, h, w], perm=[0, 3, 1, 2])
         if order != spec.order:
-            x = builder.op("Gather", [x, builder.ints("flip", [2, 1, 0])], spec.order.lower(), shape=[n, 3, h, w], axis=1)
+            x = builder.op(
+                "Gather", [x, builder.ints("flip", [2, 1, 0])], spec.order.lower(), shape=[n, 3, h, w], axis=1
+            )
         x = builder.op("Sub", [x, _per_channel(builder, "mean", spec.mean)], "centred", shape=[n, 3, h, w])
         if any(s != 1.0 for s in spec.std):
             x = builder.op("Div", [x, _per_channel(builder, "std", spec.std)], "scaled", shape=[n, 3, h, w])

@@ -13,7 +13,9 @@ from onnxgraft.plugins import REGISTRY
 Output = tuple[str, Any, Sequence[int | str] | None]
 
 
-def add_plugin(builder: Builder, op: str, inputs: Sequence[gs.Tensor], outputs: Sequence[Output], **attrs: Any) -> list[gs.Variable]:
+def add_plugin(
+    builder: Builder, op: str, inputs: Sequence[gs.Tensor], outputs: Sequence[Output], **attrs: Any
+) -> list[gs.Variable]:
     """One plugin node in the compiler's domain.
 
     Raises:

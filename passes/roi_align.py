@@ -51,7 +51,9 @@ class RoiAlign(Pass):
     def _pool_detections(self, graph: Graph, ctx: Context, pooler: Pooler) -> None:
         old = graph.tensor(pooler.pooled_tensor)
         b = Builder(graph, "mask_pooler", [node.name for node in old.inputs])
-        boxes = b.op("Unsqueeze", [graph.tensor(pooler.boxes_tensor), b.ints("image", [0])], "boxes", shape=[1, "detections", 4])
+        boxes = b.op(
+            "Unsqueeze", [graph.tensor(pooler.boxes_tensor), b.ints("image", [0])], "boxes", shape=[1, "detections", 4]
+        )
         maps = [first_image(b, graph.tensor(ctx.current(name)), ctx.batch) for name in pooler.feature_tensors]
         pooled = _pyramid(b, ctx, pooler, boxes, maps, 1)
         ctx.sites["mask_roi_align"] = pooled.inputs[0].name

@@ -38,7 +38,9 @@ class RpnNMS(Pass):
         n, levels = ctx.batch, len(rpn.levels)
         total = sum(level.topk for level in rpn.levels)
         if total > PLUGIN_CAP:
-            raise Refusal(f"{total} boxes of an image enter the suppression of proposals; EfficientNMS_TRT takes {PLUGIN_CAP}")
+            raise Refusal(
+                f"{total} boxes of an image enter the suppression of proposals; EfficientNMS_TRT takes {PLUGIN_CAP}"
+            )
         old = graph.tensor(rpn.proposals_tensor)
         b = Builder(graph, "rpn/nms", [node.name for node in old.inputs])
         boxes = b.op("Concat", [graph.tensor(ctx.sites[f"level{i}.boxes"]) for i in range(levels)], "boxes",
@@ -60,7 +62,9 @@ class RpnNMS(Pass):
         ctx.sites |= {"proposals": proposals.name, "valid": valid.name, "num_proposals": count.name}
         rows = _first_valid_rows(b, valid, n)
         ctx.sites["valid_rows"] = rows.name
-        flat = b.op("Reshape", [first_image(b, proposals, n), b.ints("rows", [-1, 4])], "flat", shape=[rpn.post_nms_topk, 4])
+        flat = b.op(
+            "Reshape", [first_image(b, proposals, n), b.ints("rows", [-1, 4])], "flat", shape=[rpn.post_nms_topk, 4]
+        )
         kept = b.op("Gather", [flat, rows], "kept", shape=[f"{b.prefix}/rows", 4], axis=0)
         graph.replace(old, kept)
 
@@ -72,7 +76,9 @@ def _one_class_per_level(b: Builder, scores: gs.Tensor, sizes: list[int], n: int
     own = np.zeros((1, total, len(sizes)), bool)
     own[0, np.arange(total), np.repeat(np.arange(len(sizes)), sizes)] = True
     column = b.op("Unsqueeze", [scores, b.ints("last", [2])], "column", shape=[n, total, 1])
-    return b.op("Where", [b.const("own_level", own), column, b.floats("never", NEVER)], "scores", shape=[n, total, len(sizes)])
+    return b.op(
+        "Where", [b.const("own_level", own), column, b.floats("never", NEVER)], "scores", shape=[n, total, len(sizes)]
+    )
 
 
 def _first_valid_rows(b: Builder, valid: gs.Tensor, n: int) -> gs.Tensor:

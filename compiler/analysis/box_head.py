@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.boxes import measure_coder
+from onnxgraft.analysis.boxes import Decode, measure_coder
 from onnxgraft.analysis.structure import (
     ancestors_before,
     first_ancestor,
@@ -15,7 +15,7 @@ from onnxgraft.analysis.structure import (
     scalar,
     scalars_near,
 )
-from onnxgraft.detector import BoxHead, Outputs, Pooler
+from onnxgraft.detector import BoxCoder, BoxHead, Outputs, Pooler
 from onnxgraft.errors import Refusal
 from onnxgraft.folding import evaluate
 from onnxgraft.graph import Graph, node_inputs
@@ -98,8 +98,9 @@ def _regression(decoded: gs.Tensor, proposals: gs.Tensor, context: gs.Node) -> g
     return output
 
 
-def _coder(graph: Graph, decoded: gs.Tensor, deltas: gs.Tensor, proposals: gs.Tensor, per_box: int,
-           image: tuple[int, int]):  # type: ignore[no-untyped-def]  # fmt: skip
+def _coder(
+    graph: Graph, decoded: gs.Tensor, deltas: gs.Tensor, proposals: gs.Tensor, per_box: int, image: tuple[int, int]
+) -> BoxCoder:
     centre = np.array([image[1] / 2, image[0] / 2])
 
     def boxes(side: float) -> np.ndarray:
@@ -107,7 +108,7 @@ def _coder(graph: Graph, decoded: gs.Tensor, deltas: gs.Tensor, proposals: gs.Te
         row = [centre[0] - half, centre[1] - half, centre[0] + half, centre[1] + half]
         return np.array([row] * 8, np.float32)
 
-    def responder(reference: np.ndarray):  # type: ignore[no-untyped-def]
+    def responder(reference: np.ndarray) -> Decode:
         def respond(offsets: np.ndarray) -> np.ndarray:
             feeds = {deltas.name: np.tile(offsets.astype(np.float32), (1, per_box)), proposals.name: reference}
             return evaluate(graph, [decoded], feeds)[0].reshape(len(reference), -1, 4)[:, -1]

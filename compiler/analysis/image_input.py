@@ -48,7 +48,9 @@ def analyse_input(graph: Graph) -> ImageInput:
     std_read = [snap(s, constants) or s for s in std]
     mean_read = [snap(m, constants) or m for m in -zero * std]
     if flipped:
-        raise Refusal("the export reverses the image's channels before normalising; not known of detectron2", chain[0].name)
+        raise Refusal(
+            "the export reverses the image's channels before normalising; not known of detectron2", chain[0].name
+        )
     order, known = _order(mean_read)
     return ImageInput(
         input_tensor=image.name,

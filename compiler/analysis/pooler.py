@@ -63,7 +63,9 @@ def _pooler(pooled: gs.Tensor, nodes: list[gs.Node]) -> Pooler:
         level_rule = _level_rule(first, len(nodes))
         for index, scale in enumerate(scales):
             if abs(math.log2(1 / scale) - (level_rule[0] + index)) > 1e-3:
-                raise Refusal(f"spatial_scale {scale} does not belong to level {level_rule[0] + index}", nodes[index].name)
+                raise Refusal(
+                    f"spatial_scale {scale} does not belong to level {level_rule[0] + index}", nodes[index].name
+                )
     channels = first.inputs[0].shape[1] if first.inputs[0].shape else 0
     return Pooler(
         resolution=resolution,
@@ -117,7 +119,9 @@ def _level_rule(node: gs.Node, levels: int) -> tuple[int, float, float, float]:
     scaled_node = producer(shifted[0])
     size = scaled[1] if scaled_node is not None and scaled_node.op == "Div" else 1 / scaled[1]
     clip = next((n for n in floor.outputs[0].outputs if n.op == "Clip"), None)
-    low, high = (scalar(clip.inputs[1]), scalar(clip.inputs[2])) if clip is not None and len(clip.inputs) == 3 else (None, None)
+    low, high = (
+        (scalar(clip.inputs[1]), scalar(clip.inputs[2])) if clip is not None and len(clip.inputs) == 3 else (None, None)
+    )
     if low is None or high is None or round(high - low) + 1 != levels:
         raise Refusal(f"levels are clipped to {low}..{high}, but {levels} feature maps are pooled", floor.name)
     return round(low), level[1], round(size, 3), shifted[1]
@@ -128,5 +132,7 @@ def _operand(tensor: gs.Tensor, ops: set[str], context: gs.Node) -> tuple[gs.Ten
     split = binary(node) if node is not None and node.op in ops else None
     if split is None:
         found = node.op if node is not None else "an input"
-        raise Refusal(f"the level rule has {found} where {' or '.join(sorted(ops))} with a constant belongs", context.name)
+        raise Refusal(
+            f"the level rule has {found} where {' or '.join(sorted(ops))} with a constant belongs", context.name
+        )
     return split

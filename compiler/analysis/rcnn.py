@@ -82,7 +82,9 @@ def recognise_outputs(graph: Graph) -> Outputs:
     for tensor in graph.gs.outputs:
         role = _role(tensor)
         if role is None or role in roles:
-            raise Refusal(f"output {tensor.name!r} ({tensor.dtype}, {tensor.shape}) is none that a detectron2 detector has")
+            raise Refusal(
+                f"output {tensor.name!r} ({tensor.dtype}, {tensor.shape}) is none that a detectron2 detector has"
+            )
         roles[role] = tensor.name
     for role in ("boxes", "scores", "classes"):
         if role not in roles:

@@ -68,9 +68,7 @@ def _locations(topk: gs.Node) -> int:
     return int(np.prod([d for d in shape if isinstance(d, int)]))
 
 
-def _level(
-    graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder | None
-) -> tuple[RPNLevel, BoxCoder]:
+def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder | None) -> tuple[RPNLevel, BoxCoder]:
     logits = back_through(topk.inputs[0], RESHAPING)
     objectness = producer(logits)
     if objectness is None or objectness.op != "Conv":
@@ -138,7 +136,9 @@ def _gathered_by(topk: gs.Node) -> gs.Node:
 def _deltas(decoded: gs.Tensor, topk: gs.Node) -> gs.Tensor:
     found = [n for n in ancestors_before(decoded, {"Conv"}) if n.op == "Conv"]
     if len(found) != 1:
-        raise Refusal(f"the boxes behind this TopK depend on {len(found)} convolutions, not on one for deltas", topk.name)
+        raise Refusal(
+            f"the boxes behind this TopK depend on {len(found)} convolutions, not on one for deltas", topk.name
+        )
     return found[0].outputs[0]
 
 
@@ -153,9 +153,7 @@ def _anchors_tensor(decoded: gs.Tensor, deltas: gs.Tensor, count: int) -> gs.Ten
     return None
 
 
-def _stride(
-    anchors: np.ndarray, height: int, width: int, per_cell: int, image: tuple[int, int], topk: gs.Node
-) -> int:
+def _stride(anchors: np.ndarray, height: int, width: int, per_cell: int, image: tuple[int, int], topk: gs.Node) -> int:
     grid = anchors.reshape(height, width, per_cell, 4)
     steps = []
     if width > 1:

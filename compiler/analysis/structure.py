@@ -119,7 +119,7 @@ def iou_threshold(nms: gs.Node) -> float:
 
 def kept_after(node: gs.Node) -> int:
     """How many results the Slice behind an NMS keeps."""
-    queue = [tensor for tensor in node.outputs]
+    queue = list(node.outputs)
     for _ in range(12):
         following = [consumer for tensor in queue for consumer in tensor.outputs]
         for consumer in following:

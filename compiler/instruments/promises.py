@@ -63,7 +63,7 @@ def _types(tensors: list[gs.Tensor]) -> dict[str, np.dtype | None]:
 def _lost(kind: str, before: dict[str, np.dtype | None], after: dict[str, np.dtype | None]) -> str | None:
     for name, dtype in before.items():
         if name not in after:
-            return f"lost the graph's {kind} {name!r}; a pass that means to declares touches = (\"{kind}s\",)"
+            return f'lost the graph\'s {kind} {name!r}; a pass that means to declares touches = ("{kind}s",)'
         if dtype is not None and after[name] not in (None, dtype):
             return (f"made the {kind} {name!r} {after[name]}, which was {dtype}; "
                     f"a pass that means to declares touches = (\"{kind}s\",)")  # fmt: skip

@@ -46,7 +46,16 @@ class Reproducer(Instrument):
         pipeline = ",".join(self._specs)
         write_model(self._before, self.folder / "before.onnx")
         (self.folder / "pipeline.txt").write_text(pipeline + "\n")
-        words = ["onnxgraft", "build", str(self.source.absolute()), "--passes", pipeline, "--no-engine", "-o", "replayed"]
+        words = [
+            "onnxgraft",
+            "build",
+            str(self.source.absolute()),
+            "--passes",
+            pipeline,
+            "--no-engine",
+            "-o",
+            "replayed",
+        ]
         for path in self.load:
             words += ["--load", str(Path(path).absolute())]
         words += ["--check-numerics"] if self.images else []

@@ -79,7 +79,9 @@ def _weights_to_inputs(model: onnx.ModelProto, large: set[str]) -> None:
     kept = [tensor for tensor in model.graph.initializer if tensor.name not in large]
     for tensor in model.graph.initializer:
         if tensor.name in large:
-            model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+            model.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
     copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
     del model.graph.initializer[:]
     model.graph.initializer.extend(copies)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from onnxgraft.errors import InputError, TargetError
 
 from .base import Runner

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+
 from onnxgraft.errors import InputError, TargetError
 
 from .base import BuilderOptions, EngineInfo, Runner, Target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from onnxgraft.graph import Graph
@@ -59,6 +60,7 @@ class Recorder(Instrument):
         )  # fmt: skip
         report = Report([*self._records, record], ctx.notes)
         self.on_failure.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.on_failure / "passes", ignore_errors=True)  # of an earlier failure
         write_passes(self.on_failure, report)
         write_json(self.on_failure / "report.json", report.to_dict())
         self.write(self.on_failure)
