@@ -79,14 +79,10 @@ def build(
     input_layout: Annotated[str, typer.Option(help="NCHW or NHWC.")] = "NCHW",
     input_dtype: Annotated[str, typer.Option(help="float32 or uint8.")] = "float32",
     image_sizes: Annotated[bool, typer.Option(help="Add an input [N,2] with the true size of each image.")] = False,
-    exact_padding: Annotated[
-        bool, typer.Option(help="Answers that do not depend on the canvas (adds image_sizes).")
-    ] = False,
+    exact_padding: Annotated[bool, typer.Option(help="Answers that do not depend on the canvas (adds image_sizes).")] = False,
     boxes: Annotated[str, typer.Option(help="Boxes of the output: normalized or pixels.")] = "normalized",
     score_threshold: Annotated[float | None, typer.Option(help="Override the detections' score threshold.")] = None,
-    rpn_score_threshold: Annotated[
-        float, typer.Option(help="Score threshold of proposals; detectron2 has none.")
-    ] = 0.0,
+    rpn_score_threshold: Annotated[float, typer.Option(help="Score threshold of proposals; detectron2 has none.")] = 0.0,
     iou_threshold: Annotated[float | None, typer.Option(help="Override the detections' NMS threshold.")] = None,
     detections: Annotated[int | None, typer.Option(help="Override detections per image.")] = None,
     pooler_type: Annotated[str, typer.Option(help="What an export below opset 16 meant.")] = "ROIAlignV2",
@@ -94,15 +90,11 @@ def build(
     roi_align: Annotated[str, typer.Option(help="auto, native or plugin.")] = "auto",
     roi_sampling: Annotated[str, typer.Option(help="Native RoIAlign: exact, masked4 or fixed2.")] = "exact",
     max_candidates: Annotated[int | None, typer.Option(help="Native NMS: boxes that enter.")] = None,
-    calib: Annotated[
-        Path | None, typer.Option(help="int8: folder of images, calibration.json or calibration.cache.")
-    ] = None,
+    calib: Annotated[Path | None, typer.Option(help="int8: folder of images, calibration.json or calibration.cache.")] = None,
     calib_method: Annotated[str, typer.Option(help="entropy, percentile, minmax or mse.")] = "mse",
     calib_percentile: Annotated[float, typer.Option(help="For --calib-method percentile.")] = 99.99,
     calib_images: Annotated[int | None, typer.Option(help="Use at most so many calibration images.")] = None,
-    keep_fp16: Annotated[
-        str | None, typer.Option(help="int8: layers kept higher, such as first-conv+rpn+fpn/2.")
-    ] = None,
+    keep_fp16: Annotated[str | None, typer.Option(help="int8: layers kept higher, such as first-conv+rpn+fpn/2.")] = None,
     keep_fp32: Annotated[str | None, typer.Option(help="Layers that stay in fp32, named alike.")] = None,
     passes: Annotated[str | None, typer.Option(help="A pipeline instead of the default one.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave out a pass (repeatable).")] = None,
@@ -114,15 +106,11 @@ def build(
     check_numerics: Annotated[bool, typer.Option(help="Compare detections after each pass, in ONNX Runtime.")] = False,
     images: Annotated[list[Path] | None, typer.Option(help="Pictures for --check-numerics (repeatable).")] = None,
     engine: Annotated[bool, typer.Option(help="Build the engine.")] = True,
-    timing_cache: Annotated[
-        Path | None, typer.Option("--timingCacheFile", help="Timing cache, read and written.")
-    ] = None,
+    timing_cache: Annotated[Path | None, typer.Option("--timingCacheFile", help="Timing cache, read and written.")] = None,
     workspace: Annotated[float | None, typer.Option("--memPoolSize", help="Workspace in MiB.")] = None,
     optimization: Annotated[int | None, typer.Option("--builderOptimizationLevel", help="0 to 5.")] = None,
     capabilities: Annotated[str, typer.Option("--computeCapabilities", help="GPUs to build for: 8.6,8.9 (RTX).")] = "",
-    version_compatible: Annotated[
-        bool, typer.Option("--versionCompatible", help="Load in later versions too.")
-    ] = False,
+    version_compatible: Annotated[bool, typer.Option("--versionCompatible", help="Load in later versions too.")] = False,
     hardware: Annotated[str, typer.Option("--hardwareCompatibilityLevel", help="none or ampere+.")] = "none",
     strip_weights: Annotated[bool, typer.Option("--stripWeights", help="Leave weights out of the engine.")] = False,
     refit: Annotated[bool, typer.Option("--refit", help="Weights can be replaced later.")] = False,
@@ -146,7 +134,11 @@ def build(
         compute_capabilities=tuple(filter(None, capabilities.split(","))), version_compatible=version_compatible,
         hardware_compatibility_level=hardware, strip_weights=strip_weights, refit=refit, no_tf32=precision == "fp32",
     )  # fmt: skip
-    printers = [PrintText(lambda words: out.print(words, markup=False, soft_wrap=True, end=""), print_after)] if print_after or print_changed else []
+    printers = (
+        [PrintText(lambda words: out.print(words, markup=False, soft_wrap=True, end=""), print_after)]
+        if print_after or print_changed
+        else []
+    )
     output = output or Path("build") / Path(model).stem / precision
     with working(f"building {output}") as progress:
         request = Request(
@@ -163,11 +155,7 @@ def build(
 
 def _build_line(made: Any) -> str:
     manifest, name = made.manifest, made.manifest["engine"]
-    what = (
-        f"{name} ({manifest['sizes'][name] / 2**20:.1f} MiB) for {manifest['target']}"
-        if name
-        else "model.onnx, no engine"
-    )
+    what = f"{name} ({manifest['sizes'][name] / 2**20:.1f} MiB) for {manifest['target']}" if name else "model.onnx, no engine"
     changed = sum(record.changed for record in made.report.records)
     return f"{made.folder}: {what}; {changed} of {len(made.report.records)} passes changed the graph"
 
@@ -219,9 +207,7 @@ def infer(
     from onnxgraft.inference import infer as run_inference
 
     with working("inference") as progress:
-        summary = run_inference(
-            run, images, json_file, draw, min_score, (shortest_edge, longest_edge), engine, progress
-        )
+        summary = run_inference(run, images, json_file, draw, min_score, (shortest_edge, longest_edge), engine, progress)
     for line in summary:
         out.print(line, soft_wrap=True)
 
@@ -246,9 +232,7 @@ def verify(
 
 @app.command()
 def bench(
-    run: Annotated[
-        Path | None, typer.Argument(help="A build folder, for its latency; without it surgery is measured.")
-    ] = None,
+    run: Annotated[Path | None, typer.Argument(help="A build folder, for its latency; without it surgery is measured.")] = None,
     model: Annotated[str, typer.Option(help="The model whose surgery is measured.")] = "mask_rcnn_R_50_FPN_3x",
     repeat: Annotated[int, typer.Option(help="Counted runs of each measurement.")] = 5,
 ) -> None:

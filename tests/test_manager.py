@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 import onnx.parser
-import onnxgraft
 import pytest
+
+import onnxgraft
 from onnxgraft import Context, Graph, InputError, Instrument, Pass, PassError, PassManager, Pipeline, Registry
 from onnxgraft.instruments import PrintText, Texts
 from onnxgraft.options import CompileOptions, default_pipeline

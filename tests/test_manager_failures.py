@@ -11,9 +11,10 @@ from pathlib import Path
 
 import onnx
 import pytest
+from test_manager import BAD, MODEL
+
 from onnxgraft import PassError, Request, compile
 from onnxgraft.diffing import read_run
-from test_manager import BAD, MODEL
 
 FAULTS = [
     ("throws", "ZeroDivisionError.*bad_passes.py:"),

@@ -14,6 +14,7 @@ import onnx
 import onnx.parser
 import onnx.reference
 import pytest
+
 from onnxgraft import targets
 from onnxgraft.errors import InputError, TargetError
 from onnxgraft.targets import BuilderOptions, OrtRunner, devices, dialect

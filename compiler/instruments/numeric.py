@@ -19,7 +19,7 @@ from onnxgraft.runtime.detections import Detections, from_raw_export
 from onnxgraft.runtime.match import MatchReport, match
 from onnxgraft.targets import OrtRunner
 
-_CHANGES_ANSWERS = {
+CHANGES_ANSWERS = {
     "repair-roi-align": "restores what the export lost, so its answers are new",
     "quantize": "rounds to int8; `onnxgraft eval` measures what that costs",
     "fp16": "rounds to fp16; `onnxgraft eval` measures what that costs",
@@ -49,12 +49,12 @@ class NumericCheck(Instrument):
         return self._last or []
 
     def start(self, graph: Graph, ctx: Context) -> None:
-        self._last = self._run(graph, ctx) if self._fits(graph) else None
+        self._last = self._run(graph, ctx) if fits(graph, self.images[0]) else None
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
         if not record.changed:
             return dataclasses.replace(record, check={"state": "unchanged"})
-        reason = self._not_runnable(graph)
+        reason = not_runnable(graph) if fits(graph, self.images[0]) else "the input has another size than the images"
         if reason is not None:
             return dataclasses.replace(record, check={"state": "not checked", "reason": reason})
         self.progress(f"checking {record.name}")
@@ -64,24 +64,12 @@ class NumericCheck(Instrument):
             return dataclasses.replace(record, check={"state": "first", "detections": sum(map(len, found))})
         pairs = [match(a, b) for a, b in zip(before, found, strict=True)]
         check = {"state": "compared", **summary(pairs)}
-        if step.name() in _CHANGES_ANSWERS and not check["exact"]:
+        if step.name() in CHANGES_ANSWERS and not check["exact"]:
             check["state"] = "intended change"
-            check["reason"] = _CHANGES_ANSWERS[step.name()]
+            check["reason"] = CHANGES_ANSWERS[step.name()]
         elif self.required and not check["exact"]:
             raise PassError(record.name, f"changes the detections: {'; '.join(map(str, pairs))}")
         return dataclasses.replace(record, check=check)
-
-    def _fits(self, graph: Graph) -> bool:
-        shape = list(graph.gs.inputs[0].shape or []) if graph.gs.inputs else []
-        height, width = self.images[0].shape[:2]
-        return height in shape and width in shape
-
-    def _not_runnable(self, graph: Graph) -> str | None:
-        if not self._fits(graph):
-            return "the input has another size than the images"
-        if any(node.op in REGISTRY and node.domain != PLUGIN_DOMAIN for node in graph.nodes):
-            return "the graph holds plugins that only TensorRT runs"
-        return None
 
     def _run(self, graph: Graph, ctx: Context) -> list[Detections]:
         with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
@@ -89,6 +77,19 @@ class NumericCheck(Instrument):
             graph.save(path)
             runner = OrtRunner(path)
             return [stage_detections(runner(stage_feeds(graph, ctx, image)), ctx) for image in self.images]
+
+
+def fits(graph: Graph, image: NDArray[np.uint8]) -> bool:
+    """Whether the graph's input has the image's size."""
+    shape = list(graph.gs.inputs[0].shape or []) if graph.gs.inputs else []
+    return image.shape[0] in shape and image.shape[1] in shape
+
+
+def not_runnable(graph: Graph) -> str | None:
+    """Why ONNX Runtime cannot run a stage, or None when it can."""
+    if any(node.op in REGISTRY and node.domain != PLUGIN_DOMAIN for node in graph.nodes):
+        return "the graph holds plugins that only TensorRT runs"
+    return None
 
 
 def stage_feeds(graph: Graph, ctx: Context, image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:

@@ -134,7 +134,7 @@ class Provider:
             else:
                 reason = key.difference(held.key) or _lacks(held, names)
                 seen = len(held.pictures) + len(held.skipped) == len(pictures)
-                if reason is None and (held.skipped and seen or pictures_digest(held.pictures) == wanted):
+                if reason is None and ((held.skipped and seen) or pictures_digest(held.pictures) == wanted):
                     self.used.append(f"{len(held.pictures)} images, calibrated before ({place.name})")
                     return held
         state = place.with_suffix(".part")

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
+
 from onnxgraft import Context, Graph, Pass
 
 
