@@ -41,6 +41,59 @@ def report(
     emit(str(write_report(run, output)))
 
 
+def bisect(
+    model: Annotated[str, typer.Argument(help="An .onnx file, or the name of a golden graph (mask_rcnn).")],
+    check: Annotated[str, typer.Option(help="A shell command that gets the ONNX file (at {} or last), or: parity.")],
+    passes: Annotated[str | None, typer.Option(help="A pipeline instead of the default one.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Leave out a pass (repeatable).")] = None,
+    load: Load = None,
+    target: Annotated[str, typer.Option(help="The target whose default pipeline runs.")] = "onnxruntime",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the input.")] = "1344x1344",
+    images: Annotated[list[Path] | None, typer.Option(help="Pictures for parity (repeatable).")] = None,
+    keep: Annotated[Path | None, typer.Option("-o", "--output", help="Keep the graphs around the culprit here.")] = None,
+) -> None:
+    """Find the first pass after which a check fails, in O(log n) runs of it."""
+    from onnxgraft import bisection
+    from onnxgraft.build import Request
+    from onnxgraft.cli import parse_size, working
+    from onnxgraft.options import CompileOptions
+    from onnxgraft.verification import check_images
+
+    height, width = parse_size(size)
+    pictures = check_images(model, images or [], (height, width)) if check == bisection.PARITY else ()
+    request = Request(
+        target=target, options=CompileOptions(precision=precision, height=height, width=width), passes=passes,
+        skip=tuple(skip or ()), load=tuple(load or ()), numeric_images=pictures,
+    )  # fmt: skip
+    with working("bisecting") as progress:
+        found = bisection.bisect(model, check, request, keep, progress)
+    for stage, good in found.runs:
+        emit(f"{'good' if good else 'BAD '}  {stage}")
+    emit(str(found))
+    if found.before is not None:
+        emit(f"onnxgraft diff {found.before} {found.after}")
+
+
+def passes(
+    name: Annotated[str | None, typer.Argument(help="One pass only.")] = None,
+    load: Load = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page of the docs.")] = False,
+) -> None:
+    """Document the passes: what they do, options with types and defaults, facts, an example."""
+    from onnxgraft.pass_docs import describe, describe_all, markdown
+    from onnxgraft.pipeline import Registry
+    from onnxgraft.viewer.terminal import pass_doc
+
+    registry = Registry.default(load or ())
+    docs = [describe(registry[name])] if name else describe_all(registry)
+    if as_markdown:
+        sys.stdout.write(markdown(docs))
+        return
+    for doc in docs:
+        emit(pass_doc(doc))
+
+
 def emit(part: RenderableType) -> None:
     """Plain text bypasses rich in a pipe, so that long lines stay whole."""
     if out.is_terminal:
@@ -53,7 +106,7 @@ def emit(part: RenderableType) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    for command in (diff, report):
+    for command in (diff, report, bisect, passes):
         app.command()(command)
 
 

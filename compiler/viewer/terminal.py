@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxgraft.diffing import PassRow, Run, count_lines, operators
+from onnxgraft.pass_docs import PassDoc, facts_of
 
 _STYLES = (("+++", "bold"), ("---", "bold"), ("@@", "cyan"), ("+", "green"), ("-", "red"))
 _MOST_OPS = 4
@@ -83,6 +84,21 @@ def ops_table(before: str, after: str) -> RenderableType:
         if old[op] != new[op]:
             table.add_row(op, str(old[op]), str(new[op]), f"{new[op] - old[op]:+d}")
     return table
+
+
+def pass_doc(doc: PassDoc) -> RenderableType:
+    """The documentation of one pass."""
+    text = Text.assemble((doc.name, "bold"), f"  {doc.summary}\n")
+    for line in doc.text.splitlines():
+        text.append(f"    {line}\n")
+    for option in doc.options:
+        text.append(f"    {option.name}", "cyan")
+        text.append(f": {option.type} = {option.default}\n")
+    for label, words in facts_of(doc):
+        if words:
+            text.append(f"    {label} {', '.join(words)}\n", "dim")
+    text.append(f"    example: {doc.example}\n")
+    return text
 
 
 def summary_line(row: PassRow) -> str:
