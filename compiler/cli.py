@@ -91,7 +91,7 @@ def build(
     roi_sampling: Annotated[str, typer.Option(help="Native RoIAlign: exact, masked4 or fixed2.")] = "exact",
     max_candidates: Annotated[int | None, typer.Option(help="Native NMS: boxes that enter.")] = None,
     calib: Annotated[Path | None, typer.Option(help="int8: folder of images, calibration.json or calibration.cache.")] = None,
-    calib_method: Annotated[str, typer.Option(help="entropy, percentile, minmax or mse.")] = "mse",
+    calib_method: Annotated[str | None, typer.Option(help="entropy, percentile, minmax or mse.")] = None,
     calib_percentile: Annotated[float, typer.Option(help="For --calib-method percentile.")] = 99.99,
     calib_images: Annotated[int | None, typer.Option(help="Use at most so many calibration images.")] = None,
     keep_fp16: Annotated[str | None, typer.Option(help="int8: layers kept higher, such as first-conv+rpn+fpn/2.")] = None,
@@ -119,6 +119,7 @@ def build(
     from onnxgraft.build import Request, compile
     from onnxgraft.instruments import PrintText
     from onnxgraft.options import CompileOptions
+    from onnxgraft.quantization.methods import DEFAULT
     from onnxgraft.targets import BuilderOptions
 
     height, width = parse_size(size)
@@ -145,7 +146,7 @@ def build(
             target=target, options=options, builder=builder, passes=passes, skip=tuple(skip or ()),
             stop_after=stop_after, load=tuple(load or ()), checks=checks, engine=engine, instruments=tuple(printers),
             numeric_images=_check_images(model, images, (height, width)) if check_numerics else (), progress=progress,
-            calibration=calib, method=calib_method, percentile=calib_percentile, calibration_images=calib_images,
+            calibration=calib, method=calib_method or DEFAULT, percentile=calib_percentile, calibration_images=calib_images,
         )  # fmt: skip
         made = compile(model, output, request)
     for note in made.manifest["notes"]:

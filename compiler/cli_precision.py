@@ -53,7 +53,7 @@ def calibrate(
     model: Annotated[str | None, typer.Argument(help="An .onnx file, or the name of a golden graph.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of pictures; golden graphs draw their own.")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The calibration file.")] = Path("calibration.json"),
-    method: Annotated[str, typer.Option(help="entropy, percentile, minmax or mse: for the table and TensorRT's cache.")] = "mse",
+    method: Annotated[str | None, typer.Option(help="For TensorRT's cache: entropy, percentile, minmax, mse.")] = None,
     percentile: Annotated[float, typer.Option(help="For --method percentile.")] = 99.99,
     limit: Annotated[int | None, typer.Option(help="At most so many pictures.")] = None,
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the input.")] = "1344x1344",
@@ -65,6 +65,7 @@ def calibrate(
     from onnxgraft.quantization import methods, run
     from onnxgraft.quantization.calibration import merge_files
 
+    method = method or methods.DEFAULT
     methods.check(method, percentile)
     if merge:
         calibration, what = merge_files(merge, output), f"{len(merge)} calibrations merged"

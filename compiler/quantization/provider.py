@@ -125,7 +125,6 @@ class Provider:
         self, graph: Graph, ctx: Context, names: Sequence[str], key: Key, pictures: Sequence[Picture]
     ) -> Calibration:
         place = self.cache / state_name(key, pictures)
-        wanted = pictures_digest([(p.name, p.digest) for p in pictures])
         if place.is_file():
             try:
                 held = Calibration.load(place)
@@ -133,8 +132,7 @@ class Provider:
                 ctx.notes.append(str(error))
             else:
                 reason = key.difference(held.key) or _lacks(held, names)
-                seen = len(held.pictures) + len(held.skipped) == len(pictures)
-                if reason is None and ((held.skipped and seen) or pictures_digest(held.pictures) == wanted):
+                if reason is None and len(held.pictures) + len(held.skipped) == len(pictures):
                     self.used.append(f"{len(held.pictures)} images, calibrated before ({place.name})")
                     return held
         state = place.with_suffix(".part")
