@@ -1,9 +1,8 @@
 """Calibration: streaming statistics of activations, their files, and the scales that follow from them."""
 
 from onnxgraft.quantization.calibration import Calibration, Key, merge_files
-from onnxgraft.quantization.collect import collect
 from onnxgraft.quantization.histogram import Histogram
 from onnxgraft.quantization.methods import METHODS
 from onnxgraft.quantization.provider import Provider
 
-__all__ = ["METHODS", "Calibration", "Histogram", "Key", "Provider", "collect", "merge_files"]
+__all__ = ["METHODS", "Calibration", "Histogram", "Key", "Provider", "merge_files"]

@@ -70,7 +70,6 @@ class Calibration:
             "skipped": sorted(self.skipped),
             "tensors": {name: self.tensors[name].to_dict() for name in sorted(self.tensors)},
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
 
     @staticmethod
