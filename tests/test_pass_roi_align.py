@@ -68,7 +68,8 @@ def test_a_canonical_size_that_is_no_whole_scale_is_refused(stages: Stages) -> N
 
 
 @pytest.mark.parametrize(
-    ("size", "level", "first", "scale"), [(224.0, 4.0, 2, 224), (224.0, 5.0, 3, 224), (112.0, 3.0, 2, 224), (224.0, 4.0, 3, 448)]
+    ("size", "level", "first", "scale"),
+    [(224.0, 4.0, 2, 224), (224.0, 5.0, 3, 224), (112.0, 3.0, 2, 224), (224.0, 4.0, 3, 448)],
 )
 def test_the_scale_follows_the_canonical_level(size: float, level: float, first: int, scale: int, stages: Stages) -> None:
     """A box of half the scale is the largest that the first of the four maps pools: level = floor(k + log2(s / k0))."""

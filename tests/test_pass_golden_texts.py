@@ -1,0 +1,58 @@
+"""The canonical text of the trained detector after each pass, as stored. Rewrite with `pytest --update-golden`.
+
+Texts begin with simplify: what comes before is the exporter's. Read the diff before committing a rewritten text.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import pytest
+
+from onnxgraft import golden
+from onnxgraft.graph import Graph
+from onnxgraft.manager import Context, Instrument, Pass, PassManager, PassRecord
+from onnxgraft.options import CompileOptions, default_pipeline
+from onnxgraft.text import text
+
+STORED = golden.ROOT / "mask_rcnn" / "passes"
+PIPELINE = default_pipeline(CompileOptions(), "onnxruntime")
+NAMES = [step.name() for step in PIPELINE.passes]
+FILES = [f"{number:02d}_{name}.txt" for number, name in enumerate(NAMES, 1) if number > NAMES.index("simplify")]
+
+
+class Texts(Instrument):
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
+        self.texts[f"{record.index:02d}_{record.name}.txt"] = text(graph, canonical=True)
+        return record
+
+
+@pytest.fixture(scope="module")
+def texts(golden_model: Path) -> dict[str, str]:
+    keeper = Texts()
+    PassManager(PIPELINE.passes, [keeper], fingerprints=False).run(Graph.load(golden_model), Context())
+    return keeper.texts
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_text_after_each_pass(file: str, texts: dict[str, str], request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--update-golden"):
+        STORED.mkdir(exist_ok=True)
+        (STORED / file).write_text(texts[file])
+    stored = (STORED / file).read_text()
+    if stored != texts[file]:
+        diff = list(difflib.unified_diff(stored.splitlines(), texts[file].splitlines(), "stored", "now", n=0, lineterm=""))
+        pytest.fail(f"{len(diff)} lines of diff; --update-golden rewrites:\n" + "\n".join(line[:200] for line in diff[:40]))
+
+
+def test_no_other_text_is_stored(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--update-golden"):
+        for path in STORED.glob("*"):
+            if path.name not in FILES:
+                path.unlink()
+    assert sorted(path.name for path in STORED.glob("*")) == FILES
+    assert sum(path.stat().st_size for path in STORED.glob("*")) < 1_600_000
