@@ -97,7 +97,7 @@ def _pass(row: PassRow) -> dict[str, Any]:
     return {
         "index": row.index, "name": row.name, "spec": row.spec, "changed": row.changed, "seconds": row.seconds,
         "nodes": nodes, "ops": ops_text(row.ops()), "allOps": ops_text(row.ops(), None), "statistics": row.statistics,
-        "check": check_text(row.check), "error": row.error, "rows": list(rows(row.diff())),
+        "check": check_text(row.check) if row.changed else "", "error": row.error, "rows": list(rows(row.diff())),
     }  # fmt: skip
 
 

@@ -38,6 +38,7 @@ const panes = {};
 function pane(side) {
   if (!panes[side]) {
     panes[side] = cytoscape({ container: document.getElementById(side), minZoom: 0.05, maxZoom: 2.5, style: paint() });
+    new ResizeObserver(() => { panes[side].resize(); frame(panes[side]); }).observe(document.getElementById(side));
     panes[side].on("tap", "node", (event) => { if (event.target.data("kind") !== "end") go({ node: event.target.id() }); });
   }
   return panes[side];
@@ -73,10 +74,13 @@ async function draw(pass, region, side, chosen, stillWanted) {
     cy.add(nodes.map((n) => ({ group: "nodes", data: n, position: { ...positions[n.id] } })));
     cy.add(edges.map((e, i) => ({ group: "edges", data: { id: `edge ${i}`, ...e } })));
   });
-  cy.resize();
+  frame(cy);
+  choose(chosen);
+}
+
+function frame(cy) {
   cy.fit(undefined, 16);
   if (cy.zoom() > 1.2) cy.zoom(1.2), cy.center();
-  choose(chosen);
 }
 
 function choose(name) {
