@@ -197,7 +197,7 @@ def _run_passes(
     try:
         return PassManager(pipeline.passes, instruments, fingerprints=request.checks).run(graph, ctx)
     except PassError as error:
-        left = next((i for i in instruments if isinstance(i, Reproducer)), None)
+        left = next((i for i in instruments if isinstance(i, Reproducer) and i.written), None)
         if left is not None:
             raise PassError(error.pass_name, f"{error.reason} [replay: {left.folder}/replay.sh]") from error
         raise

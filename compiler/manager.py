@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from onnxgraft.errors import OnnxgraftError, PassError
+from onnxgraft.errors import InputError, OnnxgraftError, PassError
 from onnxgraft.graph import Graph
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ class PassManager:
 
         Raises:
             PassError: a pass failed, or left a graph that an instrument found broken; names the pass.
+            InputError: an option of a pass has an impossible value.
         """
         ctx = ctx or Context()
         report = Report(notes=ctx.notes)
@@ -226,6 +227,8 @@ class PassManager:
             )
             for instrument in self.instruments:
                 record = instrument.after(step, graph, ctx, record)
+        except InputError:  # an option that cannot be: the user's to mend, nothing to reproduce
+            raise
         except Exception as error:
             for instrument in self.instruments:
                 instrument.failed(step, graph, ctx, error)

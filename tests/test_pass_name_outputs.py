@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import Stages, detect, run_unordered, same
 
-from onnxgraft.errors import PassError
+from onnxgraft.errors import OnnxgraftError
 from onnxgraft.passes import NameOutputs
 
 OUTPUTS = [
@@ -40,6 +40,6 @@ def test_boxes_can_stay_in_pixels(stages: Stages, tmp_path: Path) -> None:
 
 
 def test_other_units_are_refused(stages: Stages) -> None:
-    with pytest.raises(PassError) as refused:
+    with pytest.raises(OnnxgraftError) as refused:
         run_unordered([NameOutputs(boxes="inches")], *stages.before_pass("name-outputs"))
-    assert str(refused.value) == "pass 'name-outputs': name-outputs: boxes 'inches' is not normalized or pixels"
+    assert str(refused.value) == "name-outputs: boxes 'inches' is not normalized or pixels"

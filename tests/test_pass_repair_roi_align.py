@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import Stages, parse_graph, run_graph, run_unordered
 
-from onnxgraft.errors import PassError
+from onnxgraft.errors import OnnxgraftError
 from onnxgraft.graph import Graph
 from onnxgraft.manager import Context
 from onnxgraft.passes import RepairRoiAlign, UpgradeOpset
@@ -73,8 +73,8 @@ def test_second_run_changes_nothing() -> None:
 
 
 def test_an_unknown_pooler_type_is_refused() -> None:
-    with pytest.raises(PassError) as refused:
+    with pytest.raises(OnnxgraftError) as refused:
         repaired("ROIPool")
     assert str(refused.value) == (
-        "pass 'repair-roi-align': repair-roi-align: pooler-type 'ROIPool' is not ROIAlignV2 or ROIAlign"
+        "repair-roi-align: pooler-type 'ROIPool' is not ROIAlignV2 or ROIAlign"
     )

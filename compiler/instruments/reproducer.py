@@ -33,7 +33,7 @@ class Reproducer(Instrument):
         self.load = load
         self.images = images
         self._specs: list[str] = []
-        self._snapshot: Path | None = None
+        self.written = False
 
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
         self._specs.append(step.spec())
@@ -42,6 +42,7 @@ class Reproducer(Instrument):
     def failed(self, step: Pass, graph: Graph, ctx: Context, error: BaseException) -> None:
         from onnxgraft.onnx_file import write_model
 
+        self.written = True
         self.folder.mkdir(parents=True, exist_ok=True)
         pipeline = ",".join(self._specs)
         write_model(self._before, self.folder / "before.onnx")
