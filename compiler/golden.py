@@ -61,7 +61,7 @@ def resolve(model: str, cache: Path) -> Path:
     if path.is_file():
         return path
     if path.suffix == ".onnx" or path.parent != Path():
-        raise InputError(f"{model}: no such file")
+        raise InputError(f"{model}: {'is a folder; give an .onnx file' if path.is_dir() else 'no such file'}")
     home = folder(model)
     variant = model.partition("@")[2]
     return materialise(home, f"model_{variant}.onnx" if variant else "model.onnx", cache)
