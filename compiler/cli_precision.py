@@ -103,7 +103,28 @@ def evaluate(
 
 
 def sensitivity(
-    run: Annotated[str, typer.Argument(help="An int8 build folder, or a model.")],
+    run: Annotated[str, typer.Argument(help="An int8 build folder, an exported .onnx, or a golden graph.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures; the golden mask_rcnn draws its own.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="COCO instances file, for --accuracy-budget.")] = None,
+    limit: Annotated[int, typer.Option(help="Pictures that rank the layers.")] = 1,
+    budget: Annotated[float | None, typer.Option("--accuracy-budget", help="By how much AP may fall.")] = None,
+    budget_images: Annotated[int, typer.Option(help="Annotated pictures that judge the budget.")] = 12,
+    calib: Annotated[Path | None, typer.Option(help="As for build; a build folder brings its own.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    rows: Annotated[int, typer.Option(help="Layers to show.")] = 20,
 ) -> None:
-    """Rank layers by what quantizing each one does to the detections."""
-    raise InputError(f"{run}: not in this version")
+    """Rank layers by what quantizing each one does to the detections; choose what to keep in fp16."""
+    from onnxgraft.quantization.sensitivity import report_on
+
+    with bar("measuring") as progress:
+        report = report_on(run, images, annotations, limit, budget, budget_images, calib, json_file, progress)
+    table: list[tuple[str, ...]] = [("layer", "kind", "damage")]
+    table += [(row["layer"], row["kind"], f"{row['damage']:.4%}") for row in report["layers"][:rows]]
+    _print(table)
+    choice = report["choice"]
+    if choice is None:
+        return
+    out.print(f"kept in fp16: {choice['layers']} of {len(report['layers'])} layers", soft_wrap=True)
+    for what, key in (("fp32", "reference"), ("int8 throughout", "all_int8"), ("int8 with these kept", "kept")):
+        out.print(f"{what}: box AP {choice[key][0]:.4f}, mask AP {choice[key][1]:.4f}")
+    out.print(f"build with: --keep-fp16 {choice['keep']}", soft_wrap=True)

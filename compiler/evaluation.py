@@ -60,10 +60,11 @@ def from_files(images: Path, annotations: Path, limit: int | None = None) -> Tru
     return Truth(limited(data, limit), lambda i: read_image(files[i]))
 
 
-def from_scenes(count: int = SCENES) -> Truth:
-    """Scenes that the golden detectors have not seen, drawn from their seeds."""
+def from_scenes(count: int = SCENES, base: int | None = None) -> Truth:
+    """Scenes drawn from seeds `base` on; by default those of the evaluation set, which no training has seen."""
     module = golden_references.shapes()
-    return Truth(module.coco(range(count)), lambda i: np.asarray(module.scene(i, module.EVALUATION)))
+    first = module.EVALUATION if base is None else base
+    return Truth(module.coco(range(count), first), lambda i: np.asarray(module.scene(i, first)))
 
 
 def limited(data: dict[str, Any], limit: int | None) -> dict[str, Any]:
