@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft import golden, targets
+from onnxgraft import golden, sidecar, targets
 from onnxgraft.build_folder import TIMES, digest, new_folder, write_json, write_passes
 from onnxgraft.detector import DetectorSpec
 from onnxgraft.errors import PassError
@@ -51,6 +51,12 @@ class Build:
         """Records by pass name."""
         return {record.name: record for record in self.report.records}
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the passes as a table, under a link to the report."""
+        page = self.folder / "report.html"
+        link = f'<p><a href="{page}">{page}</a></p>' if page.is_file() else ""
+        return f"<p><b>{self.folder}</b> for {self.manifest['target']}</p>{self.report._repr_html_()}{link}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -61,6 +67,7 @@ class Request:
     builder: BuilderOptions = field(default_factory=BuilderOptions)
     passes: str | None = None
     skip: tuple[str, ...] = ()
+    sidecar: Path | None = None
     stop_after: str | None = None
     load: tuple[str, ...] = ()
     checks: bool = True
@@ -94,10 +101,13 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
     with new_folder(output) as folder:
         request.progress("reading")
         ranges = _provider(str(model), request)
-        graph, ctx = Graph.load(source), Context(calibrate=ranges.ranges)
+        beside = sidecar.find(str(model), source, request.sidecar)
+        graph, ctx = Graph.load(source), Context(calibrate=ranges.ranges, channel_order=beside.channel_order)
         recorder = Recorder(output.with_name(output.name + ".reproducer"))
         checks, numeric = _instruments(request, recorder, source)
         report = _run_passes(graph, ctx, pipeline, request, checks)
+        if ctx.detector is not None:
+            beside.check(ctx.detector)
         surgery = time.perf_counter() - started
         request.progress("writing")
         graph.save(folder / "model.onnx")
@@ -118,7 +128,8 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
             "runnable": runnable,
             "engine": "model" + target.suffix if engine is not None and target.suffix else None,
             "io": ctx.io,
-            "preprocess": _preprocess(ctx),
+            "preprocess": _preprocess(ctx, beside),
+            "class_names": list(beside.class_names),
             "spec": ctx.detector.to_dict() if ctx.detector else None,
             "notes": list(ctx.notes),
             "sizes": {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()},
@@ -232,13 +243,13 @@ def _build_engine(
     return target.build(folder / "model.onnx", folder / ("model" + target.suffix), request.builder, provenance)
 
 
-def _preprocess(ctx: Context) -> dict[str, Any]:
+def _preprocess(ctx: Context, beside: sidecar.Sidecar) -> dict[str, Any]:
     if ctx.detector is None:
         return {}
     image = ctx.detector.image
     return {
         "mean": list(image.mean), "std": list(image.std), "order": image.order, "order_known": image.order_known,
-        "shortest_edge": 800, "longest_edge": 1333,
+        "shortest_edge": beside.edges[0], "longest_edge": beside.edges[1],
     }  # fmt: skip
 
 

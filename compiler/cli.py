@@ -97,6 +97,7 @@ def build(
     keep_fp16: Annotated[str | None, typer.Option(help="int8: layers kept higher, such as first-conv+rpn+fpn/2.")] = None,
     keep_fp32: Annotated[str | None, typer.Option(help="Layers that stay in fp32, named alike.")] = None,
     passes: Annotated[str | None, typer.Option(help="A pipeline instead of the default one.")] = None,
+    sidecar: Annotated[Path | None, typer.Option(help="Class names and config [MODEL.json beside it].")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave out a pass (repeatable).")] = None,
     stop_after: Annotated[str | None, typer.Option(help="Stop after this pass; no engine is built.")] = None,
     load: Annotated[list[str] | None, typer.Option(help="A Python file with passes of yours (repeatable).")] = None,
@@ -143,7 +144,7 @@ def build(
     output = output or Path("build") / Path(model).stem / precision
     with working(f"building {output}") as progress:
         request = Request(
-            target=target, options=options, builder=builder, passes=passes, skip=tuple(skip or ()),
+            target=target, options=options, builder=builder, passes=passes, sidecar=sidecar, skip=tuple(skip or ()),
             stop_after=stop_after, load=tuple(load or ()), checks=checks, engine=engine, instruments=tuple(printers),
             numeric_images=_check_images(model, images, (height, width)) if check_numerics else (), progress=progress,
             calibration=calib, method=calib_method or DEFAULT, percentile=calib_percentile, calibration_images=calib_images,

@@ -60,7 +60,7 @@ def infer(
         rows.append(results.to_json(path, found))
         lines.append(f"{path}: {len(found.detections)} detections")
         if drawn is not None:
-            _write_picture(drawn / f"{name}.png", draw(result.image, found))
+            _write_picture(drawn / f"{name}.png", draw(result.image, found, session.manifest.get("class_names")))
     if json_file is not None:
         results.write(json_file, rows)
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import re
 import time
 import traceback
@@ -31,6 +32,7 @@ class Context:
         statistics: counts of the pass that is running.
         replaced: for a tensor of the spec, the name of the one that took its place.
         lowering: options for the native form of a plugin node, by node name, where its place in the network decides.
+        channel_order: what a sidecar says of the image, for graphs whose statistics do not tell.
         notes: sentences for the user, such as repairs.
         calibrate: measures the graph's tensors: groups of names that share a scale -> amax by name.
         ranges: largest magnitudes that calibration saw, by tensor name; None before any calibration.
@@ -44,6 +46,7 @@ class Context:
     lowering: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     batch: int = 1
+    channel_order: str | None = None
     detector: DetectorSpec | None = None
     io: dict[str, Any] = field(default_factory=dict)
     calibrate: Callable[[Graph, Context, list[list[str]]], dict[str, float]] | None = None
@@ -135,6 +138,16 @@ class Report:
             if record.name == name:
                 return record
         raise KeyError(name)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: one row a pass."""
+        head = "<tr><th>#</th><th>pass</th><th></th><th>nodes</th><th>seconds</th></tr>"
+        rows = [
+            f"<tr><td>{r.index}</td><td>{html.escape(r.spec)}</td><td>{'changed' if r.changed else ''}</td>"
+            f"<td>{r.nodes_before} &rarr; {r.nodes_after}</td><td>{r.seconds:.2f}</td></tr>"
+            for r in self.records
+        ]
+        return f"<table>{head}{''.join(rows)}</table>"
 
     def to_dict(self, texts: bool = False) -> dict[str, Any]:
         """Plain data for JSON; texts and diffs only when asked for (they have files of their own)."""
@@ -236,10 +249,17 @@ class PassManager:
                 raise
             if isinstance(error, OnnxgraftError):
                 raise PassError(step.name(), str(error)) from error
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            reason = f"{type(error).__name__}: {error} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"
+            reason = told(error)
             raise PassError(step.name(), reason) from error
         return record, after
+
+
+def told(error: BaseException) -> str:
+    """An error in one line: ours as they are, others with their kind and the line that raised them."""
+    if isinstance(error, OnnxgraftError):
+        return str(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"
 
 
 def check_order(passes: Sequence[Pass]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable, Sequence
 
 import onnx_graphsurgeon as gs
 
@@ -16,17 +16,17 @@ from onnxgraft.text import attributes_text, body_text, type_text, value_text
 def align(a: Graph, b: Graph) -> dict[int, gs.Node]:
     """Give `b`'s nodes and tensors the names and the order that they have in `a`.
 
-    Nodes are paired (1) when everything that they depend on is equal, (2) when everything that depends on them is
-    equal, (3) when they are the same operator at the same place beside a pair. Returns `a`'s node by id of `b`'s node.
+    Nodes are paired when everything that they depend on, or that depends on them, is equal, and then when they are the
+    same operator at the same place beside a pair. Of several nodes that look alike, each pair decides about its
+    neighbours before the next one is made. Returns `a`'s node by id of `b`'s node.
     """
     pairs = _Pairs()
     a.cleanup()
     b.cleanup()
-    for key in (_by_inputs, _by_uses):
-        _pair_equal(a, b, pairs, key)
-    _spread(pairs)
-    _pair_equal(a, b, pairs, _by_itself)
-    _spread(pairs)
+    keys = [(_by_inputs(graph), _by_uses(graph), _by_itself(graph)) for graph in (a, b)]
+    for parts, unique in (((0, 1), True), ((0, 1), False), ((0,), True), ((1,), True), ((2,), True), ((0,), False),
+                          ((1,), False)):  # fmt: skip
+        _pair_equal(a, b, pairs, [_joined(of, parts) for of in keys], unique)
     _order(a.gs, {id(node): i for i, node in enumerate(a.nodes)})
     position = {id(node): i for i, node in enumerate(a.nodes)}
     _order(b.gs, {id(node): position[id(pairs.of_b[id(node)])] for node in b.nodes if id(node) in pairs.of_b})
@@ -48,21 +48,27 @@ class _Pairs:
         return True
 
 
-Keys = Callable[[Graph], dict[int, Hashable]]
+Keys = dict[int, Hashable]
 
 
-def _pair_equal(a: Graph, b: Graph, pairs: _Pairs, keys: Keys) -> None:
-    """Pair the nodes whose keys are equal; several of one key are paired in order when there are as many."""
+def _joined(keys: Sequence[Keys], parts: Sequence[int]) -> Keys:
+    return {node: tuple(keys[part][node] for part in parts) for node in keys[0]}
+
+
+def _pair_equal(a: Graph, b: Graph, pairs: _Pairs, keys: Sequence[Keys], unique: bool) -> None:
+    """Pair the nodes whose keys are equal: those that only one node has, or as many on both sides."""
     groups: dict[Hashable, tuple[list[gs.Node], list[gs.Node]]] = defaultdict(lambda: ([], []))
     for side, graph, taken in ((0, a, pairs.of_a), (1, b, pairs.of_b)):
-        key = keys(graph)
         for node in graph.nodes:
             if id(node) not in taken:
-                groups[key[id(node)]][side].append(node)
+                groups[keys[side][id(node)]][side].append(node)
     for mine, theirs in groups.values():
-        if len(mine) == len(theirs):
-            for x, y in zip(mine, theirs, strict=True):
-                pairs.add(x, y)
+        if len(mine) != len(theirs) or (unique and len(mine) > 1):
+            continue
+        for x in mine:
+            y = next((y for y in theirs if id(y) not in pairs.of_b), None)
+            if y is not None and pairs.add(x, y):
+                _spread(pairs, (x, y))
 
 
 def _hash(*parts: object) -> str:
@@ -74,13 +80,13 @@ def _itself(node: gs.Node) -> tuple[str, ...]:
     return node.op, node.domain or "", attributes_text(node), body_text(node), *constants
 
 
-def _by_itself(graph: Graph) -> dict[int, Hashable]:
+def _by_itself(graph: Graph) -> Keys:
     return {id(node): _itself(node) for node in graph.nodes}
 
 
-def _by_inputs(graph: Graph) -> dict[int, Hashable]:
+def _by_inputs(graph: Graph) -> Keys:
     known: dict[int, str] = {id(t): _hash("input", i, type_text(t)) for i, t in enumerate(graph.gs.inputs)}
-    keys: dict[int, Hashable] = {}
+    keys: Keys = {}
     for node in graph.nodes:
         inputs = [known.get(id(t), "" if not isinstance(t, gs.Constant) else value_text(t)) for t in node_inputs(node)]
         keys[id(node)] = _hash(*_itself(node), *inputs)
@@ -89,11 +95,11 @@ def _by_inputs(graph: Graph) -> dict[int, Hashable]:
     return keys
 
 
-def _by_uses(graph: Graph) -> dict[int, Hashable]:
+def _by_uses(graph: Graph) -> Keys:
     uses: dict[int, list[str]] = defaultdict(list)
     for index, tensor in enumerate(graph.gs.outputs):
         uses[id(tensor)].append(f"output {index}")
-    keys: dict[int, Hashable] = {}
+    keys: Keys = {}
     for node in reversed(graph.nodes):
         keys[id(node)] = _hash(*_itself(node), *[sorted(uses[id(t)]) for t in node.outputs])
         for index, tensor in enumerate(node_inputs(node)):
@@ -101,9 +107,9 @@ def _by_uses(graph: Graph) -> dict[int, Hashable]:
     return keys
 
 
-def _spread(pairs: _Pairs) -> None:
-    """From each pair on: producers at the same input, and consumers that are the only ones of their operator."""
-    queue = list(pairs.found)
+def _spread(pairs: _Pairs, start: tuple[gs.Node, gs.Node]) -> None:
+    """From a pair on: producers at the same input, and consumers that are the only ones of their operator."""
+    queue = [start]
     while queue:
         a, b = queue.pop()
         for x, y in zip(a.inputs, b.inputs, strict=False):

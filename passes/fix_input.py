@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis import analyse
 from onnxgraft.analysis.structure import producer, scalar, value
+from onnxgraft.detector import DetectorSpec
 from onnxgraft.errors import InputError, Refusal
 from onnxgraft.folding import forget_shapes, infer_shapes, settle
 from onnxgraft.graph import Builder, Graph
@@ -45,7 +46,7 @@ class FixInput(Pass):
         _bypass(graph, "Pad")
         try:
             ctx.count("folded", settle(graph)["folded"])
-            ctx.detector = analyse(graph)
+            ctx.detector = _with_order(analyse(graph), ctx.channel_order)
         except Refusal as refusal:
             if before is not None:
                 raise Refusal(f"{refusal}; the export was {before[0]}x{before[1]}: if it was simplified at that size, "
@@ -53,6 +54,15 @@ class FixInput(Pass):
             raise
         ctx.batch = self.batch
         _to_nchw(graph, self.batch, ctx)
+
+
+def _with_order(spec: DetectorSpec, order: str | None) -> DetectorSpec:
+    """Let a sidecar name the channel order; one that the graph's statistics contradict is refused."""
+    if order is None:
+        return spec
+    if spec.image.order_known and spec.image.order != order:
+        raise InputError(f"the sidecar says {order}, but the mean {spec.image.mean} is that of {spec.image.order} images")
+    return replace(spec, image=replace(spec.image, order=order, order_known=True))
 
 
 def _resize(graph: Graph, height: int, width: int) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.graph import Graph
-from onnxgraft.manager import Context, Instrument, Pass
+from onnxgraft.manager import Context, Instrument, Pass, told
 
 _PACKAGES = ("onnxgraft", "onnx", "onnx-graphsurgeon", "onnxruntime", "numpy", "tensorrt-rtx-cu13", "tensorrt")
 
@@ -67,7 +67,7 @@ class Reproducer(Instrument):
         command = shlex.join(words)
         (self.folder / "replay.sh").write_text(f'#!/bin/sh\ncd "$(dirname "$0")" && {command}\n')
         (self.folder / "replay.sh").chmod(0o755)
-        info = {"pass": step.name(), "error": str(error), "command": command, "versions": versions()}
+        info = {"pass": step.name(), "error": told(error), "command": command, "versions": versions()}
         (self.folder / "reproducer.json").write_text(json.dumps(info, indent=2) + "\n")
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from onnxgraft.graph import Graph
-from onnxgraft.manager import Context, Instrument, Pass, PassRecord, Report
+from onnxgraft.manager import Context, Instrument, Pass, PassRecord, Report, told
 from onnxgraft.text import text
 from onnxgraft.viewer.stages import Stages
 
@@ -56,7 +56,7 @@ class Recorder(Instrument):
         record = PassRecord(
             index=len(self._records) + 1, name=step.name(), spec=step.spec(), changed=before != after, seconds=0.0,
             nodes_before=self._nodes, nodes_after=len(graph.nodes), statistics=dict(ctx.statistics),
-            before=before, after=after, diff=unified(before, after, step.name()), error=str(error),
+            before=before, after=after, diff=unified(before, after, step.name()), error=told(error),
         )  # fmt: skip
         report = Report([*self._records, record], ctx.notes)
         self.on_failure.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 // What the report knows: stages of the graph, what a pass changed between two of them, and the regions of that change.
 const D = JSON.parse(document.getElementById("data").textContent);
-const REGION = 60; // nodes in one picture: as many as are readable, and laid out in a blink
+const REGION = 40; // nodes in one picture: as many as are readable, and laid out in a blink
 const [NAME, OP, INPUTS, OUTPUTS, TYPES, ATTRIBUTES, BODY] = [0, 1, 2, 3, 4, 5, 6];
 const memo = (make) => {
   const known = new Map();

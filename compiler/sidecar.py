@@ -1,0 +1,126 @@
+"""A file beside the model that says what the graph cannot: class names, channel order, resize rule.
+
+`model.json` beside `model.onnx` (or --sidecar FILE): {"class_names": [...], "config": {...}} with any of the keys of
+`FIELDS`, as the golden graphs' meta.json has them. Numbers that stand in the graph too must agree with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxgraft import golden
+from onnxgraft.detector import DetectorSpec
+from onnxgraft.errors import InputError
+
+FIELDS: dict[str, Callable[[DetectorSpec], Any]] = {
+    "pixel_mean": lambda s: s.image.mean,
+    "pixel_std": lambda s: s.image.std,
+    "strides": lambda s: [level.stride for level in s.rpn.levels],
+    "fpn_channels": lambda s: s.box_pooler.channels,
+    "anchors.sizes": lambda s: [x for level in s.rpn.levels for x in level.anchor_sizes],
+    "anchors.aspect_ratios": lambda s: s.rpn.levels[0].aspect_ratios,
+    "anchors.offset": lambda s: s.rpn.levels[0].anchor_offset,
+    "rpn.box_weights": lambda s: s.rpn.coder.weights,
+    "rpn.pre_nms_topk": lambda s: s.rpn.pre_nms_topk,
+    "rpn.post_nms_topk": lambda s: s.rpn.post_nms_topk,
+    "rpn.nms_threshold": lambda s: s.rpn.nms_threshold,
+    "rpn.min_box_size": lambda s: s.rpn.min_box_size,
+    "box_head.classes": lambda s: s.box_head.num_classes,
+    "box_head.box_weights": lambda s: s.box_head.coder.weights,
+    "box_head.score_threshold": lambda s: s.box_head.score_threshold,
+    "box_head.nms_threshold": lambda s: s.box_head.nms_threshold,
+    "box_head.detections": lambda s: s.box_head.detections_per_image,
+    "box_head.pooler.resolution": lambda s: s.box_pooler.resolution,
+    "box_head.pooler.sampling_ratio": lambda s: s.box_pooler.sampling_ratio,
+    "box_head.pooler.aligned": lambda s: s.box_pooler.aligned,
+    "mask_head.size": lambda s: s.mask_head.resolution if s.mask_head else None,
+    "mask_head.pooler.aligned": lambda s: s.mask_pooler.aligned if s.mask_pooler else None,
+}
+_TOLERANCE = 1e-3  # relative: configs round what graphs hold in float32
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What a sidecar file says. Empty where there is none."""
+
+    path: Path | None = None
+    class_names: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def channel_order(self) -> str | None:
+        """BGR or RGB, when the file says so."""
+        order = self.config.get("channel_order")
+        return str(order) if order is not None else None
+
+    @property
+    def edges(self) -> tuple[int, int]:
+        """Shortest and longest edge of the resize rule; detectron2's defaults where the file is silent."""
+        return int(self.config.get("shortest_edge", 800)), int(self.config.get("longest_edge", 1333))
+
+    def check(self, spec: DetectorSpec) -> None:
+        """Raises InputError naming the first field that the graph contradicts."""
+        for key, read in FIELDS.items():
+            said = _lookup(self.config, key)
+            if said is None:
+                continue
+            found = read(spec)
+            if found is None or not _agree(said, found):
+                raise InputError(f"{self.path}: {key} is {said}, but the graph has {found}; correct the file or re-export")
+        if self.class_names and len(self.class_names) != spec.box_head.num_classes:
+            raise InputError(f"{self.path}: {len(self.class_names)} class names, but the graph has "
+                             f"{spec.box_head.num_classes} classes")  # fmt: skip
+
+
+def find(model: str, source: Path, given: Path | None = None) -> Sidecar:
+    """The sidecar of a model: the file given, `model.json` beside it, or a golden graph's meta.json.
+
+    Raises:
+        InputError: the file given is missing, or a file is not a sidecar.
+    """
+    if given is not None:
+        return _read(given)
+    if model in golden.names():
+        return _read(golden.folder(model) / "meta.json")
+    beside = source.with_suffix(".json")
+    return _read(beside) if beside.is_file() else Sidecar()
+
+
+def _read(path: Path) -> Sidecar:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        config, names = data.get("config", {}), data.get("class_names") or []
+        order = config.get("channel_order", "BGR")
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: no sidecar: expected JSON with class_names and config ({error})") from error
+    if order not in ("BGR", "RGB"):
+        raise InputError(f"{path}: channel_order {order!r} is not BGR or RGB")
+    return Sidecar(path, tuple(str(name) for name in names), config)
+
+
+def _lookup(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _agree(said: Any, found: Any) -> bool:
+    a, b = (np.asarray(_flat(v), np.float64) for v in (said, found))
+    return a.shape == b.shape and bool(np.allclose(a, b, rtol=_TOLERANCE, atol=1e-6))
+
+
+def _flat(value: Any) -> list[float]:
+    if isinstance(value, (list, tuple)):
+        return [number for item in value for number in _flat(item)]
+    return [float(value)]
