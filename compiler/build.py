@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -92,7 +93,7 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
     Raises:
         InputError, Refusal, PassError, TargetError: one line that says what is wrong and where.
     """
-    request = request or Request()
+    request = _strict(request or Request())
     started = time.perf_counter()
     source = golden.resolve(str(model), CACHE)
     target, why = _target(request.target)
@@ -153,6 +154,13 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
         if request.checks:
             write_report(folder)
     return Build(output, report, ctx.detector, manifest)
+
+
+def _strict(request: Request) -> Request:
+    """fp32 means fp32: TF32 keeps ten bits of a product's mantissa, too few for the strict match."""
+    if request.options.precision != "fp32" or request.builder.no_tf32:
+        return request
+    return dataclasses.replace(request, builder=dataclasses.replace(request.builder, no_tf32=True))
 
 
 def pipeline_for(request: Request, target: str) -> Pipeline:

@@ -31,6 +31,9 @@ Model = Annotated[str, typer.Argument(help="An .onnx file, or the name of a gold
 Run = Annotated[Path, typer.Argument(help="A build folder.")]
 
 
+_INTERRUPTED = "interrupted; nothing was replaced"
+
+
 def main() -> None:
     """Entry point: errors become one line and a non-zero exit code."""
     try:
@@ -38,7 +41,11 @@ def main() -> None:
     except OnnxgraftError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted; nothing was replaced", 130)
+        _fail(_INTERRUPTED, 130)
+    except SystemExit as end:  # newer Typer turns the interrupt into a silent exit
+        if end.code == 130:
+            _fail(_INTERRUPTED, 130)
+        raise
     except OSError as error:
         _fail(f"{error.filename or ''}: {(error.strerror or str(error)).lower()}".lstrip(": "), 1)
 
@@ -134,7 +141,7 @@ def build(
     builder = BuilderOptions(
         workspace=workspace, builder_optimization_level=optimization, timing_cache=timing_cache,
         compute_capabilities=tuple(filter(None, capabilities.split(","))), version_compatible=version_compatible,
-        hardware_compatibility_level=hardware, strip_weights=strip_weights, refit=refit, no_tf32=precision == "fp32",
+        hardware_compatibility_level=hardware, strip_weights=strip_weights, refit=refit,
     )  # fmt: skip
     printers = (
         [PrintText(lambda words: out.print(words, markup=False, soft_wrap=True, end=""), print_after)]

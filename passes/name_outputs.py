@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.errors import InputError
+from onnxgraft.errors import InputError, Refusal
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
 
@@ -37,7 +37,6 @@ class NameOutputs(Pass):
     def run(self, graph: Graph, ctx: Context) -> None:
         if self.boxes not in ("normalized", "pixels"):
             raise InputError(f"name-outputs: boxes {self.boxes!r} is not normalized or pixels")
-        image = ctx.spec().image
         outputs: list[gs.Tensor] = []
         for role, name in _ORDER:
             if role not in ctx.sites:
@@ -45,7 +44,8 @@ class NameOutputs(Pass):
             tensor = graph.tensor(ctx.sites[role])
             if role == "boxes" and self.boxes == "normalized":
                 b = Builder(graph, "outputs", [tensor.inputs[0].name])
-                canvas = b.floats("canvas", [image.width, image.height, image.width, image.height])
+                height, width = _canvas(graph, ctx)
+                canvas = b.floats("canvas", [width, height, width, height])
                 tensor = b.op("Div", [tensor, canvas], "normalized_boxes", shape=list(tensor.shape))
             tensor.name = name
             ctx.sites[role] = name
@@ -53,3 +53,13 @@ class NameOutputs(Pass):
         graph.gs.outputs[:] = outputs
         ctx.io["boxes"] = self.boxes
         ctx.io["outputs"] = {t.name: list(t.shape) for t in outputs}
+
+
+def _canvas(graph: Graph, ctx: Context) -> tuple[int, int]:
+    """Height and width of the input; detectors of other analyses are taken to read NCHW."""
+    if ctx.detector is not None:
+        return ctx.detector.image.height, ctx.detector.image.width
+    shape = graph.gs.inputs[0].shape
+    if len(shape) != 4 or not all(isinstance(d, int) for d in shape):
+        raise Refusal(f"boxes cannot be normalized by the input's shape {shape}; take name-outputs{{boxes=pixels}}")
+    return shape[2], shape[3]

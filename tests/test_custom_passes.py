@@ -11,6 +11,7 @@ import onnx.parser
 import onnx.reference
 import onnx_graphsurgeon as gs
 import pytest
+
 from onnxgraft import Builder, Context, Graph, PassManager
 from onnxgraft.instruments import Promises, Verify
 from onnxgraft.matching import Const, Match, Op, Reject, Rewrite, Var, misses

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import onnx
 import pytest
+from test_manager import MODEL
+from typer.testing import CliRunner
+
 from onnxgraft import InputError, Request, compile, golden
 from onnxgraft.cli import app
 from onnxgraft.diffing import count_lines, diff_models, operators, read_run
-from test_manager import MODEL
-from typer.testing import CliRunner
 
 COLOUR = re.compile(r"\x1b\[")
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support import parse_graph
 
 from onnxgraft.errors import InputError
 from onnxgraft.graph import Graph
@@ -18,7 +19,6 @@ from onnxgraft.quantization import pictures as picture_sets
 from onnxgraft.quantization.calibration import Calibration, Key
 from onnxgraft.quantization.collect import collect
 from onnxgraft.quantization.pictures import Picture
-from support import parse_graph
 
 SIZE = 16
 KEY = Key("tiny", {"canvas": [SIZE, SIZE]})

@@ -12,12 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from test_manager import BAD
+from typer.testing import CliRunner
+
 from onnxgraft import Build, CompileOptions, InputError, Request, compile, golden
 from onnxgraft.cli import app
 from onnxgraft.viewer import write_report
 from onnxgraft.viewer.side_by_side import rows
-from test_manager import BAD
-from typer.testing import CliRunner
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

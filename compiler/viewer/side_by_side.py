@@ -36,8 +36,8 @@ def rows(diff: str) -> Iterator[Row]:
 
 
 def _block(gone: list[str], made: list[str], left: int, right: int) -> Iterator[Row]:
-    keys = [[_defined(line) for line in side] for side in (gone, made)]
-    for tag, a, b, c, d in difflib.SequenceMatcher(None, *keys, autojunk=False).get_opcodes():
+    before, after = ([_defined(line) for line in side] for side in (gone, made))
+    for tag, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if tag == "equal":
             for i, j in zip(range(a, b), range(c, d), strict=True):
                 yield "~", left + i, gone[i], right + j, made[j]
