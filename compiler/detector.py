@@ -88,8 +88,20 @@ class Pooler:
 
 
 @dataclass(frozen=True)
+class CascadeStage:
+    """A box head before the last one: its class-agnostic deltas move the boxes that the next stage pools, and its scores
+    count in the mean over the stages."""
+
+    pooler: Pooler
+    coder: BoxCoder
+    logits_tensor: str
+    scores_tensor: str  # [R, C + 1]
+    deltas_tensor: str  # [R, 4]
+
+
+@dataclass(frozen=True)
 class BoxHead:
-    """Class scores and box regression of the proposals, and their suppression."""
+    """Class scores and box regression of the proposals, and their suppression. Of a cascade: its last stage."""
 
     num_classes: int
     activation: str  # "softmax" (last class is background) or "sigmoid"
@@ -113,30 +125,128 @@ class MaskHead:
 
 
 @dataclass(frozen=True)
+class KeypointHead:
+    """One heatmap per detection and keypoint."""
+
+    keypoints: int
+    resolution: int
+    logits_tensor: str  # [D, K, S, S], upsampled as keypoint_rcnn_inference takes it
+
+
+@dataclass(frozen=True)
+class SemanticHead:
+    """One class per cell of the canvas, at a stride."""
+
+    num_classes: int
+    stride: int
+    logits_tensor: str  # [1, C, H / stride, W / stride]
+
+
+@dataclass(frozen=True)
+class DenseLevel:
+    """One feature map under a head that predicts classes and boxes at every location."""
+
+    stride: int
+    height: int
+    width: int
+    cell_anchors: tuple[tuple[float, float, float, float], ...]  # one box of no size for anchor points (FCOS)
+    anchor_offset: float  # in strides
+    topk: int  # candidates kept of this level
+    feature_tensor: str
+    logits_tensor: str  # [1, A * K, H, W]
+    deltas_tensor: str  # [1, A * 4, H, W]
+    centerness_tensor: str | None  # [1, A, H, W]
+    anchors_tensor: str | None  # [H*W*A, 4] when the trace still computes it
+
+    @property
+    def anchors(self) -> int:
+        return len(self.cell_anchors)
+
+
+@dataclass(frozen=True)
+class DenseHead:
+    """RetinaNet and FCOS: sigmoid scores, a threshold and a top-k per level, one suppression over the classes.
+
+    `coder` is None where deltas are distances to the four sides in strides (FCOS, Box2BoxTransformLinear).
+    """
+
+    levels: tuple[DenseLevel, ...]
+    num_classes: int
+    coder: BoxCoder | None
+    score_threshold: float
+    nms_threshold: float
+    detections_per_image: int
+
+
+@dataclass(frozen=True)
 class Outputs:
     """Which output of the export is what."""
 
-    boxes_tensor: str
-    scores_tensor: str
-    classes_tensor: str
-    masks_tensor: str | None
-    image_size_tensor: str | None
+    boxes_tensor: str | None
+    scores_tensor: str | None
+    classes_tensor: str | None
+    masks_tensor: str | None = None
+    heatmaps_tensor: str | None = None
+    semantic_tensor: str | None = None
+    image_size_tensor: str | None = None
 
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """Everything that was recognised in one exported detector."""
+    """Everything that was recognised in one exported detector. Parts that it does not have are None."""
 
     family: str
     image: ImageInput
-    rpn: RPN
-    box_pooler: Pooler
-    box_head: BoxHead
-    mask_pooler: Pooler | None
-    mask_head: MaskHead | None
     outputs: Outputs
+    rpn: RPN | None = None
+    proposals_input: str | None = None  # Fast R-CNN: [R, 4], pixels
+    cascade: tuple[CascadeStage, ...] = ()
+    box_pooler: Pooler | None = None
+    box_head: BoxHead | None = None
+    mask_pooler: Pooler | None = None
+    mask_head: MaskHead | None = None
+    keypoint_pooler: Pooler | None = None
+    keypoint_head: KeypointHead | None = None
+    dense: DenseHead | None = None
+    semantic: SemanticHead | None = None
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of the detections, without background; None where nothing is classified."""
+        head = self.box_head or self.dense
+        return head.num_classes if head else None
+
+    def box_poolers(self) -> tuple[Pooler, ...]:
+        """The poolers of proposals, stage by stage."""
+        return (*(stage.pooler for stage in self.cascade), *([self.box_pooler] if self.box_pooler else []))
+
+    def detection_poolers(self) -> dict[str, Pooler]:
+        """The poolers of detections, by the head behind them."""
+        both = {"mask": self.mask_pooler, "keypoint": self.keypoint_pooler}
+        return {head: pooler for head, pooler in both.items() if pooler}
+
+    def poolers(self) -> tuple[Pooler, ...]:
+        return (*self.box_poolers(), *self.detection_poolers().values())
+
+    def anchor_levels(self) -> list[RPNLevel | DenseLevel]:
+        """The feature maps that have anchors, finest first."""
+        return [*(self.rpn.levels if self.rpn else ()), *(self.dense.levels if self.dense else ())]
+
+    def feature_tensors(self) -> list[str]:
+        """The feature maps that heads read, each once."""
+        maps = [level.feature_tensor for level in self.anchor_levels()]
+        return list(dict.fromkeys([*maps, *(name for pooler in self.poolers() for name in pooler.feature_tensors)]))
+
+    def dense_tensors(self) -> list[str]:
+        """Predictions at every location ([1, channels, H, W]) from which boxes are decoded."""
+        found: list[str | None] = []
+        for level in self.rpn.levels if self.rpn else ():
+            found += [level.logits_tensor, level.deltas_tensor]
+        for dense in self.dense.levels if self.dense else ():
+            found += [dense.logits_tensor, dense.deltas_tensor, dense.centerness_tensor]
+        return [name for name in found if name]
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON; absent parts are left out."""
+        return {key: value for key, value in asdict(self).items() if value is not None and value != ()}

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,29 +18,41 @@ from onnxgraft import golden
 from onnxgraft.detector import DetectorSpec
 from onnxgraft.errors import InputError
 
-FIELDS: dict[str, Callable[[DetectorSpec], Any]] = {
-    "pixel_mean": lambda s: s.image.mean,
-    "pixel_std": lambda s: s.image.std,
-    "strides": lambda s: [level.stride for level in s.rpn.levels],
-    "fpn_channels": lambda s: s.box_pooler.channels,
-    "anchors.sizes": lambda s: [x for level in s.rpn.levels for x in level.anchor_sizes],
-    "anchors.aspect_ratios": lambda s: s.rpn.levels[0].aspect_ratios,
-    "anchors.offset": lambda s: s.rpn.levels[0].anchor_offset,
-    "rpn.box_weights": lambda s: s.rpn.coder.weights,
-    "rpn.pre_nms_topk": lambda s: s.rpn.pre_nms_topk,
-    "rpn.post_nms_topk": lambda s: s.rpn.post_nms_topk,
-    "rpn.nms_threshold": lambda s: s.rpn.nms_threshold,
-    "rpn.min_box_size": lambda s: s.rpn.min_box_size,
-    "box_head.classes": lambda s: s.box_head.num_classes,
-    "box_head.box_weights": lambda s: s.box_head.coder.weights,
-    "box_head.score_threshold": lambda s: s.box_head.score_threshold,
-    "box_head.nms_threshold": lambda s: s.box_head.nms_threshold,
-    "box_head.detections": lambda s: s.box_head.detections_per_image,
-    "box_head.pooler.resolution": lambda s: s.box_pooler.resolution,
-    "box_head.pooler.sampling_ratio": lambda s: s.box_pooler.sampling_ratio,
-    "box_head.pooler.aligned": lambda s: s.box_pooler.aligned,
-    "mask_head.size": lambda s: s.mask_head.resolution if s.mask_head else None,
-    "mask_head.pooler.aligned": lambda s: s.mask_pooler.aligned if s.mask_pooler else None,
+# Where each key of a config stands in a DetectorSpec: "levels.*.stride" is the stride of every level.
+FIELDS = {
+    "pixel_mean": "image.mean",
+    "pixel_std": "image.std",
+    "strides": "rpn.levels.*.stride",
+    "fpn_channels": "box_pooler.channels",
+    "anchors.sizes": "rpn.levels.*.anchor_sizes",
+    "anchors.aspect_ratios": "rpn.levels.0.aspect_ratios",
+    "anchors.offset": "rpn.levels.0.anchor_offset",
+    "rpn.box_weights": "rpn.coder.weights",
+    "rpn.pre_nms_topk": "rpn.pre_nms_topk",
+    "rpn.post_nms_topk": "rpn.post_nms_topk",
+    "rpn.nms_threshold": "rpn.nms_threshold",
+    "rpn.min_box_size": "rpn.min_box_size",
+    "box_head.classes": "box_head.num_classes",
+    "box_head.box_weights": "box_head.coder.weights",
+    "box_head.score_threshold": "box_head.score_threshold",
+    "box_head.nms_threshold": "box_head.nms_threshold",
+    "box_head.detections": "box_head.detections_per_image",
+    "box_head.pooler.resolution": "box_pooler.resolution",
+    "box_head.pooler.sampling_ratio": "box_pooler.sampling_ratio",
+    "box_head.pooler.aligned": "box_pooler.aligned",
+    "mask_head.size": "mask_head.resolution",
+    "mask_head.pooler.aligned": "mask_pooler.aligned",
+    "keypoint_head.keypoints": "keypoint_head.keypoints",
+    "keypoint_head.size": "keypoint_head.resolution",
+    "dense.classes": "dense.num_classes",
+    "dense.strides": "dense.levels.*.stride",
+    "dense.topk": "dense.levels.0.topk",
+    "dense.box_weights": "dense.coder.weights",
+    "dense.score_threshold": "dense.score_threshold",
+    "dense.nms_threshold": "dense.nms_threshold",
+    "dense.detections": "dense.detections_per_image",
+    "semantic.classes": "semantic.num_classes",
+    "semantic.stride": "semantic.stride",
 }
 _TOLERANCE = 1e-3  # relative: configs round what graphs hold in float32
 
@@ -66,16 +78,16 @@ class Sidecar:
 
     def check(self, spec: DetectorSpec) -> None:
         """Raises InputError naming the first field that the graph contradicts."""
-        for key, read in FIELDS.items():
+        for key, path in FIELDS.items():
             said = _lookup(self.config, key)
             if said is None:
                 continue
-            found = read(spec)
+            found = _read_spec(spec, path.split("."))
             if found is None or not _agree(said, found):
                 raise InputError(f"{self.path}: {key} is {said}, but the graph has {found}; correct the file or re-export")
-        if self.class_names and len(self.class_names) != spec.box_head.num_classes:
+        if self.class_names and len(self.class_names) != (spec.num_classes or len(self.class_names)):
             raise InputError(f"{self.path}: {len(self.class_names)} class names, but the graph has "
-                             f"{spec.box_head.num_classes} classes")  # fmt: skip
+                             f"{spec.num_classes} classes")  # fmt: skip
 
 
 def find(model: str, source: Path, given: Path | None = None) -> Sidecar:
@@ -104,6 +116,17 @@ def _read(path: Path) -> Sidecar:
     if order not in ("BGR", "RGB"):
         raise InputError(f"{path}: channel_order {order!r} is not BGR or RGB")
     return Sidecar(path, tuple(str(name) for name in names), config)
+
+
+def _read_spec(value: Any, path: Sequence[str]) -> Any:
+    """What stands in a spec at a path; None when it lacks a part on the way."""
+    for index, part in enumerate(path):
+        if part == "*":
+            return [_read_spec(item, path[index + 1 :]) for item in value]
+        value = value[int(part)] if part.isdigit() else getattr(value, part)
+        if value is None:
+            return None
+    return value
 
 
 def _lookup(config: Mapping[str, Any], key: str) -> Any:

@@ -1,7 +1,9 @@
 """The rewrites, one per file, in the order in which a compilation runs them."""
 
+from onnxgraft.passes.bf16 import Bf16
 from onnxgraft.passes.box_nms import BoxNMS
 from onnxgraft.passes.decode_boxes import DecodeBoxes
+from onnxgraft.passes.deform_conv import DeformConv
 from onnxgraft.passes.fix_input import FixInput
 from onnxgraft.passes.fp16 import Fp16
 from onnxgraft.passes.inject_anchors import InjectAnchors
@@ -30,9 +32,11 @@ BUILT_IN = (
     RoiAlign,
     BoxNMS,
     MaskHead,
+    DeformConv,
     NameOutputs,
     Quantize,
     Fp16,
+    Bf16,
     LowerPlugins,
 )
 

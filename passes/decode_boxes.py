@@ -24,7 +24,7 @@ class DecodeBoxes(Pass):
     """Per level: top-k by objectness, decode with the scale clamp, clip to the image, rule out empty boxes.
 
     Legal when (1) anchors are constants and (2) every level has a TopK of its own. The export decodes every anchor and
-    selects afterwards; the result is the same, the work a fraction.
+    selects afterwards; the result is the same, the work a fraction. A detector without an RPN is left alone.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("anchors", "normalized-input")
@@ -32,6 +32,8 @@ class DecodeBoxes(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> None:
         rpn = ctx.spec().rpn
+        if rpn is None:
+            return
         for index, (level, anchors) in enumerate(zip(rpn.levels, ctx.anchors, strict=True)):
             boxes, scores = _decode_level(graph, ctx, rpn, level, anchors)
             ctx.sites[f"level{index}.boxes"] = boxes.name

@@ -148,12 +148,11 @@ def _forget_stale_shapes(graph: Graph, batch: int) -> None:
 
 def _first_image_for_the_tail(graph: Graph, ctx: Context, batch: int) -> None:
     """The parts that later passes rewrite were traced for one image: give them the first of the batch."""
-    for level in ctx.spec().rpn.levels:
-        for name in (level.logits_tensor, level.deltas_tensor):
-            tensor = graph.tensor(name)
-            consumers = list(tensor.outputs)
-            first = first_image(Builder(graph, "first_image", [name]), tensor, batch)
-            graph.redirect(consumers, tensor, first)
+    for name in ctx.spec().dense_tensors():
+        tensor = graph.tensor(name)
+        consumers = list(tensor.outputs)
+        first = first_image(Builder(graph, "first_image", [name]), tensor, batch)
+        graph.redirect(consumers, tensor, first)
 
 
 def first_image(builder: Builder, tensor: gs.Tensor, batch: int) -> gs.Tensor:

@@ -16,7 +16,7 @@ from onnxgraft.passes.regions import Regions, find_regions
 
 LIMIT = 65504.0  # the largest fp16
 HEADROOM = 2.0  # calibration sees a sample: activations above LIMIT / HEADROOM count as overflow
-_FLOAT, _HALF = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.FLOAT16)
+_FLOAT = int(onnx.TensorProto.FLOAT)
 # Reductions and exponentials lose too much in fp16; whatever is not named here stays in fp32.
 _HALF_OPS = frozenset({
     "Conv", "ConvTranspose", "Gemm", "MatMul", "Relu", "LeakyRelu", "HardSwish", "HardSigmoid", "Sigmoid", "Clip", "Add",
@@ -25,6 +25,11 @@ _HALF_OPS = frozenset({
 })  # fmt: skip
 _FIRST_ONLY = frozenset({"Resize", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze"})  # other inputs are no data
 _DATA = {"Pad": (0, 2), "QuantizeLinear": (0, 1), "DequantizeLinear": (1,)}
+# These repeat or choose values that were rounded before.
+_EXACT = frozenset({
+    "Relu", "Clip", "Max", "Min", "MaxPool", "Flatten", "Reshape", "Transpose", "Concat", "Slice", "Split", "Squeeze",
+    "Unsqueeze", "Pad", "QuantizeLinear", "DequantizeLinear",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,29 +40,39 @@ class Fp16(Pass):
     is cast once where it crosses the boundary. Legal when (1) the detector is recognised. Layers stay in fp32 when
     they are named in `keep` (regions, groups or layers joined by +), when a weight exceeds fp16, or when calibration
     saw an activation above half of fp16's range.
+
+    `emulate` leaves the types alone and rounds instead, weights and every result, to what fp16 holds: ONNX Runtime has
+    no fp16 kernels on the CPU, computes a graph typed fp16 in fp32 and rounds nothing in between.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("named-outputs",)
     provides: ClassVar[tuple[str, ...]] = ("fp16",)
+    storage: ClassVar[np.dtype] = np.dtype(np.float16)
+    limit: ClassVar[float] = LIMIT
+    lacks: ClassVar[frozenset[str]] = frozenset()  # operators that targets do not have in this type
 
     keep: str = "none"
+    emulate: bool = False
 
     def run(self, graph: Graph, ctx: Context) -> None:
         regions = find_regions(graph, ctx)
-        half = _half_nodes(graph, regions)
+        half = _half_nodes(graph, regions, _HALF_OPS - self.lacks)
         for name in sorted(regions.chosen(self.keep)):
             half.discard(regions.layers[name].name)
             ctx.count("layers kept in fp32")
-        _drop_overflowing(graph, ctx, regions, half)
-        _convert(graph, ctx, half)
+        _drop_overflowing(graph, ctx, regions, half, self.limit)
+        if self.emulate:
+            _round(graph, ctx, half, self.storage)
+        else:
+            _convert(graph, ctx, half, self.storage)
         graph.cleanup()
 
 
-def _half_nodes(graph: Graph, regions: Regions) -> set[str]:
+def _half_nodes(graph: Graph, regions: Regions, ops: frozenset[str]) -> set[str]:
     return {
         node.name
         for node in graph.nodes
-        if node.name in regions.of and node.op in _HALF_OPS and not node.domain and _computes_floats(node)
+        if node.name in regions.of and node.op in ops and not node.domain and _computes_floats(node)
     }
 
 
@@ -77,8 +92,8 @@ def _data_inputs(node: gs.Node) -> Iterable[int]:
     return range(1) if node.op in _FIRST_ONLY else range(len(node.inputs))
 
 
-def _drop_overflowing(graph: Graph, ctx: Context, regions: Regions, half: set[str]) -> None:
-    """Keep in fp32 what fp16 cannot hold, and say so."""
+def _drop_overflowing(graph: Graph, ctx: Context, regions: Regions, half: set[str], limit: float) -> None:
+    """Keep in fp32 what the type cannot hold, and say so."""
     names = {id(node): name for name, node in regions.layers.items()}
     measured = ctx.ranges or {}
     for node in graph.nodes:
@@ -87,10 +102,10 @@ def _drop_overflowing(graph: Graph, ctx: Context, regions: Regions, half: set[st
         label = names.get(id(node), f"{regions.of[node.name]}, {node.op}")
         weight = max((_largest(t) for t in node.inputs if isinstance(t, gs.Constant) and _is_float(t)), default=0.0)
         seen = max((_seen(measured, t) for t in [*node.inputs, *node.outputs]), default=0.0)
-        if weight > LIMIT:
+        if weight > limit:
             ctx.notes.append(f"{label} stays in fp32: a weight of {weight:.4g} exceeds fp16")
-        elif seen > LIMIT / HEADROOM:
-            ctx.notes.append(f"{label} stays in fp32: calibration saw an activation of {seen:.4g}, fp16 ends at {LIMIT:.0f}")
+        elif seen > limit / HEADROOM:
+            ctx.notes.append(f"{label} stays in fp32: calibration saw an activation of {seen:.4g}, fp16 ends at {limit:.0f}")
         else:
             continue
         half.discard(node.name)
@@ -106,8 +121,8 @@ def _seen(measured: Mapping[str, float], tensor: gs.Tensor) -> float:
     return float(measured.get(tensor.name, 0.0))
 
 
-def _convert(graph: Graph, ctx: Context, half: set[str]) -> None:
-    casts = _Casts(graph, ctx)
+def _convert(graph: Graph, ctx: Context, half: set[str], storage: np.dtype) -> None:
+    casts = _Casts(graph, ctx, storage)
     made = {id(t) for node in graph.nodes if node.name in half for t in node.outputs if _is_float(t)}
     for node in list(graph.nodes):
         inside = node.name in half
@@ -118,20 +133,40 @@ def _convert(graph: Graph, ctx: Context, half: set[str]) -> None:
             elif id(tensor) in made and not (inside and index in data):
                 node.inputs[index] = casts.to_float(tensor)
         if inside:
-            ctx.count("nodes in fp16")
+            ctx.count(f"nodes in {short_name(storage)}")
     for index, tensor in enumerate(graph.gs.outputs):
         if id(tensor) in made:
             graph.gs.outputs[index] = casts.output(tensor)
     tensors = {id(t): t for node in graph.nodes for t in node.outputs}
     for key in made:
-        tensors[key].dtype = np.dtype(np.float16)
+        tensors[key].dtype = storage
+
+
+def _round(graph: Graph, ctx: Context, half: set[str], storage: np.dtype) -> None:
+    """Round as `_convert` would, in fp32: what enters the half nodes, their constants, and what they compute."""
+    casts = _Casts(graph, ctx, storage)
+    made = {id(t) for node in graph.nodes if node.name in half for t in node.outputs if _is_float(t)}
+    for node in [n for n in graph.nodes if n.name in half]:
+        scaled = node.op in ("QuantizeLinear", "DequantizeLinear")  # their scales are exact in fp16
+        for index in list(_data_inputs(node)):
+            tensor = node.inputs[index]
+            if _is_float(tensor) and id(tensor) not in made and not (scaled and isinstance(tensor, gs.Constant)):
+                node.inputs[index] = casts.to_float(casts.to_half(tensor))
+        for tensor in [t for t in node.outputs if node.op not in _EXACT and id(t) in made]:
+            readers, names = list(tensor.outputs), [i for i, t in enumerate(graph.gs.outputs) if t is tensor]
+            rounded = casts.to_float(casts.to_half(tensor))
+            graph.redirect(readers, tensor, rounded)
+            for index in names:
+                tensor.name, rounded.name = graph.fresh(f"{tensor.name}/exact"), tensor.name
+                graph.gs.outputs[index] = rounded
 
 
 class _Casts:
-    """One cast per tensor and direction; constants are stored as fp16 instead."""
+    """One cast per tensor and direction; constants are stored in the half type instead."""
 
-    def __init__(self, graph: Graph, ctx: Context) -> None:
-        self.graph, self.ctx = graph, ctx
+    def __init__(self, graph: Graph, ctx: Context, storage: np.dtype) -> None:
+        self.graph, self.ctx, self.storage = graph, ctx, storage
+        self._code = int(onnx.helper.np_dtype_to_tensor_dtype(storage))
         self._half: dict[int, gs.Tensor] = {}
         self._float: dict[int, gs.Tensor] = {}
 
@@ -140,12 +175,12 @@ class _Casts:
             if isinstance(tensor, gs.Constant):
                 self._half[id(tensor)] = self._constant(tensor)
             else:
-                self._half[id(tensor)] = self._cast(tensor, "half", np.float16, _HALF)
+                self._half[id(tensor)] = self._cast(tensor, "half", self.storage, self._code)
         return self._half[id(tensor)]
 
     def to_float(self, tensor: gs.Tensor) -> gs.Tensor:
         if id(tensor) not in self._float:
-            self._float[id(tensor)] = self._cast(tensor, "float", np.float32, _FLOAT)
+            self._float[id(tensor)] = self._cast(tensor, "float", np.dtype(np.float32), _FLOAT)
         return self._float[id(tensor)]
 
     def output(self, tensor: gs.Tensor) -> gs.Tensor:
@@ -156,13 +191,18 @@ class _Casts:
         cast.name = name
         return cast
 
-    def _cast(self, tensor: gs.Tensor, hint: str, dtype: type, code: int) -> gs.Variable:
+    def _cast(self, tensor: gs.Tensor, hint: str, dtype: np.dtype, code: int) -> gs.Variable:
         sources = [node.name for node in tensor.inputs]
         builder = Builder(self.graph, "precision", sources)
         self.ctx.count("casts")
         return builder.op("Cast", [tensor], f"{tensor.name}/{hint}", dtype=dtype, shape=tensor.shape, to=code)
 
     def _constant(self, tensor: gs.Constant) -> gs.Constant:
-        values = np.asarray(tensor.values).astype(np.float16)
-        self.ctx.count("weights in fp16", int(values.size > 1))
+        values = np.asarray(tensor.values).astype(self.storage)
+        self.ctx.count(f"weights in {short_name(self.storage)}", int(values.size > 1))
         return gs.Constant(self.graph.fresh(f"{tensor.name}/half"), values)
+
+
+def short_name(storage: np.dtype) -> str:
+    """ "fp16" or "bf16"."""
+    return "fp16" if storage == np.float16 else "bf16"

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxgraft.detector import RPNLevel
+from onnxgraft.detector import DenseLevel, RPNLevel
 from onnxgraft.errors import Refusal
 from onnxgraft.folding import evaluate
 from onnxgraft.graph import Builder, Graph
@@ -20,7 +20,7 @@ class InjectAnchors(Pass):
 
     The graph's own generator is folded at the fixed size and compared with the closed form. Legal when (1) the grid of
     every level is static, (2) both agree within `tolerance` pixels. A graph whose anchors were folded before keeps its
-    constants; the closed form is used then.
+    constants; the closed form is used then. A detector without anchors is left alone.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("static-input", "detector")
@@ -29,7 +29,7 @@ class InjectAnchors(Pass):
     tolerance: float = 1e-4
 
     def run(self, graph: Graph, ctx: Context) -> None:
-        for level in ctx.spec().rpn.levels:
+        for level in ctx.spec().anchor_levels():
             expected = grid_anchors(level)
             if level.anchors_tensor is None:
                 ctx.anchors.append(expected)
@@ -47,7 +47,7 @@ class InjectAnchors(Pass):
             ctx.count("anchors", len(flat))
 
 
-def grid_anchors(level: RPNLevel) -> np.ndarray:
+def grid_anchors(level: RPNLevel | DenseLevel) -> np.ndarray:
     """DefaultAnchorGenerator's anchors (detectron2 modeling/anchor_generator.py): float32 [H * W * A, 4], pixels."""
     start = level.anchor_offset * level.stride
     x = np.arange(level.width, dtype=np.float32) * np.float32(level.stride) + np.float32(start)

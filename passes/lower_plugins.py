@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -12,6 +13,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.folding import infer_shapes
 from onnxgraft.graph import IR_VERSION, PLUGIN_DOMAIN, Graph, Origin
 from onnxgraft.manager import Context, Pass
+from onnxgraft.passes import deform_conv
 from onnxgraft.plugins import REGISTRY
 
 SAMPLINGS = ("exact", "masked4", "fixed2")
@@ -34,6 +36,7 @@ class LowerPlugins(Pass):
     nms: str = "auto"
     roi_align: str = "auto"
     roi_sampling: str = "exact"
+    deform_conv: str = "auto"
     max_candidates: int | None = None
 
     def run(self, graph: Graph, ctx: Context) -> None:
@@ -41,13 +44,15 @@ class LowerPlugins(Pass):
 
         for option, given, allowed in (
             ("nms", self.nms, _FORMS), ("roi-align", self.roi_align, _FORMS), ("roi-sampling", self.roi_sampling, SAMPLINGS),
+            ("deform-conv", self.deform_conv, _FORMS),
         ):  # fmt: skip
             if given not in allowed:
                 raise InputError(f"lower-plugins: {option} {given!r} is not one of {', '.join(allowed)}")
         has = get(self.target).plugins
         for node in [n for n in graph.nodes if n.domain == PLUGIN_DOMAIN]:
-            form = self.nms if "NMS" in node.op else self.roi_align
-            native = form == "native" or (form == "auto" and node.op not in has)
+            form = self._form(node.op)
+            nowhere = not REGISTRY[node.op].targets
+            native = form == "native" or (node.op not in has and (form == "auto" or nowhere))
             if native:
                 inline(graph, node, self._options(node, ctx))
                 ctx.count(f"{node.op} lowered")
@@ -59,6 +64,12 @@ class LowerPlugins(Pass):
         graph.cleanup()
         if not any(n.domain is None and n.op in REGISTRY for n in graph.nodes):
             infer_shapes(graph)
+            _drop_round_trips(graph)
+
+    def _form(self, op: str) -> str:
+        if "NMS" in op:
+            return self.nms
+        return self.deform_conv if op == deform_conv.PLUGIN else self.roi_align
 
     def _options(self, node: gs.Node, ctx: Context) -> dict[str, Any]:
         known = {option.name for option in REGISTRY[node.op].options}
@@ -92,6 +103,25 @@ def inline(graph: Graph, node: gs.Node, options: dict[str, Any]) -> None:
         graph.origins[made.name] = Origin(graph.current_pass, source)
     position = graph.gs.nodes.index(node)
     graph.gs.nodes[position : position + 1] = part.nodes
+
+
+def _drop_round_trips(graph: Graph) -> None:
+    """Join a cast to fp32 and the cast back, which meet where a native form computes in the type around it."""
+    for node in [n for n in graph.nodes if n.op == "Cast"]:
+        first = _producer(node.inputs[0])
+        while first is not None and first.op == "Identity":
+            first = _producer(first.inputs[0])
+        if first is None or first.op != "Cast" or first.inputs[0].dtype is None:
+            continue
+        source, wide = first.inputs[0], onnx.helper.tensor_dtype_to_np_dtype(int(first.attrs["to"]))
+        narrow = np.dtype(source.dtype) == onnx.helper.tensor_dtype_to_np_dtype(int(node.attrs["to"]))
+        if narrow and wide == np.float32 and np.dtype(source.dtype).itemsize == 2:
+            graph.replace(node.outputs[0], source)
+    graph.cleanup()
+
+
+def _producer(tensor: gs.Tensor) -> gs.Node | None:
+    return tensor.inputs[0] if tensor.inputs else None
 
 
 def _rename(graph: Graph, part: gs.Graph, prefix: str) -> None:

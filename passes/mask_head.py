@@ -31,7 +31,7 @@ class MaskHead(Pass):
         classes = graph.tensor(ctx.sites["classes"])
         n, d, m = ctx.batch, int(classes.shape[1]), head.resolution
         logits = graph.tensor(head.logits_tensor)
-        channels = 1 if head.class_agnostic else ctx.spec().box_head.num_classes
+        channels = 1 if head.class_agnostic else ctx.spec().num_classes or 1
         b = Builder(graph, "mask_head", [node.name for node in old.inputs])
         if channels > 1:
             flat = b.op("Reshape", [logits, b.ints("per_class", [n * d * channels, m * m])], "per_class",

@@ -17,6 +17,7 @@ from onnxgraft.passes.fix_input import SIZE_DIVISIBILITY
 from onnxgraft.passes.normalize_input import SIZES_NAME
 
 _WHOLE_CANVAS = {"GlobalAveragePool", "AveragePool", "ReduceMean", "InstanceNormalization", "GroupNormalization"}
+_WINDOWED = {"Conv", "DeformConv", "MaxPool"}
 _LOWEST = -3.0e38
 
 
@@ -25,10 +26,10 @@ class MaskPadding(Pass):
     """Make the answers independent of the canvas around an image.
 
     detectron2 pads an image to the next multiple of 32 and no further; what a larger canvas holds beyond that is zero at
-    the input, but not after the first bias. This pass gives every convolution and pooling zeros (the lowest value) there,
-    rules out anchors there, and repeats the last row and column for RoIAlign, which clamps at the edge of a map. Legal
-    when (1) image sizes are an input (normalize-input{image-sizes=true}), (2) nothing in the backbone averages over the
-    whole canvas (GroupNorm, squeeze and excitation).
+    the input, but not after the first bias. This pass gives every convolution (deformable ones too) and pooling zeros
+    (the lowest value) there, rules out anchors there, and repeats the last row and column for RoIAlign, which clamps at
+    the edge of a map. Legal when (1) image sizes are an input (normalize-input{image-sizes=true}), (2) nothing in the
+    backbone averages over the whole canvas (GroupNorm, squeeze and excitation).
     """
 
     requires: ClassVar[tuple[str, ...]] = ("normalized-input",)
@@ -44,8 +45,8 @@ class MaskPadding(Pass):
                 raise Refusal("averages over the whole canvas, so the padding cannot be kept out", node.name)
         filled: dict[tuple[int, float], gs.Tensor] = {}
         for node in trunk:
-            kernel = node.attrs.get("kernel_shape", [1, 1])
-            if node.op not in ("Conv", "MaxPool") or max(kernel) == 1 or node.inputs[0].name == ctx.sites["normalized"]:
+            reads_around = max(node.attrs.get("kernel_shape", [1, 1])) > 1 or node.op == "DeformConv"
+            if node.op not in _WINDOWED or not reads_around or node.inputs[0].name == ctx.sites["normalized"]:
                 continue
             tensor, outside = node.inputs[0], _LOWEST if node.op == "MaxPool" else 0.0
             key = id(tensor), outside
@@ -53,12 +54,11 @@ class MaskPadding(Pass):
                 filled[key] = masks.fill(tensor, outside)
                 ctx.count("maps masked")
             node.inputs[0] = filled[key]
-        for level in ctx.spec().rpn.levels:
+        spec = ctx.spec()
+        for level in spec.anchor_levels():
             logits = graph.tensor(level.logits_tensor)
             ctx.replaced[logits.name] = _everywhere(graph, logits, masks.fill(logits, NEVER)).name
-        for name in dict.fromkeys(
-            n for p in (ctx.spec().box_pooler, ctx.spec().mask_pooler) if p for n in p.feature_tensors
-        ):
+        for name in dict.fromkeys(name for pooler in spec.poolers() for name in pooler.feature_tensors):
             feature = graph.tensor(name)
             repeated = masks.repeat_edge(feature)
             graph.redirect([n for n in list(feature.outputs) if n.op == "RoiAlign"], feature, repeated)
@@ -70,8 +70,8 @@ def _trunk(graph: Graph, ctx: Context) -> list[gs.Node]:
     """Nodes between the image and the RPN's outputs and pooled maps."""
     spec = ctx.spec()
     after = descendants(graph.tensor(ctx.sites["normalized"]))
-    ends = [graph.tensor(name) for level in spec.rpn.levels for name in (level.logits_tensor, level.deltas_tensor)]
-    ends += [graph.tensor(name) for name in spec.box_pooler.feature_tensors]
+    names = [*spec.dense_tensors(), *spec.feature_tensors(), *([spec.semantic.logits_tensor] if spec.semantic else [])]
+    ends = [graph.tensor(name) for name in names]
     live: set[int] = set()
     stack = [t.inputs[0] for t in ends]
     while stack:

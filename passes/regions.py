@@ -1,6 +1,6 @@
 """Names the parts of a detector's network, so that precision can be chosen by part: no exporter's name is used.
 
-Regions are backbone, fpn, rpn, box-head and mask-head. A layer with weights is called by its region and its place
+Regions are backbone, fpn, rpn or dense-head, box-head, mask-head, keypoint-head and semantic-head. A layer with weights is called by its region and its place
 there, `backbone/0` being the first convolution. Two groups cut across: `first-conv`, and `predictors`, the last layer
 of each head.
 """
@@ -17,9 +17,10 @@ from onnxgraft.errors import InputError
 from onnxgraft.graph import Graph, ancestors
 from onnxgraft.manager import Context
 
-REGIONS = ("backbone", "fpn", "rpn", "box-head", "mask-head")
+REGIONS = ("backbone", "fpn", "rpn", "dense-head", "box-head", "mask-head", "keypoint-head", "semantic-head")
 GROUPS = ("first-conv", "predictors")
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_POOLED = frozenset({"box-head", "mask-head", "keypoint-head"})
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Sigmoid", "HardSwish", "Clip", "Gelu"})
 
 
@@ -69,18 +70,23 @@ def find_regions(graph: Graph, ctx: Context) -> Regions:
     """Sort the nodes between the normalised image and the heads' logits and deltas into regions."""
     spec = ctx.spec()
     ends = {
-        "rpn": [name for level in spec.rpn.levels for name in (level.logits_tensor, level.deltas_tensor)],
-        "box-head": [spec.box_head.logits_tensor, spec.box_head.deltas_tensor],
+        "rpn" if spec.rpn else "dense-head": spec.dense_tensors(),
+        "box-head": [
+            *(name for stage in spec.cascade for name in (stage.logits_tensor, stage.deltas_tensor)),
+            *([spec.box_head.logits_tensor, spec.box_head.deltas_tensor] if spec.box_head else []),
+        ],
         "mask-head": [spec.mask_head.logits_tensor] if spec.mask_head else [],
+        "keypoint-head": [spec.keypoint_head.logits_tensor] if spec.keypoint_head else [],
+        "semantic-head": [spec.semantic.logits_tensor] if spec.semantic else [],
     }
     image = graph.tensor(ctx.sites.get("normalized", spec.image.normalized_tensor))
-    maps = [level.feature_tensor for level in spec.rpn.levels] + list(spec.box_pooler.feature_tensors)
+    maps = spec.feature_tensors()
     features = [graph.tensor(name) for name in dict.fromkeys(maps)]
     pooled = [t for node in graph.nodes if "ROIAlign" in node.op or node.op == "RoiAlign" for t in node.outputs]
     regions = Regions()
     for region, names in ends.items():
         tensors = [graph.tensor(name) for name in names]
-        stop = features if region == "rpn" else pooled
+        stop = pooled if region in _POOLED else features
         _mark(regions, _between(tensors, [*stop, image]), region)
         regions.predictors.update(names)
     _mark(regions, _between(features, [image]), "backbone")

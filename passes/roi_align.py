@@ -1,4 +1,4 @@
-"""Replaces the export's gather and scatter maze around RoiAlign by one PyramidROIAlign_TRT per pooler."""
+"""Replaces the export's gather and scatter maze around RoiAlign by one plugin per pooler."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.detector import Pooler
-from onnxgraft.errors import Refusal
+from onnxgraft.detector import CascadeStage, Pooler
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.box_ops import columns
+from onnxgraft.passes.box_ops import bounds, clip, decode
 from onnxgraft.passes.fix_input import first_image
-from onnxgraft.passes.plugin_nodes import add_plugin
-
-_HALF_PIXEL, _OUTPUT_HALF_PIXEL = 2, 1  # roi_coords_transform
+from onnxgraft.passes.pooling import pool
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoiAlign(Pass):
-    """Replace every RoI pooler by PyramidROIAlign_TRT.
+    """Replace every RoI pooler by PyramidROIAlign_TRT, or by ROIAlign_TRT where it reads one feature map.
 
-    Legal when (1) a pooler reads four maps of consecutive levels, (2) its canonical size and level are those of a whole
-    fpn_scale. Boxes choose their level by area as in detectron2, up to equality (the plugin compares strictly).
+    Legal when (1) a pooler reads one map, or four of consecutive levels, (2) its canonical size and level are those of a
+    whole fpn_scale. Boxes choose their level by area as in detectron2, up to equality (the plugin compares strictly).
+    Between the stages of a cascade, boxes are decoded and clipped for the whole batch. A detector that pools nothing is
+    left alone.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("proposals",)
@@ -32,80 +31,58 @@ class RoiAlign(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> None:
         spec = ctx.spec()
-        self._pool_proposals(graph, ctx, spec.box_pooler)
-        if spec.mask_pooler is not None:
-            self._pool_detections(graph, ctx, spec.mask_pooler)
+        if spec.box_pooler is None or spec.box_head is None:
+            return
+        boxes = graph.tensor(ctx.sites["proposals"])
+        for index, stage in enumerate(spec.cascade, start=1):
+            _pool_proposals(graph, ctx, stage.pooler, boxes, f"box_pooler{index}")
+            _keep_valid_rows(graph, ctx, stage.scores_tensor)
+            _keep_valid_rows(graph, ctx, stage.deltas_tensor)
+            boxes = _refine(graph, ctx, stage, boxes, f"cascade/stage{index}")
+        _pool_proposals(graph, ctx, spec.box_pooler, boxes, "box_pooler")
+        _keep_valid_rows(graph, ctx, spec.box_head.scores_tensor)
+        _keep_valid_rows(graph, ctx, spec.box_head.deltas_tensor)
+        ctx.sites["head_boxes"] = boxes.name
+        for head, pooler in spec.detection_poolers().items():
+            _pool_detections(graph, ctx, head, pooler)
         graph.cleanup()
 
-    def _pool_proposals(self, graph: Graph, ctx: Context, pooler: Pooler) -> None:
-        n, rows = ctx.batch, ctx.spec().rpn.post_nms_topk
-        old = graph.tensor(pooler.pooled_tensor)
-        b = Builder(graph, "box_pooler", [node.name for node in old.inputs])
-        maps = [graph.tensor(ctx.current(name)) for name in pooler.feature_tensors]
-        pooled = _pyramid(b, ctx, pooler, graph.tensor(ctx.sites["proposals"]), maps, n)
-        shape = [n * rows, pooler.channels, pooler.resolution, pooler.resolution]
-        graph.replace(old, b.op("Reshape", [pooled, b.ints("rows", [-1, *shape[1:]])], "pooled", shape=shape))
-        _keep_valid_rows(graph, ctx)
-        ctx.count("poolers")
 
-    def _pool_detections(self, graph: Graph, ctx: Context, pooler: Pooler) -> None:
-        old = graph.tensor(pooler.pooled_tensor)
-        b = Builder(graph, "mask_pooler", [node.name for node in old.inputs])
-        boxes = b.op(
-            "Unsqueeze", [graph.tensor(pooler.boxes_tensor), b.ints("image", [0])], "boxes", shape=[1, "detections", 4]
-        )
-        maps = [first_image(b, graph.tensor(ctx.current(name)), ctx.batch) for name in pooler.feature_tensors]
-        pooled = _pyramid(b, ctx, pooler, boxes, maps, 1)
-        ctx.sites["mask_roi_align"] = pooled.inputs[0].name
-        tail = [pooler.channels, pooler.resolution, pooler.resolution]
-        flat = b.op("Reshape", [pooled, b.ints("rows", [-1, *tail])], "pooled", shape=["detections", *tail])
-        ctx.sites["mask_pooled"] = flat.name
-        graph.replace(old, flat)
-        ctx.count("poolers")
+def _pool_proposals(graph: Graph, ctx: Context, pooler: Pooler, boxes: gs.Tensor, part: str) -> None:
+    old = graph.tensor(pooler.pooled_tensor)
+    b = Builder(graph, part, [node.name for node in old.inputs])
+    maps = [graph.tensor(ctx.current(name)) for name in pooler.feature_tensors]
+    graph.replace(old, pool(b, ctx, pooler, boxes, maps))
+    ctx.count("poolers")
 
 
-def _pyramid(b: Builder, ctx: Context, pooler: Pooler, boxes: gs.Tensor, maps: list[gs.Tensor], n: int) -> gs.Tensor:
-    image = ctx.spec().image
-    if not pooler.aligned:
-        boxes = _at_least_one_cell(b, boxes, 1 / pooler.scales[0])
-    shape = [n, boxes.shape[1], pooler.channels, pooler.resolution, pooler.resolution]
-    pooled = add_plugin(
-        b, "PyramidROIAlign_TRT", [boxes, *maps], [("features", np.float32, shape)],
-        pooled_size=pooler.resolution, fpn_scale=fpn_scale(pooler), image_size=[image.height, image.width],
-        sampling_ratio=pooler.sampling_ratio, roi_coords_absolute=1, roi_coords_swap=0, roi_coords_plusone=0,
-        roi_coords_transform=_HALF_PIXEL if pooler.aligned else _OUTPUT_HALF_PIXEL, legacy=0,
-    )[0]  # fmt: skip
-    ctx.lowering[pooled.inputs[0].name] = {"level_rule": "detectron2"}
-    return pooled
-
-
-def fpn_scale(pooler: Pooler) -> int:
-    """The plugin's canonical size: it pools boxes up to half of it from its first map. Raises Refusal when not whole."""
-    scale = pooler.canonical_size * 2.0 ** (pooler.min_level + 2 - pooler.canonical_level)
-    if abs(scale - round(scale)) > 1e-3 or round(scale) < 1:
-        raise Refusal(f"canonical size {pooler.canonical_size} at level {pooler.canonical_level} is no whole fpn_scale",
-                      pooler.pooled_tensor)  # fmt: skip
-    return round(scale)
-
-
-def _at_least_one_cell(b: Builder, boxes: gs.Tensor, stride: float) -> gs.Tensor:
-    """ROIAlign without alignment pools at least one cell. Only boxes on the finest map can be that thin."""
+def _refine(graph: Graph, ctx: Context, stage: CascadeStage, boxes: gs.Tensor, part: str) -> gs.Tensor:
+    """CascadeROIHeads._create_proposals_from_boxes: what the next stage pools, [N, P, 4]."""
+    deltas = graph.tensor(stage.deltas_tensor)
     shape = list(boxes.shape)
-    low = columns(b, boxes, 0, 2, "low", [*shape[:-1], 2])
-    high = columns(b, boxes, 2, 4, "high", [*shape[:-1], 2])
-    least = b.op("Add", [low, b.floats("cell", stride)], "one_cell", shape=[*shape[:-1], 2])
-    high = b.op("Max", [high, least], "at_least_one_cell", shape=[*shape[:-1], 2])
-    return b.op("Concat", [low, high], "boxes_of_a_cell", shape=shape, axis=-1)
+    b = Builder(graph, part, [node.name for node in deltas.inputs])
+    deltas = b.op("Reshape", [deltas, b.ints("per_image", [-1, *shape[1:]])], "deltas", shape=shape)
+    return clip(b, decode(b, deltas, boxes, stage.coder, shape, shape), bounds(b, ctx, 3), shape)
 
 
-def _keep_valid_rows(graph: Graph, ctx: Context) -> None:
+def _pool_detections(graph: Graph, ctx: Context, head: str, pooler: Pooler) -> None:
+    """Of the first image, whose detections the export still finds in a varying number; box-nms fixes it."""
+    old = graph.tensor(pooler.pooled_tensor)
+    b = Builder(graph, f"{head}_pooler", [node.name for node in old.inputs])
+    boxes = graph.tensor(pooler.boxes_tensor)
+    boxes = b.op("Unsqueeze", [boxes, b.ints("image", [0])], "boxes", shape=[1, "detections", 4])
+    maps = [first_image(b, graph.tensor(ctx.current(name)), ctx.batch) for name in pooler.feature_tensors]
+    pooled = pool(b, ctx, pooler, boxes, maps)
+    ctx.sites[f"{head}_pooled"] = pooled.name
+    graph.replace(old, pooled)
+    ctx.count("poolers")
+
+
+def _keep_valid_rows(graph: Graph, ctx: Context, name: str) -> None:
     """The box head now sees every row; what the export computes after it still takes the first image's real proposals."""
-    head = ctx.spec().box_head
+    tensor = graph.tensor(name)
+    consumers = list(tensor.outputs)
+    b = Builder(graph, "valid_rows", [name])
     rows = graph.tensor(ctx.sites["valid_rows"])
-    for name in (head.scores_tensor, head.deltas_tensor):
-        tensor = graph.tensor(name)
-        consumers = list(tensor.outputs)
-        b = Builder(graph, "valid_rows", [name])
-        shape = ["rows", *tensor.shape[1:]]
-        kept = b.op("Gather", [tensor, rows], "kept", shape=shape, axis=0)
-        graph.redirect(consumers, tensor, kept)
+    kept = b.op("Gather", [tensor, rows], "kept", dtype=tensor.dtype or np.float32, shape=["rows", *tensor.shape[1:]], axis=0)
+    graph.redirect(consumers, tensor, kept)

@@ -8,16 +8,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.errors import Refusal
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
 from onnxgraft.passes.box_ops import just_above
 from onnxgraft.passes.decode_boxes import NEVER
 from onnxgraft.passes.fix_input import first_image
 from onnxgraft.passes.plugin_nodes import add_plugin
-
-PLUGIN_CAP = 5000  # boxes per image that enter EfficientNMS_TRT
-
+from onnxgraft.plugins.efficient_nms import CAP
 
 @dataclass(frozen=True, kw_only=True)
 class RpnNMS(Pass):
@@ -25,7 +22,8 @@ class RpnNMS(Pass):
 
     detectron2 suppresses level by level; a class per level says the same without moving any box, as the usual offset
     would. The logits are ranked as they are (the plugin's sigmoid keeps their order where a sigmoid in front would
-    round them together). Legal when (1) at most 5000 boxes of an image enter, which is the plugin's cap.
+    round them together). Where more than the plugin's 5000 boxes of an image enter (C4, DC5), UncappedNMS takes its
+    place, which is native on every target. A detector without an RPN is left alone.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("decoded-boxes",)
@@ -35,12 +33,10 @@ class RpnNMS(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> None:
         rpn = ctx.spec().rpn
+        if rpn is None:
+            return
         n, levels = ctx.batch, len(rpn.levels)
         total = sum(level.topk for level in rpn.levels)
-        if total > PLUGIN_CAP:
-            raise Refusal(
-                f"{total} boxes of an image enter the suppression of proposals; EfficientNMS_TRT takes {PLUGIN_CAP}"
-            )
         old = graph.tensor(rpn.proposals_tensor)
         b = Builder(graph, "rpn/nms", [node.name for node in old.inputs])
         boxes = b.op("Concat", [graph.tensor(ctx.sites[f"level{i}.boxes"]) for i in range(levels)], "boxes",
@@ -49,7 +45,7 @@ class RpnNMS(Pass):
                       shape=[n, total], axis=1)  # fmt: skip
         per_class = _one_class_per_level(b, scores, [level.topk for level in rpn.levels], n, total)
         count, proposals, found, _ = add_plugin(
-            b, "EfficientNMS_TRT", [boxes, per_class],
+            b, "EfficientNMS_TRT" if total <= CAP else "UncappedNMS", [boxes, per_class],
             [("num_proposals", np.int32, None), ("proposals", np.float32, None),
              ("objectness", np.float32, None), ("level", np.int32, None)],
             score_threshold=self.score_threshold, iou_threshold=just_above(rpn.nms_threshold),

@@ -14,13 +14,16 @@ import onnx
 from onnxgraft.errors import PluginError
 from onnxgraft.plugins.base import DOMAIN, Attribute, PluginOp
 from onnxgraft.plugins.efficient_nms import EfficientNMS
+from onnxgraft.plugins.modulated_deform_conv import ModulatedDeformConv2d
 from onnxgraft.plugins.pyramid_roi_align import PyramidROIAlign
 from onnxgraft.plugins.roi_align import ROIAlign
+from onnxgraft.plugins.uncapped_nms import UncappedNMS
 
 __all__ = ["DOMAIN", "REGISTRY", "Attribute", "PluginOp", "functions_for", "get"]
 
 REGISTRY: dict[str, PluginOp] = {
-    plugin.op_type: plugin for plugin in (EfficientNMS(), PyramidROIAlign(), ROIAlign())
+    plugin.op_type: plugin
+    for plugin in (EfficientNMS(), ModulatedDeformConv2d(), PyramidROIAlign(), ROIAlign(), UncappedNMS())
 }
 
 

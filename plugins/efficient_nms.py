@@ -20,7 +20,7 @@ A box with a NaN coordinate neither suppresses nor is suppressed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -63,6 +63,7 @@ class EfficientNMS(PluginOp):
     inputs = ("boxes", "scores")
     outputs = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
     targets = frozenset({"tensorrt"})
+    cap: ClassVar[int | None] = CAP
     attributes = (
         Attribute(
             "score_threshold", "float", "keep score >= this (a probability with score_activation)",
@@ -170,7 +171,7 @@ class EfficientNMS(PluginOp):
         foreground = ~b.op("Mod", element, classes).equal(b.attribute("background_class", _INT))
         keyed = b.where((flat >= limit) & foreground, flat, BELOW)
 
-        k = b.op("Min", count * classes, np.array([CAP]))
+        k = count * classes if self.cap is None else b.op("Min", count * classes, np.array([self.cap]))
         values, index = b.ops("TopK", keyed, k, outputs=2, axis=-1)
         class_of = b.op("Mod", index, classes)
         corners = self._corners(b, boxes, index, count, classes)

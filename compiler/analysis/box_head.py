@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.analysis.boxes import Decode, measure_coder
 from onnxgraft.analysis.structure import (
     ancestors_before,
+    binary,
     first_ancestor,
     iou_threshold,
     kept_after,
@@ -15,31 +16,31 @@ from onnxgraft.analysis.structure import (
     scalar,
     scalars_near,
 )
-from onnxgraft.detector import BoxCoder, BoxHead, Outputs, Pooler
+from onnxgraft.detector import BoxCoder, BoxHead, CascadeStage, Outputs, Pooler
 from onnxgraft.errors import Refusal
 from onnxgraft.folding import evaluate
-from onnxgraft.graph import Graph, node_inputs
+from onnxgraft.graph import Graph, ancestors, node_inputs
 
 _LINEAR = {"Gemm", "MatMul"}
 
 
-def analyse_box_head(graph: Graph, outputs: Outputs, pooler: Pooler, image: tuple[int, int]) -> BoxHead:
-    """Class scores, box regression and suppression between a pooler and the detections.
+def analyse_box_head(graph: Graph, outputs: Outputs, stages: list[Pooler], image: tuple[int, int]) -> BoxHead:
+    """Class scores, box regression and suppression between the last pooler of proposals and the detections.
 
     Raises:
         Refusal: no softmax or sigmoid scores, an unknown box coder, thresholds that are not constant.
     """
+    pooler = stages[-1]
     proposals, pooled = graph.tensor(pooler.boxes_tensor), graph.tensor(pooler.pooled_tensor)
-    scores = graph.tensor(outputs.scores_tensor)
-    stop = [proposals, pooled]
-    activation = first_ancestor(scores, lambda n: n.op in ("Softmax", "Sigmoid"), stop)
-    if activation is None:
-        raise Refusal("no Softmax or Sigmoid makes the detections' scores", scores.name)
-    activated, logits = activation.outputs[0], activation.inputs[0]
-    stop.append(activated)
+    scores = graph.tensor(outputs.scores_tensor or "")
+    activation = _activation(graph, scores, stages, pooler)
+    logits = activation.inputs[0]
+    stop = [proposals, *(_activation(graph, scores, stages, stage).outputs[0] for stage in stages)]
     nms = nms_of(scores, stop)
     if nms is None:
         raise Refusal("no non-maximum suppression selects the detections", scores.name)
+    if len(stages) > 1:
+        _check_mean(activation, len(stages))
     greater = first_ancestor(scores, lambda n: n.op == "Greater", stop)
     threshold = scalar(greater.inputs[1]) if greater is not None else None
     if threshold is None:
@@ -60,9 +61,52 @@ def analyse_box_head(graph: Graph, outputs: Outputs, pooler: Pooler, image: tupl
         nms_threshold=iou_threshold(nms[1]),
         detections_per_image=kept_after(nms[0]),
         logits_tensor=logits.name,
-        scores_tensor=activated.name,
+        scores_tensor=activation.outputs[0].name,
         deltas_tensor=deltas.name,
     )
+
+
+def analyse_stages(graph: Graph, outputs: Outputs, stages: list[Pooler], image: tuple[int, int]) -> tuple[CascadeStage, ...]:
+    """The heads before the last one of a cascade: class-agnostic deltas, decoded and clipped for the next pooler.
+
+    Raises:
+        Refusal: another box coder than Box2BoxTransform, or deltas per class.
+    """
+    found = []
+    scores = graph.tensor(outputs.scores_tensor or "")
+    for pooler, after in zip(stages, stages[1:], strict=False):
+        proposals, decoded = graph.tensor(pooler.boxes_tensor), graph.tensor(after.boxes_tensor)
+        context = graph.tensor(after.pooled_tensor).inputs[0]
+        deltas = _regression(decoded, proposals, context)
+        if _last_dim(deltas, context) != 4:
+            raise Refusal("a cascade's boxes between stages are not class-agnostic", context.name)
+        activation = _activation(graph, scores, stages, pooler)
+        coder = _coder(graph, decoded, deltas, proposals, 1, image)
+        found.append(CascadeStage(pooler, coder, activation.inputs[0].name, activation.outputs[0].name, deltas.name))
+    return tuple(found)
+
+
+def _activation(graph: Graph, scores: gs.Tensor, stages: list[Pooler], pooler: Pooler) -> gs.Node:
+    """The Softmax or Sigmoid that makes the class scores of one stage: it depends on no other stage's pooled features."""
+    barrier = {id(t): t for t in (graph.tensor(p.pooled_tensor) for p in stages)}
+    own = id(graph.tensor(pooler.pooled_tensor))
+    for node in ancestors(scores, barrier):
+        if node.op in ("Softmax", "Sigmoid"):
+            above = ancestors(node.inputs[0], barrier)
+            if any(id(t) == own for n in above for t in n.inputs):
+                return node
+    raise Refusal("no Softmax or Sigmoid makes the detections' scores", scores.name)
+
+
+def _check_mean(activation: gs.Node, stages: int) -> None:
+    """CascadeROIHeads averages the scores of its stages."""
+    tensor = activation.outputs[0]
+    while len(tensor.outputs) == 1 and tensor.outputs[0].op in ("Slice", "Add", "Sum", "Identity"):
+        tensor = tensor.outputs[0].outputs[0]
+    scaled = [binary(node) for node in tensor.outputs if node.op in ("Mul", "Div")]
+    factors = [part[1] for part in scaled if part is not None]
+    if not any(abs(factor - share) < 1e-4 for factor in factors for share in (1 / stages, float(stages))):
+        raise Refusal(f"the scores of {stages} stages are not averaged", activation.name)
 
 
 def _last_dim(tensor: gs.Tensor, context: gs.Node) -> int:
@@ -86,10 +130,9 @@ def _decoded_boxes(nms: gs.Node, proposals: gs.Tensor, pooled: gs.Tensor) -> gs.
 
 
 def _regression(decoded: gs.Tensor, proposals: gs.Tensor, context: gs.Node) -> gs.Tensor:
-    found = []
-    for node in ancestors_before(decoded, _LINEAR | {"RoiAlign", "TopK"}):
-        if node.op in _LINEAR:
-            found.append(node)
+    earlier = {id(node) for node in ancestors(proposals)}  # of earlier stages
+    nearby = ancestors_before(decoded, _LINEAR | {"RoiAlign", "TopK"})
+    found = [node for node in nearby if node.op in _LINEAR and id(node) not in earlier]
     if len(found) != 1:
         raise Refusal(f"the boxes depend on {len(found)} linear layers, not on one for box deltas", context.name)
     output = found[0].outputs[0]

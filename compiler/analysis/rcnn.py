@@ -1,19 +1,22 @@
-"""The R-CNN family with a feature pyramid: Faster R-CNN and Mask R-CNN."""
+"""The R-CNN families: Faster, Mask, Keypoint and Cascade R-CNN, Fast R-CNN and RPN, on one feature map or a pyramid."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.box_head import analyse_box_head
+from onnxgraft.analysis.box_head import analyse_box_head, analyse_stages
 from onnxgraft.analysis.image_input import analyse_input
+from onnxgraft.analysis.keypoint_head import analyse_keypoint_head
 from onnxgraft.analysis.mask_head import analyse_mask_head
+from onnxgraft.analysis.outputs import recognise_outputs
 from onnxgraft.analysis.pooler import analyse_poolers
 from onnxgraft.analysis.rpn import analyse_rpn
+from onnxgraft.analysis.semantic_head import analyse_semantic_head
 from onnxgraft.detector import DetectorSpec, Outputs, Pooler
 from onnxgraft.errors import Refusal
 from onnxgraft.folding import infer_shapes
-from onnxgraft.graph import Graph
+from onnxgraft.graph import Graph, ancestors
 
 
 def matches(graph: Graph) -> bool:
@@ -22,44 +25,74 @@ def matches(graph: Graph) -> bool:
 
 
 def analyse_rcnn(graph: Graph) -> DetectorSpec:
-    """Recognise a Faster or Mask R-CNN with FPN in a simplified graph.
+    """Recognise a detector with a box head, and whatever heads follow its detections, in a simplified graph.
 
     Raises:
         Refusal: names the node and the reason.
     """
     image = analyse_input(graph)
     size = image.height, image.width
-    outputs = recognise_outputs(graph)
     poolers = analyse_poolers(graph)
     fix_pooled_shapes(graph, poolers)
-    wanted = 2 if outputs.masks_tensor else 1
-    if len(poolers) != wanted:
-        raise Refusal(f"{len(poolers)} RoI poolers for {wanted} heads: cascade and keypoint heads are not known yet",
-                      poolers[-1].pooled_tensor)  # fmt: skip
-    _check_pyramid(poolers)
-    box_pooler = poolers[0]
-    rpn = analyse_rpn(graph, graph.tensor(box_pooler.boxes_tensor), size)
-    box_head = analyse_box_head(graph, outputs, box_pooler, size)
-    mask_head = None
+    outputs = recognise_outputs(graph)
+    stages, of_masks, of_heatmaps = _by_head(graph, poolers, outputs)
+    proposals = graph.tensor(stages[0].boxes_tensor)
+    given = next((t.name for t in graph.gs.inputs if t is proposals), None)
+    semantic = analyse_semantic_head(graph, graph.tensor(outputs.semantic_tensor), image) if outputs.semantic_tensor else None
+    box_head = analyse_box_head(graph, outputs, stages, size)
+    mask_head = keypoint_head = None
     if outputs.masks_tensor:
         mask_head = analyse_mask_head(graph, graph.tensor(outputs.masks_tensor), box_head)
+    if outputs.heatmaps_tensor:
+        keypoint_head = analyse_keypoint_head(graph, graph.tensor(outputs.heatmaps_tensor))
     return DetectorSpec(
-        family="mask-rcnn-fpn" if mask_head else "faster-rcnn-fpn",
+        family=_family(outputs, stages, given is not None),
         image=image,
-        rpn=rpn,
-        box_pooler=box_pooler,
-        box_head=box_head,
-        mask_pooler=poolers[1] if mask_head else None,
-        mask_head=mask_head,
         outputs=outputs,
+        rpn=None if given else analyse_rpn(graph, proposals, size),
+        proposals_input=given,
+        cascade=analyse_stages(graph, outputs, stages, size),
+        box_pooler=stages[-1],
+        box_head=box_head,
+        mask_pooler=of_masks,
+        mask_head=mask_head,
+        keypoint_pooler=of_heatmaps,
+        keypoint_head=keypoint_head,
+        semantic=semantic,
     )
 
 
-def _check_pyramid(poolers: list[Pooler]) -> None:
-    for pooler in poolers:
-        if len(pooler.scales) != 4:
-            raise Refusal(f"this pooler reads {len(pooler.scales)} feature maps; the pyramid pooler has four",
-                          pooler.pooled_tensor)  # fmt: skip
+def _family(outputs: Outputs, stages: list[Pooler], proposals_given: bool) -> str:
+    kind = "mask-rcnn" if outputs.masks_tensor else "keypoint-rcnn" if outputs.heatmaps_tensor else "faster-rcnn"
+    kind = "fast-rcnn" if proposals_given else f"cascade-{kind}" if len(stages) > 1 else kind
+    if outputs.semantic_tensor:
+        kind = f"panoptic-{kind}"
+    return kind + ("-fpn" if len(stages[0].feature_tensors) > 1 else "")
+
+
+def _by_head(
+    graph: Graph, poolers: list[Pooler], outputs: Outputs
+) -> tuple[list[Pooler], Pooler | None, Pooler | None]:
+    """The poolers of proposals, stage by stage, of masks, and of heatmaps: told by what depends on them."""
+    scores = graph.tensor(outputs.scores_tensor or "")
+    of_boxes = _upstream(graph, poolers, scores)
+    if not of_boxes:
+        raise Refusal("the detections' scores depend on no RoI pooler", scores.name)
+    found: dict[str, Pooler | None] = {}
+    for role, name in (("masks", outputs.masks_tensor), ("heatmaps", outputs.heatmaps_tensor)):
+        own = [p for p in _upstream(graph, poolers, graph.tensor(name)) if p not in of_boxes] if name else []
+        if name and len(own) != 1:
+            raise Refusal(f"{len(own)} RoI poolers feed the {role}, expected one", name)
+        found[role] = own[0] if own else None
+    unused = [p for p in poolers if p not in of_boxes and p not in found.values()]
+    if unused:
+        raise Refusal("this RoI pooler belongs to no head that is known", unused[0].pooled_tensor)
+    return of_boxes, found["masks"], found["heatmaps"]
+
+
+def _upstream(graph: Graph, poolers: list[Pooler], tensor: gs.Tensor) -> list[Pooler]:
+    made = {id(t) for node in ancestors(tensor) for t in node.outputs}
+    return [p for p in poolers if id(graph.tensor(p.pooled_tensor)) in made]
 
 
 def fix_pooled_shapes(graph: Graph, poolers: list[Pooler]) -> None:
@@ -70,40 +103,3 @@ def fix_pooled_shapes(graph: Graph, poolers: list[Pooler]) -> None:
         pooled.shape = [rows, pooler.channels, pooler.resolution, pooler.resolution]
         pooled.dtype = np.dtype(np.float32)
     infer_shapes(graph)
-
-
-def recognise_outputs(graph: Graph) -> Outputs:
-    """Which output is what, by type and rank: boxes and masks are float of rank 2 and 4, classes are integers.
-
-    Raises:
-        Refusal: an output that fits no role, or a role without an output.
-    """
-    roles: dict[str, str] = {}
-    for tensor in graph.gs.outputs:
-        role = _role(tensor)
-        if role is None or role in roles:
-            raise Refusal(
-                f"output {tensor.name!r} ({tensor.dtype}, {tensor.shape}) is none that a detectron2 detector has"
-            )
-        roles[role] = tensor.name
-    for role in ("boxes", "scores", "classes"):
-        if role not in roles:
-            raise Refusal(f"no output looks like the detections' {role}: outputs are "
-                          f"{', '.join(repr(t.name) for t in graph.gs.outputs)}")  # fmt: skip
-    return Outputs(
-        boxes_tensor=roles["boxes"],
-        scores_tensor=roles["scores"],
-        classes_tensor=roles["classes"],
-        masks_tensor=roles.get("masks"),
-        image_size_tensor=roles.get("image_size"),
-    )
-
-
-def _role(tensor: gs.Tensor) -> str | None:
-    if isinstance(tensor, gs.Constant) or tensor.shape == [2]:
-        return "image_size"
-    rank = len(tensor.shape) if tensor.shape is not None else None
-    floating = tensor.dtype is not None and np.issubdtype(np.dtype(tensor.dtype), np.floating)
-    if floating:
-        return {1: "scores", 2: "boxes", 4: "masks"}.get(rank or 0)
-    return "classes" if rank == 1 else None

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxgraft.errors import InputError, TargetError
+from onnxgraft.plugins import REGISTRY
 
 from .base import BuilderOptions, EngineInfo, Runner, Target
 from .messages import tidy
@@ -60,7 +61,7 @@ class OnnxRuntime(Target):
     """Executes the ONNX file itself; plugin ops run as the ONNX functions they are defined by."""
 
     name = "onnxruntime"
-    plugins = frozenset({"EfficientNMS_TRT", "PyramidROIAlign_TRT", "ROIAlign_TRT"})
+    plugins = frozenset(REGISTRY)
     suffix = ""
 
     def available(self) -> str | None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from onnxgraft.plugins import REGISTRY
+
 from .devices import no_gpu
 from .dialect import TENSORRT
 from .nvidia import NvidiaTarget
 
 
 class TensorRT(NvidiaTarget):
-    """The extra [tensorrt]; its plugin library brings three of the ops our graphs use.
+    """The extra [tensorrt]; its plugin library brings the ops that our graphs use.
 
     EfficientNMS_TRT and PyramidROIAlign_TRT are deprecated and load in every version up to 11.4;
     lower them with lower-plugins for the day they are gone.
     """
 
     name = "tensorrt"
-    plugins = frozenset({"EfficientNMS_TRT", "PyramidROIAlign_TRT", "ROIAlign_TRT"})
+    plugins = frozenset(op for op, plugin in REGISTRY.items() if "tensorrt" in plugin.targets)
     dialect = TENSORRT
 
     def available(self) -> str | None:
