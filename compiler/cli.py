@@ -96,6 +96,7 @@ def build(
     nms: Annotated[str, typer.Option(help="auto, native or plugin.")] = "auto",
     roi_align: Annotated[str, typer.Option(help="auto, native or plugin.")] = "auto",
     roi_sampling: Annotated[str, typer.Option(help="Native RoIAlign: exact, masked4 or fixed2.")] = "exact",
+    deform_conv: Annotated[str, typer.Option(help="auto, native or plugin.")] = "auto",
     max_candidates: Annotated[int | None, typer.Option(help="Native NMS: boxes that enter.")] = None,
     calib: Annotated[Path | None, typer.Option(help="int8: folder of images, calibration.json or calibration.cache.")] = None,
     calib_method: Annotated[str | None, typer.Option(help="entropy, percentile, minmax or mse.")] = None,
@@ -136,7 +137,7 @@ def build(
         input_layout=input_layout, input_dtype=input_dtype, image_sizes=image_sizes, exact_padding=exact_padding, boxes=boxes,
         rpn_score_threshold=rpn_score_threshold, score_threshold=score_threshold, iou_threshold=iou_threshold,
         detections=detections, pooler_type=pooler_type, nms=nms, roi_align=roi_align, roi_sampling=roi_sampling,
-        max_candidates=max_candidates, keep_fp16=keep_fp16, keep_fp32=keep_fp32,
+        deform_conv=deform_conv, max_candidates=max_candidates, keep_fp16=keep_fp16, keep_fp32=keep_fp32,
     )  # fmt: skip
     builder = BuilderOptions(
         workspace=workspace, builder_optimization_level=optimization, timing_cache=timing_cache,

@@ -32,6 +32,7 @@ class CompileOptions:
     nms: str = "auto"
     roi_align: str = "auto"
     roi_sampling: str = "exact"
+    deform_conv: str = "auto"
     max_candidates: int | None = None
     keep_fp16: str | None = None
     keep_fp32: str | None = None
@@ -59,10 +60,11 @@ def default_pipeline(options: CompileOptions, target: str, registry: Registry | 
         ("box-nms", {"score-threshold": o.score_threshold, "iou-threshold": o.iou_threshold,
                      "detections": o.detections}),
         ("mask-head", {}),
+        ("deform-conv", {}),
         ("name-outputs", {"boxes": o.boxes}),
         *_precision(o, target),
         ("lower-plugins", {"target": target, "nms": o.nms, "roi-align": o.roi_align, "roi-sampling": o.roi_sampling,
-                           "max-candidates": o.max_candidates}),
+                           "deform-conv": o.deform_conv, "max-candidates": o.max_candidates}),
     ]  # fmt: skip
     return Pipeline.parse(",".join(_step(name, settings) for name, settings in steps), registry)
 

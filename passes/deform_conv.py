@@ -102,3 +102,38 @@ def _ones(b: Builder, made: dict[tuple[int, ...], gs.Tensor], offset: gs.Tensor)
         one, sizes = b.floats("one", [1.0]), b.ints("mask_shape", list(shape))
         made[shape] = b.op("Expand", [one, sizes], "mask", shape=list(shape))
     return made[shape]
+
+
+def offset_layers(node: gs.Node) -> list[gs.Node]:
+    """The convolutions that predict the offsets and the mask of a deformable convolution; none for other nodes."""
+    if node.op not in (PLUGIN, "DeformConv"):
+        return []
+    found: list[gs.Node] = []
+    queue = node.inputs[1:3] if node.op == PLUGIN else [*node.inputs[2:3], *node.inputs[4:5]]
+    seen: set[int] = set()
+    while queue:
+        for source in queue.pop().inputs:
+            if id(source) in seen:
+                continue
+            seen.add(id(source))
+            if source.op == "Conv":
+                found.append(source)
+            else:
+                queue += source.inputs
+    return found
+
+
+def multiply_in(precision: str, graph: Graph, ctx: Context, half: set[str], largest: float) -> None:
+    """Let native forms multiply in fp16 or bf16 where the layers that predict the offsets are of that type too.
+
+    The plugin node itself stays fp32: TensorRT's would compute positions in the type of its inputs.
+    """
+    for node in [n for n in graph.nodes if n.op == PLUGIN]:
+        layers = offset_layers(node)
+        seen = max((ctx.ranges or {}).get(t.name, 0.0) for t in (node.inputs[0], node.outputs[0]))
+        weight = node.inputs[3]
+        if isinstance(weight, gs.Constant):
+            seen = max(seen, float(np.abs(np.asarray(weight.values)).max()))
+        if layers and all(layer.name in half for layer in layers) and seen <= largest:
+            ctx.lowering.setdefault(node.name, {})["multiply"] = precision
+            ctx.count(f"deformable convolutions that multiply in {precision}")

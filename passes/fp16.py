@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
+from onnxgraft.passes import deform_conv
 from onnxgraft.passes.regions import Regions, find_regions
 
 LIMIT = 65504.0  # the largest fp16
@@ -64,6 +65,7 @@ class Fp16(Pass):
         if self.emulate:
             _round(graph, ctx, half, self.storage)
         else:
+            deform_conv.multiply_in(short_name(self.storage), graph, ctx, half, self.limit / HEADROOM)
             _convert(graph, ctx, half, self.storage)
         graph.cleanup()
 

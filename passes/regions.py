@@ -2,7 +2,7 @@
 
 Regions are backbone, fpn, rpn or dense-head, box-head, mask-head, keypoint-head and semantic-head. A layer with weights is called by its region and its place
 there, `backbone/0` being the first convolution. Two groups cut across: `first-conv`, and `predictors`, the last layer
-of each head.
+of each head and what predicts the offsets of deformable convolutions.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import InputError
 from onnxgraft.graph import Graph, ancestors
 from onnxgraft.manager import Context
+from onnxgraft.passes.deform_conv import offset_layers
 
 REGIONS = ("backbone", "fpn", "rpn", "dense-head", "box-head", "mask-head", "keypoint-head", "semantic-head")
 GROUPS = ("first-conv", "predictors")
@@ -31,7 +32,7 @@ class Regions:
     Attributes:
         of: region by node name; nodes outside the network (decode, NMS, pooling) are absent.
         layers: names of layers with weights, in execution order, to their node: {"backbone/0": node}.
-        predictors: names of the layers whose output is logits or deltas.
+        predictors: names of the layers whose output is logits, deltas, or offsets of deformable convolutions.
     """
 
     of: dict[str, str] = field(default_factory=dict)
@@ -92,6 +93,7 @@ def find_regions(graph: Graph, ctx: Context) -> Regions:
     _mark(regions, _between(features, [image]), "backbone")
     for node in _before_activation(features, image):
         regions.of[node.name] = "fpn" if regions.of.get(node.name) == "backbone" else regions.of.get(node.name, "fpn")
+    regions.predictors.update(layer.outputs[0].name for node in graph.nodes for layer in offset_layers(node))
     _number(graph, regions)
     return regions
 
