@@ -145,7 +145,7 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
             write_passes(folder, report)
             recorder.write(folder)
         if numeric is not None:
-            draw_detections(folder, numeric.images, numeric.found)
+            draw_detections(folder, numeric.images, numeric.found, beside.class_names)
         write_json(folder / "report.json", _without_seconds(report.to_dict()))
         write_json(folder / "manifest.json", manifest)
         times = {r.name: r.seconds for r in report.records}

@@ -24,7 +24,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-OPEN_MS, SWITCH_MS = 2000, 200  # the aims; a machine that is busy with other things gets ten times that
+OPEN_MS, SWITCH_MS = 2000, 200
 
 
 @pytest.fixture(scope="module")
@@ -128,17 +128,30 @@ def page(browser: Any, build: Build) -> Iterator[Any]:
 
 
 def test_opening_and_switching_are_fast(page: Any) -> None:
-    opened = page.evaluate("onnxgraft.ready")
-    count = page.evaluate("D.passes.length")
-    for done in range(1, count + 1):
-        page.keyboard.press("ArrowDown")
-        page.wait_for_function(f"onnxgraft.switches.length == {done}")
-    switches = page.evaluate("onnxgraft.switches")
-    text, all_drawn = (max(s[key] for s in switches) for key in ("text", "all"))
-    print(f"open {opened:.0f} ms; slowest switch: text {text:.0f} ms, text and pictures {all_drawn:.0f} ms")
-    assert [s["pass"] for s in switches] == list(range(1, count + 1))
-    assert opened < 10 * OPEN_MS
-    assert text < 10 * SWITCH_MS
+    """The best of three rounds, so that what else the machine does counts less; pictures count when they are painted."""
+    opened: list[float] = []
+    text: dict[int, float] = {}
+    painted: dict[int, float] = {}
+    for _ in range(3):
+        page.goto("about:blank")
+        page.go_back()
+        page.wait_for_function("window.onnxgraft && onnxgraft.ready")
+        opened.append(page.evaluate("onnxgraft.ready"))
+        count = page.evaluate("D.passes.length")
+        for done in range(1, count + 1):
+            page.keyboard.press("ArrowDown")
+            page.wait_for_function(f"onnxgraft.switches.length == {done}")
+        switches = page.evaluate("onnxgraft.switches")
+        assert [s["pass"] for s in switches] == list(range(1, count + 1))
+        for s in switches:
+            text[s["pass"]] = min(s["text"], text.get(s["pass"], s["text"]))
+            painted[s["pass"]] = min(s["all"], painted.get(s["pass"], s["all"]))
+        page.evaluate("location.hash = ''")
+    slowest = f"text {max(text.values()):.0f} ms, painted {max(painted.values()):.0f} ms"
+    print(f"open {min(opened):.0f} ms; slowest switch: {slowest}")
+    assert min(opened) < OPEN_MS
+    assert max(text.values()) < SWITCH_MS
+    assert max(painted.values()) < 4 * SWITCH_MS  # the aim holds on an idle machine; without a GPU, painting needs the cores
 
 
 def test_state_is_in_the_url(page: Any, build: Build) -> None:
@@ -182,6 +195,18 @@ def test_pictures_colour_what_happened(page: Any, build: Build) -> None:
     light = page.evaluate(colours)
     page.click("#theme")
     assert page.evaluate(colours) != light
+
+
+def test_pictures_stay_small_and_leave_constants_out(page: Any) -> None:
+    page.goto(page.url.partition("#")[0] + "#pass=simplify")
+    page.wait_for_function("document.getElementById('pass-title').textContent.includes('simplify')")
+    kinds = page.evaluate("""[...new Set(regions(state.pass).flat()
+        .map((name) => (stage(state.pass - 1).byName.get(name) || stage(state.pass).byName.get(name)).node[OP]))]""")
+    assert "Cast" in kinds
+    assert "Constant" not in kinds
+    sides = page.evaluate("""D.passes.flatMap((p) => regions(p.index).map((names) =>
+        [stage(p.index - 1), stage(p.index)].map((s) => names.filter((name) => s.byName.has(name)).length)))""")
+    assert max(max(pair) for pair in sides) <= 40  # 20 that stand on this side only, 20 changed ones that stand on both
 
 
 def test_a_click_shows_a_node(page: Any, build: Build) -> None:

@@ -61,7 +61,8 @@ def page(run: Run) -> str:
         notes=run.notes,
         bars=_bars(run),
         images=list(_images(run.folder / DRAWN)),
-        spec=list(_spec_rows(run.manifest.get("spec") or {})),
+        spec=list(_spec_rows(run.manifest.get("spec") or {}, places=False)),
+        places=list(_spec_rows(run.manifest.get("spec") or {}, places=True)),
         pipeline=run.manifest.get("pipeline"),
         trtexec=run.manifest.get("trtexec"),
         css=_literal(read("page", "report.css")),
@@ -104,25 +105,33 @@ def _pass(row: PassRow) -> dict[str, Any]:
 def _bars(run: Run) -> list[dict[str, Any]]:
     times = [(row.name, row.seconds) for row in run.passes if row.seconds is not None]
     times += [(key.replace("_seconds", " of the engine"), s) for key, s in (run.times.get("engine") or {}).items()]
+    rest = (run.times.get("total") or 0) - sum(seconds for _, seconds in times)
+    if rest > 0:
+        times.append(("checks, records, files", rest))
     longest = max((seconds for _, seconds in times), default=0) or 1
     return [{"name": n, "percent": f"{100 * s / longest:.1f}", "text": f"{s:.2f} s"} for n, s in times]
 
 
-def _spec_rows(spec: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _spec_rows(spec: dict[str, Any], places: bool) -> Iterator[tuple[str, str, str]]:
+    """A spec as a table: its numbers, or the places of the graph (tensors and nodes) at which the parts meet."""
     for part, content in spec.items():
         last = part.replace("_", " ")
         for what, value in _flatten(content):
-            yield last, what.replace("_", " "), value
-            last = ""
+            if what.endswith(("_tensor", "_tensors", "_node")) == places:
+                yield last, what.replace("_", " "), value
+                last = ""
 
 
 def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Numbers and words by name; those of several levels or maps stand in one row, "4 | 8 | 16"."""
     if isinstance(content, dict):
         for key, value in content.items():
             yield from _flatten(value, f"{prefix} {key}".strip())
     elif isinstance(content, list) and content and isinstance(content[0], dict):
-        for index, value in enumerate(content):
-            yield from _flatten(value, f"{prefix} {index}".strip())
+        rows = [dict(_flatten(value)) for value in content]
+        for key in rows[0]:
+            values = [row.get(key, "") for row in rows]
+            yield f"{prefix} {key}".strip(), " | ".join(values if len(set(values)) > 1 else values[:1])
     elif content is not None:
         yield prefix, _value(content)
 

@@ -2,8 +2,8 @@
 const item = (parts) => `<li>${parts.filter(Boolean).join("<br>")}</li>`;
 const link = (name, known) => (known ? `<a data-node="${escape(name).replaceAll('"', "&quot;")}">${escape(name)}</a>` : escape(name));
 
-function constantHtml(index) {
-  const [name, text, stats] = D.graph.constants[index];
+function constantHtml(graph, tensor) {
+  const [name, text, stats] = typeof tensor === "string" ? [tensor, literal(graph, tensor)] : D.graph.constants[tensor];
   const numbers = stats && Object.entries(stats).map(([k, v]) => `${k} ${v === null ? "not finite" : k === "zeros" ? `${(100 * v).toFixed(1)}%` : v}`);
   return item([escape(name), `<span class="mono">${escape(text)}</span>`, numbers && `<small>${numbers.join(" · ")}</small>`]);
 }
@@ -11,7 +11,7 @@ function constantHtml(index) {
 function originHtml(name, depth = 0) {
   const origin = D.graph.origins[name];
   if (!origin) return depth ? "" : "<p>Came with the model.</p>";
-  const sources = origin[1].map((s) => `<li>${link(s, true)}${depth < 5 ? originHtml(s, depth + 1) : ""}</li>`).join("");
+  const sources = origin[1].map((s) => `<li>${link(s, stageOf(s, state.pass) !== undefined)}${depth < 5 ? originHtml(s, depth + 1) : ""}</li>`).join("");
   const made = `made by <a data-pass="${escape(origin[0])}">${escape(origin[0])}</a>`;
   return depth ? ` <small>${made}</small>${sources && `<ul>${sources}</ul>`}` : `<p>M${made.slice(1)}.</p>${sources && `<h3>It stands for</h3><ul>${sources}</ul>`}`;
 }
@@ -26,7 +26,7 @@ function showDetails(name, pass) {
   panel.hidden = at === undefined;
   if (panel.hidden) return;
   const graph = stage(at), node = graph.byName.get(name).node, change = changes(Math.max(pass, 1)).get(name);
-  const value = (tensor) => (typeof tensor !== "string" ? constantHtml(tensor)
+  const value = (tensor) => (literal(graph, tensor) !== undefined ? constantHtml(graph, tensor)
     : item([link(graph.maker.get(tensor) || tensor, graph.maker.has(tensor)), `<span class="mono">${escape(tensor)}: ${escape(graph.types.get(tensor) || "?")}</span>`]));
   const output = (tensor, i) => item([`<span class="mono">${escape(tensor)}: ${escape(node[TYPES][i])}</span>`,
     (graph.users.get(tensor) || []).slice(0, 12).map((user) => link(user, true)).join(", ")]);

@@ -36,11 +36,11 @@ const visible = () => D.passes.filter((p) => (!state.hide || p.changed || p.erro
 
 function renderList() {
   const entry = (index, kind, title, right, small) => `<li data-pass="${index}" class="${kind}" aria-current="${index === state.pass}">
-    <span class="row"><span>${title}</span><span>${right}</span></span><small title="${small}">${small}</small></li>`;
+    <span class="row"><span>${title}</span><span>${right}</span></span>${small.filter(Boolean).map((line) => `<small title="${line}">${line}</small>`).join("")}</li>`;
   const rows = visible().map((p) => entry(p.index, p.error ? "failed" : p.changed ? "modified" : "same",
     `${p.index} ${escape(p.name)}`, p.seconds === null ? "" : `${p.seconds.toFixed(2)} s`,
-    escape(p.error || [p.nodes, p.changed ? p.ops : "unchanged", p.check].filter(Boolean).join("; "))));
-  $("passes").innerHTML = entry(0, "", "Overview", "", `${D.passes.length} passes`) + rows.join("");
+    p.error ? [escape(p.error)] : [[p.nodes, p.changed ? p.ops || "same operators" : "unchanged"].filter(Boolean).join("; "), escape(p.check)]));
+  $("passes").innerHTML = entry(0, "", "Overview", "", [`${D.passes.length} passes`]) + rows.join("");
 }
 
 function renderPass() {
@@ -65,6 +65,8 @@ function renderPass() {
   return all.length ? Promise.all(["before", "after"].map((side) => draw(pass.index, region, side, state.node, wanted))) : null;
 }
 
+const painted = () => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+
 async function render() {
   const started = performance.now(), before = shown.pass;
   state = readHash();
@@ -79,6 +81,7 @@ async function render() {
   showDetails(state.node, state.pass);
   const text = performance.now() - started;
   await pictures;
+  await painted();
   if (before !== undefined && before !== state.pass) onnxgraft.switches.push({ pass: state.pass, text, all: performance.now() - started });
 }
 
@@ -113,6 +116,10 @@ addEventListener("popstate", render);
 render().then(() => {
   onnxgraft.ready = performance.now();
   const prefetch = D.passes.filter((p) => regions(p.index).length).flatMap((p) => [[p.index, 0, "before"], [p.index, 0, "after"]]);
-  const one = () => { const next = prefetch.shift(); if (next) layout(...next).then(() => setTimeout(one)); };
-  one();
+  const one = () => { // the reader's own wishes come first
+    if (waiting.size) return void setTimeout(one, 50);
+    const next = prefetch.shift();
+    if (next) layout(...next).then(() => setTimeout(one));
+  };
+  setTimeout(() => (pane("before"), pane("after"), one()));
 });

@@ -1,6 +1,6 @@
 // What the report knows: stages of the graph, what a pass changed between two of them, and the regions of that change.
 const D = JSON.parse(document.getElementById("data").textContent);
-const REGION = 40; // nodes in one picture: as many as are readable, and laid out in a blink
+const REGION = 20; // changed nodes in one picture: as many as are readable, and laid out in a blink
 const [NAME, OP, INPUTS, OUTPUTS, TYPES, ATTRIBUTES, BODY] = [0, 1, 2, 3, 4, 5, 6];
 const memo = (make) => {
   const known = new Map();
@@ -9,9 +9,10 @@ const memo = (make) => {
 
 const stage = memo((index) => {
   const raw = D.graph.stages[index] || { nodes: [], inputs: [], outputs: [] };
-  const byName = new Map(), maker = new Map(), users = new Map(), types = new Map(raw.inputs);
+  const byName = new Map(), maker = new Map(), users = new Map(), types = new Map(raw.inputs), literals = new Map();
   raw.nodes.forEach((id, position) => {
     const node = D.graph.nodes[id];
+    if (node[OP] === "Constant") return void literals.set(node[OUTPUTS][0], node[ATTRIBUTES].replace(/^\{\w+=(.*)\}$/, "$1"));
     byName.set(node[NAME], { id, node, position });
     node[OUTPUTS].forEach((tensor, i) => (maker.set(tensor, node[NAME]), types.set(tensor, node[TYPES][i])));
     for (const tensor of node[INPUTS]) {
@@ -20,11 +21,13 @@ const stage = memo((index) => {
       users.get(tensor).push(node[NAME]);
     }
   });
-  return { byName, maker, users, types, inputs: raw.inputs, outputs: raw.outputs };
+  return { byName, maker, users, types, literals, inputs: raw.inputs, outputs: raw.outputs };
 });
 
-const wiring = (node) => JSON.stringify([node[OP], node[OUTPUTS], node[ATTRIBUTES], node[BODY],
-  node[INPUTS].map((t) => (typeof t === "string" ? t : D.graph.constants[t][1]))]);
+// The text of a constant, be it a weight or what a Constant node makes (the two are drawn alike); undefined for a value.
+const literal = (graph, tensor) => (typeof tensor === "string" ? graph.literals.get(tensor) : D.graph.constants[tensor][1]);
+const wiring = (graph, node) => JSON.stringify([node[OP], node[OUTPUTS], node[ATTRIBUTES], node[BODY],
+  node[INPUTS].map((tensor) => literal(graph, tensor) ?? tensor)]);
 
 // Node name -> created, deleted or changed. A node of which only the shapes became known counts as kept.
 const changes = memo((pass) => {
@@ -32,7 +35,7 @@ const changes = memo((pass) => {
   for (const [name, { id, node }] of before.byName) {
     const now = after.byName.get(name);
     if (!now) found.set(name, "deleted");
-    else if (now.id !== id && wiring(now.node) !== wiring(node)) found.set(name, "changed");
+    else if (now.id !== id && wiring(after, now.node) !== wiring(before, node)) found.set(name, "changed");
   }
   for (const name of after.byName.keys()) if (!before.byName.has(name)) found.set(name, "created");
   return found;
@@ -54,15 +57,22 @@ const regions = memo((pass) => {
     if (place.has(name)) last = Math.max(last, place.get(name));
     else place.set(name, last + 0.5);
   }
+  const kin = new Map(); // what a new node stands for belongs to its picture, even where no wire joins them
+  for (const name of changed.keys()) {
+    for (const old of (D.graph.origins[name] || [])[1] || []) {
+      if (!changed.has(old)) continue;
+      for (const [a, b] of [[name, old], [old, name]]) kin.set(a, [...(kin.get(a) || []), b]);
+    }
+  }
   const seen = new Set(), groups = [];
   for (const start of changed.keys()) {
     if (seen.has(start)) continue;
     const group = [], queue = [start];
     seen.add(start);
     while (queue.length) {
-      const name = queue.pop();
+      const name = queue.shift(); // breadth first: what lies near each other shares a picture
       group.push(name);
-      for (const next of [...neighbours(before, name), ...neighbours(after, name)]) {
+      for (const next of [...neighbours(before, name), ...neighbours(after, name), ...(kin.get(name) || [])]) {
         if (changed.has(next) && !seen.has(next)) seen.add(next), queue.push(next);
       }
     }
@@ -71,13 +81,15 @@ const regions = memo((pass) => {
   groups.sort((a, b) => place.get(a[0]) - place.get(b[0]));
   const packed = [];
   for (const group of groups) {
-    for (let at = 0; at < group.length; at += REGION) {
-      const part = group.slice(at, at + REGION), open = packed[packed.length - 1];
-      if (open && open.length + part.length <= REGION && group.length < REGION) open.push(...part);
+    const made = group.filter((name) => !before.byName.has(name)), gone = group.filter((name) => before.byName.has(name));
+    for (let at = 0; at < Math.max(made.length, gone.length); at += REGION) {
+      const part = { made: made.slice(at, at + REGION), gone: gone.slice(at, at + REGION) }, open = packed[packed.length - 1];
+      const fits = open && group.length < REGION && ["made", "gone"].every((side) => open[side].length + part[side].length <= REGION);
+      if (fits) open.made.push(...part.made), open.gone.push(...part.gone);
       else packed.push(part);
     }
   }
-  return packed;
+  return packed.map(({ made, gone }) => [...gone, ...made]);
 });
 
 // Nodes and edges of one picture: the region's nodes that exist on that side, and what they touch.
@@ -95,7 +107,7 @@ function picture(pass, region, side) {
   const nodes = [], edges = [], ends = new Map();
   for (const name of drawn) {
     const node = graph.byName.get(name).node;
-    nodes.push({ id: name, label: label(node), kind: changed.get(name) || "kept" });
+    nodes.push({ id: name, label: label(graph, node), kind: changed.get(name) || "kept" });
     node[INPUTS].forEach((tensor) => {
       const maker = graph.maker.get(tensor);
       if (maker && drawn.has(maker)) edges.push({ source: maker, target: name, tensor });
@@ -113,8 +125,8 @@ function picture(pass, region, side) {
   return { nodes, edges };
 }
 
-function label(node) {
-  const weight = node[INPUTS].map((t) => (typeof t === "string" ? "" : D.graph.constants[t][1])).find((t) => /\[\d+,/.test(t));
+function label(graph, node) {
+  const weight = node[INPUTS].map((tensor) => literal(graph, tensor) ?? "").find((text) => /^\w+\[\d+,/.test(text));
   const shape = weight && /\[([\d,]+)\]/.exec(weight);
   return node[OP].replace(/^.*::/, "") + (shape ? `\n${shape[1].replaceAll(",", "×")}` : "");
 }

@@ -1,17 +1,42 @@
-// Pictures of a region before and after: dagre lays out in a worker, cytoscape draws on a canvas.
+// Pictures of a region before and after: dagre lays out in workers, cytoscape draws on a canvas.
 const WORKER = `
+const GAP = 24;
+function parts(nodes, edges) { // connected nodes are laid out by themselves
+  const towards = new Map(nodes.map((n) => [n.id, n.id])), found = new Map();
+  const root = (id) => { while (towards.get(id) !== id) id = towards.get(id); return id; };
+  for (const e of edges) towards.set(root(e.source), root(e.target));
+  for (const n of nodes) found.set(root(n.id), [...(found.get(root(n.id)) || []), n]);
+  return [...found.values()];
+}
 onmessage = ({ data: { key, nodes, edges } }) => {
-  const g = new dagre.graphlib.Graph({ multigraph: true });
-  g.setGraph({ nodesep: 14, ranksep: 26 });
-  for (const n of nodes) g.setNode(n.id, { width: n.width, height: n.height });
-  edges.forEach((e, i) => g.setEdge(e.source, e.target, {}, String(i)));
-  dagre.layout(g);
-  postMessage({ key, positions: Object.fromEntries(nodes.map((n) => [n.id, { x: g.node(n.id).x, y: g.node(n.id).y }])) });
+  const laid = parts(nodes, edges).map((members) => {
+    const g = new dagre.graphlib.Graph({ multigraph: true }), ids = new Set(members.map((n) => n.id));
+    g.setGraph({ nodesep: 14, ranksep: 26 });
+    for (const n of members) g.setNode(n.id, { width: n.width, height: n.height });
+    edges.forEach((e, i) => ids.has(e.source) && g.setEdge(e.source, e.target, {}, String(i)));
+    dagre.layout(g);
+    return { g, members, width: g.graph().width, height: g.graph().height };
+  });
+  const area = laid.reduce((sum, part) => sum + (part.width + GAP) * (part.height + GAP), 0);
+  const wide = Math.max(Math.sqrt(1.5 * area), ...laid.map((part) => part.width));
+  const positions = {};
+  let x = 0, y = 0, tall = 0;
+  for (const { g, members, width, height } of laid) { // one beside the other, in rows that fill a landscape frame
+    if (x && x + width > wide) x = 0, y += tall + GAP, tall = 0;
+    for (const n of members) positions[n.id] = { x: x + g.node(n.id).x, y: y + g.node(n.id).y };
+    x += width + GAP;
+    tall = Math.max(tall, height);
+  }
+  postMessage({ key, positions });
 };`;
 const library = document.getElementById("layout-library").textContent;
 const layouts = new Map(); // key -> promise of {nodes, edges, positions}
 const waiting = new Map();
-let worker = null;
+const source = URL.createObjectURL(new Blob([library, WORKER], { type: "text/javascript" }));
+const workers = Object.fromEntries(["before", "after"].map((side) => [side, new Worker(source)]));
+for (const worker of Object.values(workers)) {
+  worker.onmessage = ({ data }) => { waiting.get(data.key)(data.positions); waiting.delete(data.key); };
+}
 
 function layout(pass, region, side) {
   const key = `${pass}/${region}/${side}`;
@@ -24,11 +49,7 @@ function layout(pass, region, side) {
         n.height = n.label.includes("\n") ? 38 : 24;
       }
       waiting.set(key, (positions) => resolve({ nodes, edges, positions }));
-      if (!worker) {
-        worker = new Worker(URL.createObjectURL(new Blob([library, WORKER], { type: "text/javascript" })));
-        worker.onmessage = ({ data }) => { waiting.get(data.key)(data.positions); waiting.delete(data.key); };
-      }
-      worker.postMessage({ key, nodes, edges });
+      workers[side].postMessage({ key, nodes, edges });
     }));
   }
   return layouts.get(key);
@@ -57,7 +78,7 @@ function paint() {
     { selector: 'node[kind="end"]', style: { shape: "ellipse", "border-style": "dashed" } },
     { selector: "node.chosen", style: { "border-width": 4, "border-color": colour("accent") } },
     { selector: "edge", style: { width: 1.2, "line-color": colour("faint"), "target-arrow-color": colour("faint"),
-      "target-arrow-shape": "triangle", "arrow-scale": 0.7, "curve-style": "bezier" } },
+      "target-arrow-shape": "triangle", "arrow-scale": 0.7, "curve-style": "straight" } },
   ];
 }
 
@@ -68,6 +89,7 @@ function repaint() {
 async function draw(pass, region, side, chosen, stillWanted) {
   const { nodes, edges, positions } = await layout(pass, region, side);
   if (!stillWanted()) return;
+  document.querySelector(`#${side}`).previousElementSibling.textContent = nodes.length ? side : `${side}: nothing of this region is there`;
   const cy = pane(side);
   cy.batch(() => {
     cy.elements().remove();
@@ -78,9 +100,13 @@ async function draw(pass, region, side, chosen, stillWanted) {
   choose(chosen);
 }
 
-function frame(cy) {
-  cy.fit(undefined, 16);
-  if (cy.zoom() > 1.2) cy.zoom(1.2), cy.center();
+function frame(cy) { // as cy.fit(), from what is known: measuring every label anew takes longer than all the rest
+  const margin = 16, nodes = cy.nodes().map((n) => ({ ...n.position(), w: n.data("width") / 2, h: n.data("height") / 2 }));
+  if (!nodes.length || !cy.width()) return;
+  const [left, top] = [Math.min(...nodes.map((n) => n.x - n.w)), Math.min(...nodes.map((n) => n.y - n.h))];
+  const [right, bottom] = [Math.max(...nodes.map((n) => n.x + n.w)), Math.max(...nodes.map((n) => n.y + n.h))];
+  const zoom = Math.min(1.2, (cy.width() - 2 * margin) / (right - left), (cy.height() - 2 * margin) / (bottom - top));
+  cy.viewport({ zoom, pan: { x: (cy.width() - zoom * (left + right)) / 2, y: (cy.height() - zoom * (top + bottom)) / 2 } });
 }
 
 function choose(name) {
