@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnxgraft.errors import InputError
 from onnxgraft.pipeline import Pipeline, Registry
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class CompileOptions:
     height: int = 1344
     width: int = 1344
     batch: int = 1
+    proposals: int | None = None
     input_order: str = "model"
     input_layout: str = "NCHW"
     input_dtype: str = "float32"
@@ -46,20 +47,25 @@ def default_pipeline(options: CompileOptions, target: str, registry: Registry | 
     """The passes that compile for a target, in order."""
     o = options
     steps: list[tuple[str, dict[str, object]]] = [
-        ("upgrade-opset", {}),
+        ("upgrade-opset", {"version": 22} if o.precision == "bf16" else {}),
         ("repair-roi-align", {"pooler-type": o.pooler_type}),
         ("simplify", {}),
-        ("fix-input", {"height": o.height, "width": o.width, "batch": o.batch}),
+        ("fix-input", {"height": o.height, "width": o.width, "batch": o.batch, "proposals": o.proposals}),
         ("normalize-input", {"order": o.input_order, "layout": o.input_layout, "dtype": o.input_dtype,
                              "image-sizes": o.image_sizes or o.exact_padding}),
         *([("mask-padding", {})] if o.exact_padding else []),
         ("inject-anchors", {}),
         ("decode-boxes", {}),
         ("rpn-nms", {"score-threshold": o.rpn_score_threshold}),
+        ("take-proposals", {}),
         ("roi-align", {}),
         ("box-nms", {"score-threshold": o.score_threshold, "iou-threshold": o.iou_threshold,
                      "detections": o.detections}),
+        ("dense-decode", {}),
+        ("dense-nms", {"score-threshold": o.score_threshold, "iou-threshold": o.iou_threshold,
+                       "detections": o.detections}),
         ("mask-head", {}),
+        ("keypoint-head", {}),
         ("deform-conv", {}),
         ("name-outputs", {"boxes": o.boxes}),
         *_precision(o, target),
@@ -76,6 +82,8 @@ def _precision(o: CompileOptions, target: str) -> list[tuple[str, dict[str, obje
         steps.append(("quantize", {"keep": o.keep_fp16}))
     if o.precision == "fp16" or (o.precision == "int8" and target != "onnxruntime"):
         steps.append(("fp16", {"keep": o.keep_fp32}))
+    if o.precision == "bf16":
+        steps.append(("bf16", {"keep": o.keep_fp32}))
     return steps
 
 

@@ -4,9 +4,12 @@ from onnxgraft.passes.bf16 import Bf16
 from onnxgraft.passes.box_nms import BoxNMS
 from onnxgraft.passes.decode_boxes import DecodeBoxes
 from onnxgraft.passes.deform_conv import DeformConv
+from onnxgraft.passes.dense_decode import DenseDecode
+from onnxgraft.passes.dense_nms import DenseNMS
 from onnxgraft.passes.fix_input import FixInput
 from onnxgraft.passes.fp16 import Fp16
 from onnxgraft.passes.inject_anchors import InjectAnchors
+from onnxgraft.passes.keypoint_head import KeypointHead
 from onnxgraft.passes.lower_plugins import LowerPlugins
 from onnxgraft.passes.mask_head import MaskHead
 from onnxgraft.passes.mask_padding import MaskPadding
@@ -17,6 +20,7 @@ from onnxgraft.passes.repair_roi_align import RepairRoiAlign
 from onnxgraft.passes.roi_align import RoiAlign
 from onnxgraft.passes.rpn_nms import RpnNMS
 from onnxgraft.passes.simplify import Simplify
+from onnxgraft.passes.take_proposals import TakeProposals
 from onnxgraft.passes.upgrade_opset import UpgradeOpset
 
 BUILT_IN = (
@@ -29,9 +33,13 @@ BUILT_IN = (
     InjectAnchors,
     DecodeBoxes,
     RpnNMS,
+    TakeProposals,
     RoiAlign,
     BoxNMS,
+    DenseDecode,
+    DenseNMS,
     MaskHead,
+    KeypointHead,
     DeformConv,
     NameOutputs,
     Quantize,

@@ -17,6 +17,8 @@ _ORDER = (
     ("scores", "detection_scores"),
     ("classes", "detection_classes"),
     ("masks", "detection_masks"),
+    ("heatmaps", "detection_keypoint_heatmaps"),
+    ("semantic", "semantic_logits"),
 )
 
 
@@ -24,8 +26,9 @@ _ORDER = (
 class NameOutputs(Pass):
     """Name the outputs num_detections, detection_boxes, detection_scores, detection_classes, detection_masks.
 
-    Always legal after box-nms. Boxes are x1, y1, x2, y2: by default divided by the canvas size, as clients of NVIDIA's
-    sample expect; boxes=pixels leaves them in pixels of the canvas.
+    Keypoint heatmaps become detection_keypoint_heatmaps, a semantic head's logits semantic_logits. Always legal after
+    box-nms; a network that detects nothing has only semantic_logits. Boxes are x1, y1, x2, y2: by default divided by the
+    canvas size, as clients of NVIDIA's sample expect; boxes=pixels leaves them in pixels of the canvas.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("detections",)
@@ -38,6 +41,10 @@ class NameOutputs(Pass):
         if self.boxes not in ("normalized", "pixels"):
             raise InputError(f"name-outputs: boxes {self.boxes!r} is not normalized or pixels")
         outputs: list[gs.Tensor] = []
+        semantic = ctx.detector.semantic if ctx.detector is not None else None
+        if semantic is not None:
+            ctx.sites.setdefault("semantic", semantic.logits_tensor)
+            ctx.replaced[semantic.logits_tensor] = dict(_ORDER)["semantic"]
         for role, name in _ORDER:
             if role not in ctx.sites:
                 continue

@@ -1,8 +1,8 @@
 """Names the parts of a detector's network, so that precision can be chosen by part: no exporter's name is used.
 
-Regions are backbone, fpn, rpn or dense-head, box-head, mask-head, keypoint-head and semantic-head. A layer with weights is called by its region and its place
-there, `backbone/0` being the first convolution. Two groups cut across: `first-conv`, and `predictors`, the last layer
-of each head and what predicts the offsets of deformable convolutions.
+Regions are backbone, fpn, rpn or dense-head, box-head, mask-head, keypoint-head and semantic-head. A layer with weights
+is called by its region and its place there, `backbone/0` being the first convolution. Two groups cut across:
+`first-conv`, and `predictors`, the last layer of each head and what predicts the offsets of deformable convolutions.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.analysis.structure import back_through
 from onnxgraft.errors import InputError
 from onnxgraft.graph import Graph, ancestors
 from onnxgraft.manager import Context
@@ -62,7 +63,8 @@ class Regions:
         found = set(fnmatch.filter(names, part))
         if not found:
             last = f"{names[-1]!r} is the last layer" if names else "the network has no layers"
-            raise InputError(f"no layer is called {part!r}: give {', '.join((*GROUPS, *REGIONS))}, or a layer such as "
+            there = [region for region in REGIONS if any(n.partition("/")[0] == region for n in names)]
+            raise InputError(f"no layer is called {part!r}: give {', '.join((*GROUPS, *there))}, or a layer such as "
                              f"'backbone/0' ({last})")  # fmt: skip
         return found
 
@@ -78,7 +80,7 @@ def find_regions(graph: Graph, ctx: Context) -> Regions:
         ],
         "mask-head": [spec.mask_head.logits_tensor] if spec.mask_head else [],
         "keypoint-head": [spec.keypoint_head.logits_tensor] if spec.keypoint_head else [],
-        "semantic-head": [spec.semantic.logits_tensor] if spec.semantic else [],
+        "semantic-head": [ctx.current(spec.semantic.logits_tensor)] if spec.semantic else [],
     }
     image = graph.tensor(ctx.sites.get("normalized", spec.image.normalized_tensor))
     maps = spec.feature_tensors()
@@ -89,7 +91,7 @@ def find_regions(graph: Graph, ctx: Context) -> Regions:
         tensors = [graph.tensor(name) for name in names]
         stop = pooled if region in _POOLED else features
         _mark(regions, _between(tensors, [*stop, image]), region)
-        regions.predictors.update(names)
+        regions.predictors.update(back_through(tensor, {"Resize"}).name for tensor in tensors)
     _mark(regions, _between(features, [image]), "backbone")
     for node in _before_activation(features, image):
         regions.of[node.name] = "fpn" if regions.of.get(node.name) == "backbone" else regions.of.get(node.name, "fpn")

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnxgraft.analysis import rcnn
+from onnxgraft.analysis import dense, proposal_network, rcnn, semantic
 from onnxgraft.detector import DetectorSpec
 from onnxgraft.errors import Refusal
 from onnxgraft.graph import Graph
 
 Family = tuple[Callable[[Graph], bool], Callable[[Graph], DetectorSpec]]
 
-FAMILIES: list[Family] = [(rcnn.matches, rcnn.analyse_rcnn)]
+FAMILIES: list[Family] = [
+    (rcnn.matches, rcnn.analyse_rcnn),
+    (proposal_network.matches, proposal_network.analyse_proposal_network),
+    (dense.matches, dense.analyse_dense),
+    (semantic.matches, semantic.analyse_semantic),
+]
 
 
 def analyse(graph: Graph) -> DetectorSpec:
@@ -28,7 +33,7 @@ def analyse(graph: Graph) -> DetectorSpec:
             return recognise(graph)
     kinds = sorted({node.op for node in graph.nodes})
     raise Refusal(
-        "no RoiAlign, so no R-CNN of detectron2; this model has only "
+        "no family of detectron2: neither boxes pooled by RoiAlign, nor classified boxes that are suppressed; this model has "
         f"{', '.join(kinds[:12])}{' ...' if len(kinds) > 12 else ''}: is it a detector's export?"
     )
 

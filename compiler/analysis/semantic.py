@@ -1,0 +1,53 @@
+"""The Semantic FPN family: a class for every cell of the canvas, and no instances."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from onnxgraft.analysis.image_input import analyse_input
+from onnxgraft.analysis.semantic_head import analyse_semantic_head
+from onnxgraft.analysis.structure import producer
+from onnxgraft.detector import DetectorSpec, Outputs
+from onnxgraft.errors import Refusal
+from onnxgraft.graph import Graph, ancestors
+
+# What sem_seg_postprocess does to the logits: enlarge, cut to the image, enlarge again.
+_POSTPROCESSING = frozenset({"Resize", "Split", "Squeeze", "Slice", "Expand", "Gather", "Unsqueeze", "Identity", "Reshape"})
+_SELECTING = frozenset({"TopK", "NonMaxSuppression", "RoiAlign"})
+
+
+def matches(graph: Graph) -> bool:
+    """Whether the graph has one float map as its only output, and selects no boxes on the way."""
+    maps = [t for t in graph.gs.outputs if t.shape is not None and len(t.shape) in (3, 4)]
+    return len(graph.gs.outputs) == len(maps) == 1 and not any(node.op in _SELECTING for node in graph.nodes)
+
+
+def analyse_semantic(graph: Graph) -> DetectorSpec:
+    """Recognise a semantic segmentation network in a simplified graph.
+
+    detectron2's own export script leaves the post-processing in the graph, an output [C, H, W]: the logits that it
+    starts from count as the output.
+
+    Raises:
+        Refusal: names the node and the reason.
+    """
+    image = analyse_input(graph)
+    (output,) = graph.gs.outputs
+    logits = _predicted(output)
+    if len(logits.shape or []) != 4:
+        raise Refusal(f"the output {output.name!r} of shape {output.shape} comes from no map of logits", output.name)
+    if producer(logits) is None or not any(node.op == "Conv" for node in ancestors(logits)):
+        raise Refusal(f"no convolution predicts the output {output.name!r}", output.name)
+    semantic = analyse_semantic_head(graph, logits, image)
+    outputs = Outputs(boxes_tensor=None, scores_tensor=None, classes_tensor=None, semantic_tensor=logits.name)
+    return DetectorSpec(family="semantic-fpn", image=image, outputs=outputs, semantic=semantic)
+
+
+def _predicted(tensor: gs.Tensor) -> gs.Tensor:
+    """The tensor that the post-processing, if there is any, starts from."""
+    start = tensor
+    while (node := producer(tensor)) is not None and node.op in _POSTPROCESSING:
+        tensor = node.inputs[0]
+        if node.op == "Resize":
+            start = tensor
+    return start
