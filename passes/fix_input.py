@@ -13,7 +13,7 @@ from onnxgraft.analysis.structure import producer, scalar, value
 from onnxgraft.detector import DetectorSpec
 from onnxgraft.errors import InputError, Refusal
 from onnxgraft.folding import forget_shapes, infer_shapes, settle
-from onnxgraft.graph import Builder, Graph
+from onnxgraft.graph import Builder, Graph, ancestors
 from onnxgraft.manager import Context, Pass
 
 SIZE_DIVISIBILITY = 32  # FPN.size_divisibility of detectron2's ResNet and RegNet backbones
@@ -145,11 +145,26 @@ def _forget_stale_shapes(graph: Graph, batch: int) -> None:
         tensor = tensor.outputs[0].outputs[0]
         tensor.shape = None
 
+        _follow_batch(graph, ctx.spec())
 
 def _first_image_for_the_tail(graph: Graph, ctx: Context, batch: int) -> None:
     """The parts that later passes rewrite were traced for one image: give them the first of the batch."""
     for name in ctx.spec().dense_tensors():
         tensor = graph.tensor(name)
+def _follow_batch(graph: Graph, spec: DetectorSpec) -> None:
+    """Reshapes of the network to a folded shape of one image (of GroupNorm) keep their first dimension instead."""
+    names = [*spec.dense_tensors(), *spec.feature_tensors(), *([spec.semantic.logits_tensor] if spec.semantic else [])]
+    network = {id(n): n for name in names for n in ancestors(graph.tensor(name))}
+    for node in network.values():
+        before, target = node.inputs[0].shape, node.inputs[1] if node.op == "Reshape" else None
+        if not isinstance(target, gs.Constant) or not before or before[0] != 1 or node.attrs.get("allowzero", 0):
+            continue
+        shape = np.array(target.values)
+        if shape.size and shape[0] == 1:
+            shape[0] = 0
+            node.inputs[1] = Builder(graph, "fix_input", [node.name]).ints("shape", shape)
+
+
         consumers = list(tensor.outputs)
         first = first_image(Builder(graph, "first_image", [name]), tensor, batch)
         graph.redirect(consumers, tensor, first)

@@ -20,8 +20,10 @@ IR_VERSION = 10
 def test_registry_names_and_versions() -> None:
     assert {op.op_type: op.version for op in REGISTRY.values()} == {
         "EfficientNMS_TRT": "1",
+        "ModulatedDeformConv2d": "1",
         "PyramidROIAlign_TRT": "1",
         "ROIAlign_TRT": "2",
+        "UncappedNMS": "1",
     }
     with pytest.raises(PluginError, match="no plugin op 'RoiAlign'"):
         get("RoiAlign")
