@@ -17,7 +17,7 @@ from onnxgraft.build_folder import TIMES, digest, new_folder, write_json, write_
 from onnxgraft.detector import DetectorSpec
 from onnxgraft.errors import PassError
 from onnxgraft.graph import Graph
-from onnxgraft.instruments import NumericCheck, Promises, Reproducer, Texts, Verify
+from onnxgraft.instruments import NumericCheck, PrintText, Promises, Reproducer, Texts, Verify
 from onnxgraft.instruments.reproducer import versions
 from onnxgraft.manager import Context, Instrument, PassManager, PassRecord, Report
 from onnxgraft.options import CompileOptions, default_pipeline
@@ -98,6 +98,9 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
     source = golden.resolve(str(model), CACHE)
     target, why = _target(request.target)
     pipeline = pipeline_for(request, target.name)
+    for printer in request.instruments:
+        if isinstance(printer, PrintText) and printer.wanted:
+            pipeline.index(printer.wanted)
     output = Path(output)
     with new_folder(output) as folder:
         request.progress("reading")
@@ -200,7 +203,8 @@ def _instruments(request: Request, recorder: Recorder, source: Path) -> tuple[li
     numeric = NumericCheck(request.numeric_images, progress=request.progress) if request.numeric_images else None
     if request.checks:
         assert recorder.on_failure is not None
-        failure = Reproducer(recorder.on_failure, source, request.load, request.numeric_images)
+        files = {"--calib": request.calibration, "--sidecar": request.sidecar}
+        failure = Reproducer(recorder.on_failure, source, request.load, request.numeric_images, files)
         instruments += [Promises(), Verify(), Texts(), failure]
     if numeric is not None:
         instruments.append(numeric)

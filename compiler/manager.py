@@ -256,6 +256,8 @@ class PassManager:
 
 def told(error: BaseException) -> str:
     """An error in one line: ours as they are, others with their kind and the line that raised them."""
+    if isinstance(error, PassError):
+        return error.reason  # who tells it names the pass
     if isinstance(error, OnnxgraftError):
         return str(error)
     where = traceback.extract_tb(error.__traceback__)[-1]

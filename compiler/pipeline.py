@@ -96,14 +96,15 @@ class Pipeline:
 
     def skip(self, name: str) -> Pipeline:
         """The pipeline without one pass. Raises InputError when it has none of that name."""
-        self._index(name)
+        self.index(name)
         return Pipeline(tuple(step for step in self.passes if step.name() != name))
 
     def stop_after(self, name: str) -> Pipeline:
         """The pipeline up to and with one pass. Raises InputError when it has none of that name."""
-        return Pipeline(self.passes[: self._index(name) + 1])
+        return Pipeline(self.passes[: self.index(name) + 1])
 
-    def _index(self, name: str) -> int:
+    def index(self, name: str) -> int:
+        """Where the (last) pass of that name stands. Raises InputError when there is none."""
         names = [step.name() for step in self.passes]
         if name not in names:
             raise InputError(f"pipeline has no pass {name!r}; it has {', '.join(names)}")

@@ -130,6 +130,7 @@ def test_sizes(refused: Refused) -> None:
         (["--skip", "inject-anchors"], "pass 'decode-boxes': requires 'anchors'; no pass of this pipeline provides it"),
         (["--skip", "polish"], "pipeline has no pass 'polish'; it has upgrade-opset, repair-roi-align"),
         (["--stop-after", "polish"], "pipeline has no pass 'polish'; it has upgrade-opset, repair-roi-align"),
+        (["--print-after", "simplfy"], "pipeline has no pass 'simplfy'; it has upgrade-opset, repair-roi-align"),
         (["--load", "gone.py"], "gone.py: no such file to load passes from"),
         (["--precision", "fp8"], "precision 'fp8' is not one of fp32, fp16, int8"),
         (["--target", "cuda"], "there is no target 'cuda': give one of tensorrt, tensorrt-rtx, onnxruntime, auto"),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from support import assert_one_line_error, cli
 from test_manager import BAD, MODEL
 
 from onnxgraft import PassError, Request, compile
@@ -85,3 +88,33 @@ def test_replay_fails_in_the_same_way(model: Path, fault: str) -> None:
     same = error.reason.partition(" [replay")[0]
     assert f"pass {error.pass_name!r}: {' '.join(same.split())}" in replay.stderr
     assert not (folder / "replayed").exists()
+
+
+SHIFT = """
+from dataclasses import dataclass
+from onnxgraft import Builder, Pass
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftBoxes(Pass):
+    '''Move every box by three pixels.'''
+    def run(self, graph, ctx):
+        old = graph.tensor(ctx.sites["boxes"])
+        b = Builder(graph, "shift")
+        new = b.op("Add", [old, b.floats("by", [3.0])], "boxes", shape=old.shape)
+        graph.gs.outputs[:] = [new if t is old else t for t in graph.gs.outputs]
+        old.name, new.name = graph.fresh("old_boxes"), old.name
+"""
+
+
+def test_replay_of_a_numeric_check_fails_too(golden_model: Path, scene: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "shift.py").write_text(SHIFT)
+    passes = (
+        "upgrade-opset,simplify,fix-input{height=256,width=320},normalize-input,inject-anchors,decode-boxes,rpn-nms,"
+        "roi-align,box-nms,shift-boxes"
+    )
+    request = Request(passes=passes, load=(str(tmp_path / "shift.py"),), numeric_images=[scene], engine=False)
+    with pytest.raises(PassError, match="'shift-boxes': changes the detections: 0 of"):
+        compile(golden_model, tmp_path / "out", request)
+    replay = cli(*shlex.split((tmp_path / "out.reproducer" / "replay.sh").read_text().partition("onnxgraft ")[2]),
+                 cwd=tmp_path / "out.reproducer")  # fmt: skip
+    assert_one_line_error(replay, "pass 'shift-boxes': changes the detections: 0 of")

@@ -105,7 +105,19 @@ def stage_feeds(graph: Graph, ctx: Context, image: NDArray[np.uint8]) -> dict[st
     feeds = {tensor.name: picture if len(shape) == 3 else np.stack([picture] * shape[0])}
     if ctx.io.get("image_sizes"):
         feeds["image_sizes"] = np.array([image.shape[:2]] * shape[0], np.float32)
+    for other in graph.gs.inputs[1:]:
+        if other.name not in feeds and other.shape and other.shape[-1] == 4:
+            feeds[other.name] = np.broadcast_to(grid_proposals(image.shape[:2], other.shape[-2]), other.shape)
     return feeds
+
+
+def grid_proposals(canvas: tuple[int, ...], rows: int) -> NDArray[np.float32]:
+    """Boxes of several sizes all over a canvas, for a Fast R-CNN that is checked without proposals of its own: [rows, 4]."""
+    height, width = canvas[:2]
+    steps = np.arange(rows, dtype=np.float32)
+    size = min(height, width) / 2 ** (1 + steps % 4)
+    x, y = (steps * 0.618034 % 1) * (width - size), (steps * 0.754878 % 1) * (height - size)
+    return np.stack([x, y, x + size, y + size * (0.75 + 0.25 * (steps % 2))], 1).astype(np.float32)
 
 
 def stage_detections(outputs: dict[str, NDArray[Any]], ctx: Context) -> Detections:

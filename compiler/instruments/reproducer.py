@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,15 +23,28 @@ class Reproducer(Instrument):
 
     Passes share a context (what was recognised, which tensor is what), so a replay starts from the model and runs every
     pass up to the one that failed. `before.onnx` is the graph that the failing pass got, for reading.
+
+    Args:
+        folder: where it is written.
+        source: the model.
+        load: files of passes that the pipeline needs.
+        images: uint8 [H, W, 3], what the numeric check compares on; written beside the command.
+        files: other options of the build that name a file, such as {"--calib": folder}.
     """
 
     def __init__(
-        self, folder: Path, source: Path, load: tuple[str, ...] = (), images: Sequence[NDArray[np.uint8]] = ()
+        self,
+        folder: Path,
+        source: Path,
+        load: tuple[str, ...] = (),
+        images: Sequence[NDArray[np.uint8]] = (),
+        files: Mapping[str, Path | None] | None = None,
     ) -> None:
         self.folder = folder
         self.source = source
         self.load = load
         self.images = images
+        self.files = files or {}
         self._specs: list[str] = []
         self.written = False
 
@@ -59,7 +72,11 @@ class Reproducer(Instrument):
         ]
         for path in self.load:
             words += ["--load", str(Path(path).absolute())]
-        words += ["--check-numerics"] if self.images else []
+        for option, place in self.files.items():
+            words += [option, str(place.absolute())] if place else []
+        if self.images:
+            height, width = self.images[0].shape[:2]
+            words += ["--check-numerics", "--size", f"{height}x{width}"]
         for index, image in enumerate(self.images):
             name = f"image_{index}.png"
             cv2.imwrite(str(self.folder / name), image)

@@ -41,9 +41,9 @@ class PrintText(Instrument):
 
     def __init__(self, write: Callable[[str], None], after: str | None = None) -> None:
         self._write = write
-        self._wanted = after
+        self.wanted = after
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
-        if record.name == self._wanted or (self._wanted is None and record.changed):
+        if record.name == self.wanted or (self.wanted is None and record.changed):
             self._write(f"# after {record.spec}\n{text(graph)}")
         return record

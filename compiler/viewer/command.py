@@ -42,4 +42,4 @@ def show(
     if stat:
         yield stat_line(what, changes)
     else:
-        yield coloured(changes) if changes else "no change"
+        yield coloured(changes.rstrip("\n")) if changes else "no change"
