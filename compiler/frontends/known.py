@@ -1,0 +1,44 @@
+"""Which modules of detectron2 are known to be traced faithfully. Imported only where detectron2 is installed."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.modeling import box_regression
+
+from onnxgraft.errors import InputError
+
+PLAIN = ("torch.nn.modules.", "detectron2.layers.wrappers", "detectron2.layers.batch_norm", "detectron2.layers.blocks",
+         "detectron2.layers.deform_conv", "detectron2.layers.roi_align")  # fmt: skip
+MODELING = {
+    "meta_arch": {"GeneralizedRCNN", "PanopticFPN", "SemanticSegmentor", "ProposalNetwork", "RetinaNet", "FCOS",
+                  "RetinaNetHead", "FCOSHead", "SemSegFPNHead"},
+    "backbone": {"FPN", "LastLevelMaxPool", "LastLevelP6P7", "ResNet", "BasicStem", "BasicBlock", "BottleneckBlock",
+                 "DeformBottleneckBlock", "RegNet", "AnyNet", "AnyStage", "SimpleStem", "SE", "VanillaBlock", "BasicTransform",
+                 "ResBasicBlock", "BottleneckTransform", "ResBottleneckBlock", "ResBlock"},
+    "anchor_generator": {"DefaultAnchorGenerator", "BufferList"},
+    "proposal_generator": {"RPN", "StandardRPNHead"},
+    "poolers": {"ROIPooler"},
+    "roi_heads": {"StandardROIHeads", "Res5ROIHeads", "CascadeROIHeads", "FastRCNNConvFCHead", "FastRCNNOutputLayers",
+                  "MaskRCNNConvUpsampleHead", "KRCNNConvDeconvUpsampleHead"},
+}  # fmt: skip
+CODERS = (box_regression.Box2BoxTransform, box_regression.Box2BoxTransformLinear)
+
+
+def refuse_unknown(model: torch.nn.Module) -> None:
+    """Raises InputError naming the first part of `model` that export does not know to trace faithfully."""
+    for name, module in model.named_modules():
+        kind = type(module)
+        if not _known(kind):
+            where = f"its {name}" if name else "the model"
+            raise InputError(f"{where} is {kind.__module__}.{kind.__qualname__}, which export does not know")
+        coder = getattr(module, "box2box_transform", None)
+        if coder is not None and type(coder) not in CODERS:
+            raise InputError(f"{name}.box2box_transform is a {type(coder).__module__}.{type(coder).__qualname__}, "
+                             "which export does not know")  # fmt: skip
+
+
+def _known(kind: type) -> bool:
+    if kind.__module__.startswith(PLAIN):
+        return True
+    package, _, rest = kind.__module__.partition("detectron2.modeling.")
+    return not package and kind.__name__ in MODELING.get(rest.partition(".")[0], ())
