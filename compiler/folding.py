@@ -77,7 +77,10 @@ def forget_shapes(graph: Graph) -> None:
 
 
 def _sweep(graph: Graph) -> None:
-    """Drop nodes that lost all their outputs."""
+    """Drop nodes that lost all their outputs, so that no tensor counts them among its consumers."""
+    for node in graph.gs.nodes:
+        if not node.outputs:
+            node.inputs.clear()
     graph.gs.nodes[:] = [node for node in graph.gs.nodes if node.outputs]
 
 
