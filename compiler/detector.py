@@ -149,14 +149,17 @@ class DenseLevel:
     stride: int
     height: int
     width: int
-    cell_anchors: tuple[tuple[float, float, float, float], ...]  # one box of no size for anchor points (FCOS)
+    cell_anchors: tuple[tuple[float, float, float, float], ...]  # FCOS: one square of the stride's size
     anchor_offset: float  # in strides
-    topk: int  # candidates kept of this level
+    topk: int  # candidates kept of this level: anchors with a class each
     feature_tensor: str
     logits_tensor: str  # [1, A * K, H, W]
     deltas_tensor: str  # [1, A * 4, H, W]
     centerness_tensor: str | None  # [1, A, H, W]
-    anchors_tensor: str | None  # [H*W*A, 4] when the trace still computes it
+    anchors_tensor: str  # [H*W*A, 4]
+    boxes_tensor: str  # [k, 4], decoded boxes of the candidates above the threshold
+    scores_tensor: str  # [k]
+    classes_tensor: str  # [k]
 
     @property
     def anchors(self) -> int:
@@ -165,9 +168,10 @@ class DenseLevel:
 
 @dataclass(frozen=True)
 class DenseHead:
-    """RetinaNet and FCOS: sigmoid scores, a threshold and a top-k per level, one suppression over the classes.
+    """RetinaNet and FCOS: sigmoid scores, a threshold and a top-k per level, one suppression per class.
 
-    `coder` is None where deltas are distances to the four sides in strides (FCOS, Box2BoxTransformLinear).
+    `coder` is None where deltas are distances from the anchor's centre to the four sides, in anchor sizes (FCOS,
+    Box2BoxTransformLinear).
     """
 
     levels: tuple[DenseLevel, ...]

@@ -85,14 +85,15 @@ class EfficientNMS(PluginOp):
     options = (
         Attribute(
             "max_candidates", "int",
-            "candidates per image (grouping flat) or per class (grouping class) that enter; "
-            "0: all, at most 3840. May exceed the plugin's cap of 5000",
+            "candidates per image (grouping flat, box) or per class (grouping class) that enter; "
+            "0: all, at most 3840 (grouping box: all). May exceed the plugin's cap of 5000",
             0, allowed="0 or more", check=lambda v: v >= 0,
         ),
         choice(
-            "grouping", "flat", ("flat", "class"),
+            "grouping", "flat", ("flat", "class", "box"),
             "flat: one K x K problem per image. class: C problems per image, cheaper where the "
-            "classes' candidates are many and disjoint (RPN levels); no cap of 5000",
+            "classes' candidates are many and disjoint (RPN levels); no cap of 5000. box: one "
+            "K x K problem of boxes that pass the threshold in one class at most (a dense head's)",
         ),
         flag(
             "below_threshold_tail", 1,
@@ -153,6 +154,7 @@ class EfficientNMS(PluginOp):
             centre_size=bool(complete["box_coding"]),
             candidates=chosen["max_candidates"],
             by_class=chosen["grouping"] == "class",
+            one_class=chosen["grouping"] == "box",
             matmul=TensorProto.FLOAT16 if chosen["matmul"] == "float16" else TensorProto.FLOAT,
         )
         return lower_nms(problem, self.inputs, self.outputs)

@@ -43,6 +43,7 @@ class NmsProblem:
     centre_size: bool
     candidates: int
     by_class: bool
+    one_class: bool
     matmul: int
 
     @property
@@ -61,6 +62,8 @@ class NmsProblem:
         _, count, classes = self.scores
         if self.by_class:
             return min(self.candidates or TOP_K_LIMIT, count)
+        if self.one_class:
+            return min(self.candidates or count, count)
         return min(self.candidates or TOP_K_LIMIT, count * classes)
 
 
@@ -78,6 +81,11 @@ def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> o
         values, index = top_k(b, keyed, (batch * classes, count), k)
         group = np.tile(np.arange(classes, dtype=np.int32), batch)[:, None]
         element = index * np.int32(classes) + group
+    elif p.one_class and classes > 1:
+        k = p.taken
+        best, label = _best_class(b, keyed)
+        values, row = top_k(b, best, (batch, count), k)
+        element = row * np.int32(classes) + b.op("GatherElements", label, row, axis=1)
     else:
         k = p.taken
         values, element = top_k(
@@ -100,6 +108,13 @@ def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> o
             tensor_info(outputs[3], (batch, p.rows), TensorProto.INT32),
         ],
     )
+
+
+def _best_class(b: Builder, keyed: Value) -> tuple[Value, Value]:
+    """Of scores [N,R,C], each box's best score [N,R] and its class, int32."""
+    best, label = b.ops("TopK", keyed, np.array([1]), outputs=2, axis=-1)
+    axis = np.array([2])
+    return b.op("Squeeze", best, axis), b.op("Squeeze", label, axis).cast(TensorProto.INT32)
 
 
 def top_k(

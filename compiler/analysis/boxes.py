@@ -91,3 +91,24 @@ def verify_coder(respond: Decode, reference: np.ndarray, coder: BoxCoder, node: 
     error = np.abs(respond(deltas)[rows] - decode(reference[rows], deltas[rows], coder)).max()
     if not error < 2e-3 * max(1.0, float(np.abs(reference).max()) / 1000):
         raise Refusal(f"box decoding differs from Box2BoxTransform by {error:.3g} pixels", node)
+
+
+def decode_linear(reference: np.ndarray, deltas: np.ndarray) -> np.ndarray:
+    """Box2BoxTransformLinear.apply_deltas with normalize_by_size (detectron2 modeling/box_regression.py) in float64.
+
+    Args:
+        reference: anchors [n, 4], x1 y1 x2 y2.
+        deltas: [n, 4], distances from the anchor's centre to left, top, right, bottom, in anchor sizes.
+    """
+    reference, deltas = reference.astype(np.float64), np.maximum(deltas.astype(np.float64), 0)
+    centre = 0.5 * (reference[:, :2] + reference[:, 2:])
+    reach = deltas * np.tile(reference[:, 2:] - reference[:, :2], 2)
+    return np.concatenate([centre - reach[:, :2], centre + reach[:, 2:]], 1)
+
+
+def verify_linear_coder(respond: Decode, reference: np.ndarray, node: str) -> None:
+    """Raises Refusal when the graph's decoder and Box2BoxTransformLinear differ on random deltas."""
+    deltas = np.random.Generator(np.random.Philox(7)).uniform(-1, 4, reference.shape).astype(np.float32)
+    error = np.abs(respond(deltas) - decode_linear(reference, deltas)).max()
+    if not error < 2e-3 * max(1.0, float(np.abs(reference).max()) / 1000):
+        raise Refusal(f"box decoding differs from Box2BoxTransformLinear in anchor sizes by {error:.3g} pixels", node)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.analysis.anchor_grid import cell_anchors, grid_stride
 from onnxgraft.analysis.boxes import measure_coder, verify_coder
 from onnxgraft.analysis.structure import (
     RESHAPING,
@@ -95,8 +96,8 @@ def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder 
         known = measure_coder(respond, reference, scalars_near(decoded, {"Conv"}), topk.name)
     else:
         verify_coder(respond, reference, known, topk.name)
-    stride = _stride(reference, height, width, per_cell, image, topk)
-    cells, offset = _cells(reference[:per_cell], stride)
+    stride = grid_stride(reference, height, width, image, topk.name)
+    cells, offset = cell_anchors(reference[:per_cell], stride)
     size, ratio = _sizes_and_ratios(cells)
     if anchors is None:
         cells = _closed_form(cells, size, ratio)
@@ -151,27 +152,6 @@ def _anchors_tensor(decoded: gs.Tensor, deltas: gs.Tensor, count: int) -> gs.Ten
             if id(tensor) not in moving and shape and shape[-1] == 4 and list(shape) in ([count, 4], [1, count, 4]):
                 return tensor
     return None
-
-
-def _stride(anchors: np.ndarray, height: int, width: int, per_cell: int, image: tuple[int, int], topk: gs.Node) -> int:
-    grid = anchors.reshape(height, width, per_cell, 4)
-    steps = []
-    if width > 1:
-        steps.append(float(np.median(grid[:, 1:, :, 0] - grid[:, :-1, :, 0])))
-    if height > 1:
-        steps.append(float(np.median(grid[1:, :, :, 1] - grid[:-1, :, :, 1])))
-    if not steps:
-        steps.append(2.0 ** round(math.log2(max(image) / max(height, width))))
-    if max(steps) - min(steps) > 1e-2 or abs(steps[0] - round(steps[0])) > 1e-2 or round(steps[0]) < 1:
-        raise Refusal(f"the anchors are no regular grid: steps {steps}", topk.name)
-    return round(steps[0])
-
-
-def _cells(first: np.ndarray, stride: int) -> tuple[np.ndarray, float]:
-    """Cell anchors and their offset in strides, from the anchors of location (0, 0)."""
-    centre = (first[:, :2].astype(np.float64) + first[:, 2:]) / 2
-    offset = round(float(centre.mean()) / stride, 3)
-    return (first - np.float32(offset * stride)).astype(np.float32), offset
 
 
 def _sizes_and_ratios(cells: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
