@@ -21,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help speaks of [defaults], which markup would swallow
     help="Compile detectron2 detectors exported to ONNX into TensorRT engines that give the same answers.",
     epilog="Set ONNXGRAFT_TRACEBACK=1 to see where an error comes from.",
 )
@@ -166,8 +167,10 @@ def build(
 def _build_line(made: Any) -> str:
     manifest, name = made.manifest, made.manifest["engine"]
     what = f"{name} ({manifest['sizes'][name] / 2**20:.1f} MiB) for {manifest['target']}" if name else "model.onnx, no engine"
-    changed = sum(record.changed for record in made.report.records)
-    return f"{made.folder}: {what}; {changed} of {len(made.report.records)} passes changed the graph"
+    records = made.report.records
+    if not (made.folder / "passes").is_dir():
+        return f"{made.folder}: {what}; {len(records)} passes ran without checks"
+    return f"{made.folder}: {what}; {sum(record.changed for record in records)} of {len(records)} passes changed the graph"
 
 
 def _check_images(model: str, images: list[Path] | None, size: tuple[int, int]) -> list[Any]:
