@@ -77,9 +77,10 @@ def statistics(tensor: gs.Constant) -> dict[str, float] | None:
     values = np.asarray(tensor.values)
     if values.dtype.kind not in "iuf":
         return None
-    found: Mapping[str, Any] = {
-        "min": values.min(), "max": values.max(), "mean": values.mean(dtype=np.float64),
-        "std": values.std(dtype=np.float32 if values.dtype.kind == "f" else np.float64),
-        "zeros": 1 - np.count_nonzero(values) / values.size,
-    }  # fmt: skip
+    with np.errstate(invalid="ignore"):  # a constant may be infinite: its mean and deviation are then left out
+        found: Mapping[str, Any] = {
+            "min": values.min(), "max": values.max(), "mean": values.mean(dtype=np.float64),
+            "std": values.std(dtype=np.float32 if values.dtype.kind == "f" else np.float64),
+            "zeros": 1 - np.count_nonzero(values) / values.size,
+        }  # fmt: skip
     return {key: float(f"{float(value):.6g}") if np.isfinite(value) else None for key, value in found.items()}  # type: ignore[misc]
