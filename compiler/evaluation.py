@@ -161,7 +161,7 @@ def _detector(run: str, engine: str) -> tuple[Detector, str, str]:
     def export(picture: NDArray[np.uint8]) -> ImageDetections:
         tensor, placement = place(picture, (image.height, image.width), ResizeRule(), mean=image.mean,
                                   order="RGB" if image.order == "RGB" else "BGR")  # fmt: skip
-        return to_original(from_raw_export(runner({name: tensor})), placement)
+        return to_original(from_raw_export(runner({name: tensor}), spec.outputs), placement)
 
     return export, run, "the exported graph in ONNX Runtime"
 

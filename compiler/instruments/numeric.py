@@ -124,22 +124,26 @@ def stage_detections(outputs: dict[str, NDArray[Any]], ctx: Context) -> Detectio
     """The first image's detections of a graph at any stage, in pixels of the canvas."""
     sites = ctx.sites
     if "num_detections" not in sites:
-        return from_raw_export(outputs)
+        return from_raw_export(outputs, ctx.detector.outputs if ctx.detector is not None else None)
     count = int(outputs[sites["num_detections"]][0, 0])
     boxes = outputs[sites["boxes"]][0, :count]
     if ctx.io.get("boxes") == "normalized":
         image = ctx.spec().image
         boxes = boxes * np.array([image.width, image.height] * 2, np.float32)
-    masks = outputs.get(sites.get("masks", ""))
-    if masks is not None:
-        masks = masks.reshape(ctx.batch, -1, *masks.shape[-2:])[0, :count]
-    scores, classes = (outputs[sites[role]][0, :count] for role in ("scores", "classes"))
-    return Detections.of(boxes, scores, classes.astype(np.int64), masks)
+    masks, heatmaps = (
+        None if found is None else found.reshape(ctx.batch, -1, *found.shape[-rank:])[0, :count]
+        for found, rank in ((outputs.get(sites.get("masks", "")), 2), (outputs.get(sites.get("heatmaps", "")), 3))
+    )
+    semantic = outputs.get(sites.get("semantic", ""))
+    scores = outputs[sites["scores"]][0, :count]
+    classes = outputs[sites["classes"]][0, :count] if "classes" in sites else np.zeros(count)
+    logits = None if semantic is None else semantic[0]
+    return Detections.of(boxes, scores, classes.astype(np.int64), masks, heatmaps, logits)
 
 
 def summary(pairs: Sequence[MatchReport]) -> dict[str, Any]:
     """Figures over all images: matched, the worst differences, and whether all of it is exact."""
-    masks = [p.mask for p in pairs if p.mask is not None]
+    maps = {kind: [w for p in pairs if (w := getattr(p, kind)) is not None] for kind in ("mask", "heatmap", "semantic")}
     return {
         "images": len(pairs),
         "reference": sum(p.reference for p in pairs),
@@ -147,6 +151,6 @@ def summary(pairs: Sequence[MatchReport]) -> dict[str, Any]:
         "found": sum(p.found for p in pairs),
         "box_px": max((p.box_px for p in pairs), default=0.0),
         "score": max((p.score for p in pairs), default=0.0),
-        "mask": max(masks) if masks else None,
+        **{kind: max(worst) if worst else None for kind, worst in maps.items()},
         "exact": all(p.exact for p in pairs),
     }

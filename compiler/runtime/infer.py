@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,36 @@ from numpy.typing import NDArray
 from onnxgraft import targets
 from onnxgraft.errors import InputError, OnnxgraftError, TargetError
 from onnxgraft.runtime import images as image_ops
+from onnxgraft.runtime import semantic
 from onnxgraft.runtime.detections import Detections, canvas_size, from_outputs
+from onnxgraft.runtime.panoptic import Combine, Panoptic, combine
 from onnxgraft.runtime.postprocess import ImageDetections, to_original
 
 
 @dataclass(frozen=True, eq=False)
 class ImageResult:
     """What one image gave. file: None for an image that came as an array. raw: on the canvas, in
-    its pixels. found: in the original image's coordinates."""
+    its pixels. found: in the original image's coordinates. combine: how segments are merged."""
 
     file: Path | None
     image: NDArray[np.uint8]
     placement: image_ops.Placement
     raw: Detections
     found: ImageDetections
+    combine: Combine = field(default_factory=Combine)
+
+    @cached_property
+    def semantic(self) -> NDArray[np.int32] | None:
+        """The semantic class of each pixel of the original image, int32 [H, W]; None without a semantic head."""
+        return None if self.raw.semantic is None else semantic.labels(self.raw.semantic, self.placement)
+
+    @cached_property
+    def panoptic(self) -> Panoptic | None:
+        """Panoptic segments of the original image; None unless there are masks and a semantic head."""
+        classes = self.semantic
+        if classes is None or self.found.detections.masks is None:
+            return None
+        return combine(self.found, classes, self.combine)
 
 
 class Session:
@@ -56,6 +73,7 @@ class Session:
         )
         self.canvas = canvas_size(self.io)
         self.batch = int(self.io["input"]["shape"][0])
+        self.combine = Combine.of(self.manifest.get("panoptic") or {})
         self._mean = _mean(preprocess, self._input("order", "BGR"))
         self._runner, self.notice = _runner(self.directory, self.manifest, engine, threads)
 
@@ -80,7 +98,7 @@ class Session:
         outputs = self.run_feeds(self.feeds(placed))
         for i, (file, picture, (_, placement)) in enumerate(zip(files, pictures, placed, strict=True)):
             raw = from_outputs(outputs, self.io, i)
-            yield ImageResult(file, picture, placement, raw, to_original(raw, placement))
+            yield ImageResult(file, picture, placement, raw, to_original(raw, placement), self.combine)
 
     def place(self, image: NDArray[np.uint8]) -> tuple[NDArray[Any], image_ops.Placement]:
         """The tensor of one image, as this build's input wants it."""
@@ -130,9 +148,7 @@ def _mean(preprocess: Mapping[str, Any], order: str) -> list[float]:
     return mean if preprocess.get("order", "BGR") == order else mean[::-1]
 
 
-def _runner(
-    directory: Path, manifest: Mapping[str, Any], engine: str, threads: int | None
-) -> tuple[targets.Runner, str]:
+def _runner(directory: Path, manifest: Mapping[str, Any], engine: str, threads: int | None) -> tuple[targets.Runner, str]:
     reason = ""
     if engine != "onnxruntime":
         runner, reason = _engine_runner(directory, manifest)

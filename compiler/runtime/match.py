@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.semantic import enlarged
 
 _NEAR_IOU = 0.5  # what strictly misses is still paired above this, to say by how much it misses
 _SAME_PX = 1e-2  # boxes without area have no IoU: they are the same when this close
@@ -23,9 +24,12 @@ class MatchReport:
     share              matched / reference (1.0 when both are empty)
     pairs              int64 [p, 2] indices (reference, found): the strict ones first, then those of
                        equal class and IoU > 0.5 that miss a limit
-    box_px, score, mask   worst differences over all pairs: corner coordinate in pixels, score, and
-                       a mask's mean absolute error (None when either side has no masks)
-    exact              all matched, counts agree, and masks are on both sides or on neither
+    box_px, score, mask, heatmap   worst differences over all pairs: corner coordinate in pixels, score,
+                       a mask's mean absolute error, a heatmap's largest one (None when either side has none)
+    semantic           largest difference of the semantic logits (None when either side has none)
+    same_map           the semantic logits agree, or neither side has any
+    exact              all matched, counts agree, the semantic logits agree, and masks and heatmaps are
+                       on both sides or on neither
     """
 
     reference: int
@@ -36,6 +40,9 @@ class MatchReport:
     box_px: float
     score: float
     mask: float | None
+    heatmap: float | None
+    semantic: float | None
+    same_map: bool
     exact: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -43,11 +50,12 @@ class MatchReport:
         return {k: v for k, v in vars(self).items() if k != "pairs"}
 
     def __str__(self) -> str:
-        masks = "" if self.mask is None else f", masks {self.mask:.2g}"
-        return (
-            f"{self.matched} of {self.reference} found again ({self.found} in all): "
-            f"boxes within {self.box_px:.2g} px, scores {self.score:.2g}{masks}"
-        )
+        kinds = (("masks", self.mask), ("heatmaps", self.heatmap), ("semantic logits", self.semantic))
+        maps = [f"{kind} {worst:.2g}" for kind, worst in kinds if worst is not None]
+        if not self.reference and not self.found and self.semantic is not None:
+            return f"semantic logits within {self.semantic:.2g}"
+        return ", ".join([f"{self.matched} of {self.reference} found again ({self.found} in all): "
+                          f"boxes within {self.box_px:.2g} px, scores {self.score:.2g}", *maps])  # fmt: skip
 
 
 def match(
@@ -56,31 +64,36 @@ def match(
     iou: float = 0.99,
     score: float = 1e-3,
     mask: float | None = 0.01,
+    logits: float | None = 1e-3,
 ) -> MatchReport:
     """Pair the detections one to one; as many strict pairs as can be.
 
     A strict pair has the same class, IoU > `iou`, |score difference| < `score` and, where both
-    sides have masks and `mask` is given, a mean absolute mask error < `mask`. Order is not
-    compared, so equal scores may swap.
+    sides have masks and `mask` is given, a mean absolute mask error < `mask`. Heatmaps and semantic
+    logits may differ by `logits` of the reference's largest magnitude. Order is not compared, so
+    equal scores may swap.
     """
     same_class = reference.classes[:, None] == found.classes[None]
     overlap = box_iou(reference.boxes, found.boxes)
     with np.errstate(invalid="ignore"):
         apart = np.abs(reference.scores[:, None] - found.scores[None])
         strict = same_class & (overlap > iou) & (apart < score)
-    comparable = _comparable_masks(reference, found)
-    if mask is not None and comparable:
-        rows, columns = np.nonzero(strict)
-        strict[rows, columns] = _mask_errors(reference, found, rows, columns) < mask
+    rows, columns = np.nonzero(strict)
+    if mask is not None and _comparable(reference.masks, found.masks):
+        strict[rows, columns] &= _mask_errors(reference, found, rows, columns) < mask
+    if logits is not None and _comparable(reference.heatmaps, found.heatmaps):
+        limit = logits * _magnitude(reference.heatmaps)
+        strict[rows, columns] &= _heatmap_errors(reference, found, rows, columns) <= limit
     partner = _assign(strict, overlap)
     matched = int((partner >= 0).sum())
     near = same_class & (overlap > _NEAR_IOU)
     near[partner >= 0] = False
     near[:, partner[partner >= 0]] = False
     pairs = np.concatenate([_pairs(partner), _pairs(_greedy(near, overlap))])
-    box_px, worst_score, worst_mask = _worst(reference, found, pairs, comparable)
+    box_px, worst_score, worst_mask, worst_heatmap = _worst(reference, found, pairs)
+    semantic, same_map = _semantic(reference.semantic, found.semantic, logits)
     counts = (len(reference), len(found))
-    both = (reference.masks is None) == (found.masks is None)
+    both = all((getattr(reference, m) is None) == (getattr(found, m) is None) for m in ("masks", "heatmaps"))
     return MatchReport(
         *counts,
         matched=matched,
@@ -89,7 +102,10 @@ def match(
         box_px=box_px,
         score=worst_score,
         mask=worst_mask,
-        exact=bool(matched == counts[0] == counts[1] and both),
+        heatmap=worst_heatmap,
+        semantic=semantic,
+        same_map=same_map,
+        exact=bool(matched == counts[0] == counts[1] and both and same_map),
     )
 
 
@@ -158,21 +174,47 @@ def _pairs(partner: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.stack([rows, partner[rows]], axis=1)
 
 
-def _comparable_masks(a: Detections, b: Detections) -> bool:
-    return a.masks is not None and b.masks is not None and a.masks.shape[1:] == b.masks.shape[1:]
+def _comparable(a: NDArray[np.float32] | None, b: NDArray[np.float32] | None) -> bool:
+    return a is not None and b is not None and a.shape[1:] == b.shape[1:]
 
 
-def _mask_errors(
-    a: Detections, b: Detections, rows: NDArray[np.int64], columns: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def _mask_errors(a: Detections, b: Detections, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
     if a.masks is None or b.masks is None:
         raise ValueError("both sides need masks")
     return np.abs(a.masks[rows] - b.masks[columns]).mean(axis=(1, 2))
 
 
-def _worst(a: Detections, b: Detections, pairs: NDArray[np.int64], masks: bool) -> tuple[float, float, float | None]:
+def _heatmap_errors(a: Detections, b: Detections, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+    if a.heatmaps is None or b.heatmaps is None:
+        raise ValueError("both sides need heatmaps")
+    pairs = zip(rows, columns, strict=True)  # one at a time: a hundred detections' heatmaps are 20 MB
+    return np.array([np.abs(a.heatmaps[i] - b.heatmaps[j]).max(initial=0) for i, j in pairs], np.float32)
+
+
+def _magnitude(logits: NDArray[np.float32] | None) -> float:
+    return 0.0 if logits is None else float(np.abs(logits).max(initial=0))
+
+
+def _semantic(a: NDArray[np.float32] | None, b: NDArray[np.float32] | None, limit: float | None) -> tuple[float | None, bool]:
+    """The largest difference, and whether it is within the limit; the coarser map is enlarged first."""
+    if a is None or b is None:
+        return None, a is None and b is None
+    factor, rest = divmod(max(a.shape[1], b.shape[1]), min(a.shape[1], b.shape[1]))
+    if factor > 1 and not rest:
+        a, b = (enlarged(m, factor) if m.shape[1] < other.shape[1] else m for m, other in ((a, b), (b, a)))
+    if a.shape != b.shape:
+        return None, False
+    worst = float(np.abs(a - b).max(initial=0))
+    return worst, limit is None or worst <= limit * _magnitude(a)
+
+
+def _worst(a: Detections, b: Detections, pairs: NDArray[np.int64]) -> tuple[float, float, float | None, float | None]:
     rows, columns = pairs.T
     boxes = np.abs(a.boxes[rows] - b.boxes[columns]).max(initial=0)
     scores = np.abs(a.scores[rows] - b.scores[columns]).max(initial=0)
-    mask = float(_mask_errors(a, b, rows, columns).max(initial=0)) if masks else None
-    return float(boxes), float(scores), mask
+    mask = heatmap = None
+    if _comparable(a.masks, b.masks):
+        mask = float(_mask_errors(a, b, rows, columns).max(initial=0))
+    if _comparable(a.heatmaps, b.heatmaps):
+        heatmap = float(_heatmap_errors(a, b, rows, columns).max(initial=0))
+    return float(boxes), float(scores), mask, heatmap

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxgraft.runtime import masks as mask_ops
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.images import Placement
+from onnxgraft.runtime.keypoints import decode
 
 _EDGE = 1e-3  # px: a box this near the valid region's edge ends at the edge
 
@@ -23,11 +24,13 @@ class ImageDetections:
     mask_boxes: float32 [n, 4], the boxes that the masks were predicted for. They differ from the
     detections' only where the network's box reached into the padding: clipping the box must not
     squeeze its mask.
+    keypoints: float32 [n, K, 3], x, y in pixels and a score above 0, or None without a keypoint head.
     """
 
     detections: Detections
     size: tuple[int, int]
     mask_boxes: NDArray[np.float32]
+    keypoints: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, detections: Detections, size: tuple[int, int]) -> ImageDetections:
@@ -39,7 +42,8 @@ class ImageDetections:
 
     def select(self, index: NDArray[Any] | slice) -> ImageDetections:
         """Those that a boolean mask, an index array or a slice picks."""
-        return ImageDetections(self.detections.select(index), self.size, self.mask_boxes[index])
+        keypoints = None if self.keypoints is None else self.keypoints[index]
+        return ImageDetections(self.detections.select(index), self.size, self.mask_boxes[index], keypoints)
 
     def patches(self, threshold: float = 0.5) -> Iterator[mask_ops.Patch]:
         """Pasted masks one at a time; nothing without a mask head."""
@@ -67,7 +71,7 @@ def to_original(detections: Detections, placement: Placement) -> ImageDetections
     """detectron2's detector_postprocess: boxes on the canvas (pixels) to the original image.
 
     x and y are scaled separately, boxes clipped to the image, and boxes without area dropped
-    (those that lie wholly in the padding, too).
+    (those that lie wholly in the padding, too). Keypoints are decoded from the heatmaps on the canvas and scaled alike.
     """
     height, width = placement.original
     scale = np.array([placement.scale_x, placement.scale_y] * 2, np.float32)
@@ -79,4 +83,8 @@ def to_original(detections: Detections, placement: Placement) -> ImageDetections
     mask_boxes = np.where(padded[:, None], scaled, clipped)
     moved = Detections(clipped, detections.scores, detections.classes, detections.masks)
     keep = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
-    return ImageDetections(moved, placement.original, mask_boxes).select(keep)
+    keypoints = None
+    if detections.heatmaps is not None:
+        keypoints = decode(detections.heatmaps, detections.boxes)
+        keypoints[..., :2] *= scale[:2]
+    return ImageDetections(moved, placement.original, mask_boxes, keypoints).select(keep)

@@ -48,8 +48,9 @@ def check_text(check: dict[str, Any] | None) -> str:
     if "matched" not in check:
         return state + (f": {check['reason']}" if "reason" in check else "")
     words = f"{check['matched']}/{check['reference']} same, box {check['box_px']:.2g} px, score {check['score']:.2g}"
-    if check.get("mask") is not None:
-        words += f", mask {check['mask']:.2g}"
+    for kind in ("mask", "heatmap", "semantic"):
+        if check.get(kind) is not None:
+            words += f", {kind} {check[kind]:.2g}"
     return words if state == "compared" else f"{state}: {words}"
 
 
