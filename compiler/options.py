@@ -69,6 +69,7 @@ def default_pipeline(options: CompileOptions, target: str, registry: Registry | 
         ("deform-conv", {}),
         ("name-outputs", {"boxes": o.boxes}),
         *_precision(o, target),
+        *([("split-topk", {})] if target != "onnxruntime" else []),
         ("lower-plugins", {"target": target, "nms": o.nms, "roi-align": o.roi_align, "roi-sampling": o.roi_sampling,
                            "deform-conv": o.deform_conv, "max-candidates": o.max_candidates}),
     ]  # fmt: skip

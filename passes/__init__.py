@@ -20,6 +20,7 @@ from onnxgraft.passes.repair_roi_align import RepairRoiAlign
 from onnxgraft.passes.roi_align import RoiAlign
 from onnxgraft.passes.rpn_nms import RpnNMS
 from onnxgraft.passes.simplify import Simplify
+from onnxgraft.passes.split_topk import SplitTopk
 from onnxgraft.passes.take_proposals import TakeProposals
 from onnxgraft.passes.upgrade_opset import UpgradeOpset
 
@@ -45,6 +46,7 @@ BUILT_IN = (
     Quantize,
     Fp16,
     Bf16,
+    SplitTopk,
     LowerPlugins,
 )
 

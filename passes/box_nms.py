@@ -10,7 +10,6 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.structure import descendants
 from onnxgraft.detector import BoxHead
-from onnxgraft.folding import infer_shapes
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
 from onnxgraft.passes.box_ops import bounds, clip, columns, decode, just_above
@@ -65,7 +64,7 @@ class BoxNMS(Pass):
         ctx.sites |= {role: name for role, name in further.items() if name}
         graph.gs.outputs[:] = [count, kept, best, classes, *(graph.tensor(name) for name in further.values() if name)]
         graph.cleanup()
-        infer_shapes(graph)
+        _fix_output_rows(graph, ctx, n * kept.shape[1])
 
     @staticmethod
     def _class_scores(graph: Graph, ctx: Context, b: Builder, activated: gs.Tensor, shape: list[int]) -> gs.Tensor:
@@ -115,6 +114,16 @@ def _mean(b: Builder, stages: list[gs.Tensor]) -> gs.Tensor:
     if len(stages) == 1:
         return total
     return b.op("Mul", [total, b.floats("share", 1 / len(stages))], "mean_of_stages", shape=list(total.shape))
+
+
+def _fix_output_rows(graph: Graph, ctx: Context, rows: int) -> None:
+    spec = ctx.spec()
+    if spec.mask_head is not None:
+        size = spec.mask_head.resolution
+        graph.tensor(ctx.sites["masks"]).shape = [rows, 1, size, size]
+    if spec.keypoint_head is not None:
+        size = spec.keypoint_head.resolution
+        graph.tensor(ctx.sites["heatmaps"]).shape = [rows, spec.keypoint_head.keypoints, size, size]
 
 
 def _forget_shapes_after(graph: Graph, start: gs.Tensor) -> None:

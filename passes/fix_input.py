@@ -23,25 +23,29 @@ SIZE_DIVISIBILITY = 32  # FPN.size_divisibility of detectron2's ResNet and RegNe
 class FixInput(Pass):
     """Fix the input to [batch, 3, height, width] and recognise the detector.
 
-    Legal when (1) the only input is one CHW image, (2) height and width are multiples of 32, (3) a graph whose shapes
-    were folded before (by onnxsim) keeps its size, (4) the detector is of a known family. With a batch, the part that
+    Legal when (1) the only input is one CHW image (of a Fast R-CNN also proposals [R, 4]), (2) height and width are multiples of 32, (3) a graph whose shapes
+    were folded before (by onnxsim) keeps its size, (4) the detector is of a known family. Post-processing of semantic
+    logits that an export left in the graph is cut off: it belongs to one picture's size. With a batch, the part that
     is not rewritten yet goes on with the first image.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("simplified",)
     provides: ClassVar[tuple[str, ...]] = ("static-input", "detector")
+    touches: ClassVar[tuple[str, ...]] = ("outputs",)
 
     height: int = 1344
     width: int = 1344
     batch: int = 1
+    proposals: int = 1000  # rows of a Fast R-CNN's second input
 
     def run(self, graph: Graph, ctx: Context) -> None:
         for what, size in (("height", self.height), ("width", self.width)):
             if size < 64 or size % SIZE_DIVISIBILITY:
                 near = max(64, round(size / SIZE_DIVISIBILITY) * SIZE_DIVISIBILITY)
                 raise InputError(f"fix-input: {what} {size} is not a multiple of {SIZE_DIVISIBILITY}; take {near}")
-        if self.batch < 1:
-            raise InputError(f"fix-input: batch {self.batch} is less than 1")
+        for what, number in (("batch", self.batch), ("proposals", self.proposals)):
+            if number < 1:
+                raise InputError(f"fix-input: {what} {number} is less than 1")
         before = _resize(graph, self.height, self.width)
         _bypass(graph, "Pad")
         try:
@@ -53,7 +57,18 @@ class FixInput(Pass):
                               f"build with --size {before[0]}x{before[1]} or from the raw export") from refusal  # fmt: skip
             raise
         ctx.batch = self.batch
+        if ctx.detector.proposals_input is not None:
+            graph.tensor(ctx.detector.proposals_input).shape = [self.proposals, 4]
+            forget_shapes(graph)
+            infer_shapes(graph)
+        _cut_postprocessing(graph, ctx.detector)
         _to_nchw(graph, self.batch, ctx)
+
+
+def _cut_postprocessing(graph: Graph, spec: DetectorSpec) -> None:
+    """Let a network that only segments end at its logits."""
+    if spec.semantic is not None and spec.outputs.boxes_tensor is None:
+        graph.gs.outputs[:] = [graph.tensor(spec.semantic.logits_tensor)]
 
 
 def _with_order(spec: DetectorSpec, order: str | None) -> DetectorSpec:
@@ -67,9 +82,10 @@ def _with_order(spec: DetectorSpec, order: str | None) -> DetectorSpec:
 
 def _resize(graph: Graph, height: int, width: int) -> tuple[int, int] | None:
     """Set the image's size. Returns the old size when it changed."""
-    image = graph.gs.inputs[0] if len(graph.gs.inputs) == 1 else None
-    if image is None or image.shape is None or len(image.shape) != 3:
+    image = next((t for t in graph.gs.inputs if t.shape is not None and len(t.shape) == 3), None)
+    if image is None or len(graph.gs.inputs) > 2:
         return None  # the analysis refuses with the reason
+    graph.gs.inputs.sort(key=lambda t: t is not image)  # the image first
     old = image.shape[1:]
     image.shape = [3, height, width]
     if list(old) == [height, width] or not all(isinstance(d, int) for d in old):
@@ -129,28 +145,12 @@ def _to_nchw(graph: Graph, batch: int, ctx: Context) -> None:
     ctx.sites["image"] = image.name
     ctx.sites["normalized"] = convs[0].inputs[0].name
     if batch > 1:
+        _follow_batch(graph, ctx.spec())
         _first_image_for_the_tail(graph, ctx, batch)
     graph.cleanup()
     _forget_stale_shapes(graph, batch)
 
 
-def _forget_stale_shapes(graph: Graph, batch: int) -> None:
-    """A batch changes every shape; a new axis alone only those up to the first convolution."""
-    if batch > 1:
-        forget_shapes(graph)
-        infer_shapes(graph)
-        return
-    tensor: gs.Tensor = graph.gs.inputs[0]
-    while tensor.outputs and tensor.outputs[0].op != "Conv":
-        tensor = tensor.outputs[0].outputs[0]
-        tensor.shape = None
-
-        _follow_batch(graph, ctx.spec())
-
-def _first_image_for_the_tail(graph: Graph, ctx: Context, batch: int) -> None:
-    """The parts that later passes rewrite were traced for one image: give them the first of the batch."""
-    for name in ctx.spec().dense_tensors():
-        tensor = graph.tensor(name)
 def _follow_batch(graph: Graph, spec: DetectorSpec) -> None:
     """Reshapes of the network to a folded shape of one image (of GroupNorm) keep their first dimension instead."""
     names = [*spec.dense_tensors(), *spec.feature_tensors(), *([spec.semantic.logits_tensor] if spec.semantic else [])]
@@ -165,6 +165,22 @@ def _follow_batch(graph: Graph, spec: DetectorSpec) -> None:
             node.inputs[1] = Builder(graph, "fix_input", [node.name]).ints("shape", shape)
 
 
+def _forget_stale_shapes(graph: Graph, batch: int) -> None:
+    """A batch changes every shape; a new axis alone only those up to the first convolution."""
+    if batch > 1:
+        forget_shapes(graph)
+        infer_shapes(graph)
+        return
+    tensor: gs.Tensor = graph.gs.inputs[0]
+    while tensor.outputs and tensor.outputs[0].op != "Conv":
+        tensor = tensor.outputs[0].outputs[0]
+        tensor.shape = None
+
+
+def _first_image_for_the_tail(graph: Graph, ctx: Context, batch: int) -> None:
+    """The parts that later passes rewrite were traced for one image: give them the first of the batch."""
+    for name in ctx.spec().dense_tensors():
+        tensor = graph.tensor(name)
         consumers = list(tensor.outputs)
         first = first_image(Builder(graph, "first_image", [name]), tensor, batch)
         graph.redirect(consumers, tensor, first)

@@ -23,11 +23,13 @@ class RpnNMS(Pass):
     detectron2 suppresses level by level; a class per level says the same without moving any box, as the usual offset
     would. The logits are ranked as they are (the plugin's sigmoid keeps their order where a sigmoid in front would
     round them together). Where more than the plugin's 5000 boxes of an image enter (C4, DC5), UncappedNMS takes its
-    place, which is native on every target. A detector without an RPN is left alone.
+    place, which is native on every target. Of an RPN on its own, the proposals are the detections and their scores the
+    probabilities of the objectness. A detector without an RPN is left alone.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("decoded-boxes",)
     provides: ClassVar[tuple[str, ...]] = ("proposals",)
+    touches: ClassVar[tuple[str, ...]] = ("outputs",)
 
     score_threshold: float = 0.0  # detectron2 has none; NVIDIA's sample offers one
 
@@ -56,7 +58,13 @@ class RpnNMS(Pass):
         ctx.lowering[count.inputs[0].name] = {"grouping": "class", "max_candidates": largest, "below_threshold_tail": 0}
         valid = b.op("Greater", [found, b.floats("none", 0.0)], "valid", dtype=np.bool_, shape=[n, rpn.post_nms_topk])
         ctx.sites |= {"proposals": proposals.name, "valid": valid.name, "num_proposals": count.name}
-        rows = _first_valid_rows(b, valid, n)
+        if ctx.spec().box_head is None:
+            number = b.op("Cast", [valid], "valid_as_number", dtype=np.int32, shape=[n, rpn.post_nms_topk], to=6)
+            number = b.op("ReduceSum", [number, b.ints("axes", [1])], "number", dtype=np.int32, shape=[n, 1], keepdims=1)
+            ctx.sites |= {"num_detections": number.name, "boxes": proposals.name, "scores": found.name}
+            graph.gs.outputs[:] = [number, proposals, found]
+            return
+        rows = first_valid_rows(b, valid, n)
         ctx.sites["valid_rows"] = rows.name
         flat = b.op(
             "Reshape", [first_image(b, proposals, n), b.ints("rows", [-1, 4])], "flat", shape=[rpn.post_nms_topk, 4]
@@ -77,7 +85,7 @@ def _one_class_per_level(b: Builder, scores: gs.Tensor, sizes: list[int], n: int
     )
 
 
-def _first_valid_rows(b: Builder, valid: gs.Tensor, n: int) -> gs.Tensor:
+def first_valid_rows(b: Builder, valid: gs.Tensor, n: int) -> gs.Tensor:
     """Row numbers of the first image's real proposals, for the part of the export that still takes a varying number."""
     first = first_image(b, valid, n)
     flat = b.op("Reshape", [first, b.ints("flat", [-1])], "first_valid", dtype=np.bool_)

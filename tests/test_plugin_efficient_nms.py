@@ -181,6 +181,21 @@ def test_cap_holds_across_classes() -> None:
     assert not got[2][0, 5000:].any()
 
 
+def test_without_the_cap_every_candidate_enters() -> None:
+    """The 6000 proposals of C4 and DC5: the last 1000 come out too, in the function and in the native form."""
+    plugin = REGISTRY["UncappedNMS"]
+    assert not plugin.targets
+    low = np.arange(6000, dtype=np.float32)[None, :, None] * 10
+    boxes = np.concatenate([low, low, low + 5, low + 5], -1)
+    scores = np.linspace(0.9, 0.1, 6000, dtype=np.float32)[None, :, None]
+    a = attrs(max_output_boxes=6000)
+    expected = oracles.efficient_nms(boxes, scores, cap=6000, **a)
+    assert expected[0].item() == 6000
+    assert_same(run_function(plugin, a, boxes, scores), expected)
+    assert_same(run_lowered(plugin, a, boxes, scores, max_candidates=6000), expected)
+
+
+
 @pytest.mark.parametrize("limit", [4000, 100])
 def test_native_candidates(limit: int) -> None:
     """More than one TopK where the limit is above 3840; fewer candidates than pass otherwise."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -74,7 +76,7 @@ def analyse_stages(graph: Graph, outputs: Outputs, stages: list[Pooler], image: 
     """
     found = []
     scores = graph.tensor(outputs.scores_tensor or "")
-    for pooler, after in zip(stages, stages[1:], strict=False):
+    for pooler, after in itertools.pairwise(stages):
         proposals, decoded = graph.tensor(pooler.boxes_tensor), graph.tensor(after.boxes_tensor)
         context = graph.tensor(after.pooled_tensor).inputs[0]
         deltas = _regression(decoded, proposals, context)

@@ -73,7 +73,8 @@ def _order(mean: list[float]) -> tuple[str, bool]:
 
 def _image_tensor(graph: Graph) -> gs.Tensor:
     images = [t for t in graph.gs.inputs if t.shape is not None and len(t.shape) == 3]
-    if len(graph.gs.inputs) != 1 or not images:
+    others = [t for t in graph.gs.inputs if t not in images and not is_proposals(t)]
+    if others or len(images) != 1 or len(graph.gs.inputs) > 2:
         seen = ", ".join(f"{t.name!r} {t.shape}" for t in graph.gs.inputs)
         raise Refusal(f"expected one CHW image as the only input, found {seen or 'none'}: is this a detectron2 export?")
     image = images[0]
@@ -82,6 +83,11 @@ def _image_tensor(graph: Graph) -> gs.Tensor:
     if image.dtype is None or np.dtype(image.dtype) != np.float32:
         raise Refusal(f"the image input {image.name!r} is {image.dtype}; expected float32")
     return image
+
+
+def is_proposals(tensor: gs.Tensor) -> bool:
+    """Whether an input looks like the boxes that a Fast R-CNN classifies: [R, 4]."""
+    return tensor.shape is not None and len(tensor.shape) == 2 and tensor.shape[1] == 4
 
 
 def _first_convolution_input(image: gs.Tensor) -> tuple[gs.Tensor, list[gs.Node]]:

@@ -1,4 +1,4 @@
-"""The R-CNN families: Faster, Mask, Keypoint and Cascade R-CNN, Fast R-CNN and RPN, on one feature map or a pyramid."""
+"""The R-CNN families: Fast, Faster, Mask, Keypoint and Cascade R-CNN, on one feature map or a pyramid."""
 
 from __future__ import annotations
 
