@@ -30,7 +30,8 @@ class DeformConv(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> None:
         ones: dict[tuple[int, ...], gs.Tensor] = {}
-        for node in [n for n in graph.nodes if n.op == "DeformConv" and not n.domain]:
+        found = [n for n in graph.nodes if n.op == "DeformConv" and not n.domain]
+        for node in found:
             attrs = _attributes(node)
             norm = _norm(graph, node)
             old = (norm or node).outputs[0]
@@ -43,7 +44,8 @@ class DeformConv(Pass):
             ctx.replaced[old.name] = new.name
             ctx.count("deformable convolutions")
             ctx.count("batch norms folded", int(norm is not None))
-        graph.cleanup()
+        if found:
+            graph.cleanup()
 
 
 def _attributes(node: gs.Node) -> dict[str, Any]:
