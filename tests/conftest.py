@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import SEED, SIZE, Stages, run_unordered
+from target_models import CONV_NET, write
 
 from onnxgraft import golden, golden_references
 from onnxgraft.graph import Graph
 from onnxgraft.manager import Context, Pass, PassRecord
+from onnxgraft.targets import devices
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,3 +45,13 @@ def run_pass(stages: Stages) -> Callable[..., PassRecord]:
         return run_unordered([step], graph, ctx).records[0]
 
     return run
+
+
+@pytest.fixture
+def conv_net(tmp_path: Path) -> Path:
+    return write(tmp_path / "net.onnx", CONV_NET)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "compute_capabilities", tuple)
