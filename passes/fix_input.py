@@ -162,7 +162,7 @@ def _follow_batch(graph: Graph, spec: DetectorSpec) -> None:
         shape = np.array(target.values)
         if shape.size and shape[0] == 1:
             shape[0] = 0
-            node.inputs[1] = Builder(graph, "fix_input", [node.name]).ints("shape", shape)
+            node.inputs[1] = Builder(graph, "fix_input", [node.name]).ints("shape", shape.tolist())
 
 
 def _forget_stale_shapes(graph: Graph, batch: int) -> None:
