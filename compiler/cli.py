@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from onnxgraft import cli_passes, cli_precision
+from onnxgraft import cli_export, cli_passes, cli_precision
 from onnxgraft.errors import InputError, OnnxgraftError
 
 app = typer.Typer(
@@ -260,5 +260,6 @@ def bench(
     out.print(table)
 
 
+cli_export.register(app)
 cli_passes.register(app)
 cli_precision.register(app)

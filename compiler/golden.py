@@ -1,15 +1,16 @@
 """Golden graphs: detectors that come with the source tree, found by name.
 
-Small ones are stored whole. Of a full-size one only the structure is stored: `weights.json` beside
-it says how its weights follow from a seed, and `resolve` writes the complete file once into a
-cache. The weights are made of raw Philox bits by exact float32 arithmetic, so the file has the same
-bytes on every machine and NumPy version.
+The trained one is stored whole. Of the others only the structure is stored, some of it packed (.xz):
+`weights.json` beside it says how the weights follow from a seed, and `resolve` writes the complete
+file once into a cache. The weights are made of raw Philox bits by exact float32 arithmetic, so the
+file has the same bytes on every machine and NumPy version.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ import onnx
 from .errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1] / "golden_graphs"
+PACKED = ".xz"
 CHUNK = 1 << 20  # weights made at a time; even, because one Philox draw gives two of them
 
 # protobuf tags of length-delimited fields: field number << 3 | 2
@@ -33,8 +35,8 @@ RAW_DATA_IN_TENSOR = b"\x4a"
 def names() -> list[str]:
     """Every golden graph as `NAME` or `NAME@VARIANT`, e.g. `mask_rcnn` and `mask_rcnn@opset11`."""
     found = []
-    for file in ROOT.glob("*/model*.onnx"):
-        variant = file.stem.removeprefix("model").removeprefix("_")
+    for file in (*ROOT.glob("*/model*.onnx"), *ROOT.glob(f"*/model*.onnx{PACKED}")):
+        variant = file.name.partition(".")[0].removeprefix("model").removeprefix("_")
         found.append(f"{file.parent.name}@{variant}" if variant else file.parent.name)
     return sorted(found)
 
@@ -69,11 +71,12 @@ def resolve(model: str, cache: Path) -> Path:
 
 def materialise(home: Path, file: str, cache: Path) -> Path:
     """The complete form of `file` in the folder `home` of a golden graph; see `resolve`."""
-    structure, recipe = home / file, home / "weights.json"
+    plain, recipe = home / file, home / "weights.json"
     if not recipe.is_file():
-        return structure
+        return plain
+    structure = plain if plain.is_file() else home / f"{file}{PACKED}"
     digest = hashlib.sha256(structure.read_bytes() + recipe.read_bytes()).hexdigest()[:16]
-    name = structure.stem.replace("model", home.name, 1)
+    name = plain.stem.replace("model", home.name, 1)
     complete = cache / f"{name}-{digest}.onnx"
     if not complete.is_file():
         try:
@@ -101,9 +104,13 @@ def weights(seed: int, stream: int, count: int, scale: float) -> Iterator[np.nda
 
 def _write(structure: Path, recipe: dict[str, Any], target: Path) -> None:
     """Write `structure` with its weights to `target`, atomically, one chunk at a time."""
-    model = onnx.load(structure, load_external_data=False)
+    packed = structure.suffix == PACKED
+    model = onnx.load_from_string(lzma.decompress(structure.read_bytes()) if packed else structure.read_bytes())
+    file = structure.name.removesuffix(PACKED)
     streams = {
-        tensor["names"][structure.name]: (stream, tensor["scale"]) for stream, tensor in enumerate(recipe["tensors"])
+        tensor["names"][file]: (tensor.get("stream", place), tensor["scale"])
+        for place, tensor in enumerate(recipe["tensors"])
+        if file in tensor["names"]
     }
     initializers = [(tensor, tensor.SerializeToString()) for tensor in model.graph.initializer]
     graph, rest = onnx.GraphProto(), onnx.ModelProto()
@@ -119,19 +126,19 @@ def _write(structure: Path, recipe: dict[str, Any], target: Path) -> None:
     ]
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(rest.SerializeToString())
-            _open_field(file, GRAPH_IN_MODEL, len(head) + sum(map(_field_size, sizes)))
-            file.write(head)
+        with os.fdopen(handle, "wb") as part:
+            part.write(rest.SerializeToString())
+            _open_field(part, GRAPH_IN_MODEL, len(head) + sum(map(_field_size, sizes)))
+            part.write(head)
             for (tensor, header), size in zip(initializers, sizes, strict=True):
-                _open_field(file, INITIALIZER_IN_GRAPH, size)
-                file.write(header)
+                _open_field(part, INITIALIZER_IN_GRAPH, size)
+                part.write(header)
                 if tensor.name in streams:
                     stream, scale = streams[tensor.name]
                     length = _byte_count(tensor)
-                    _open_field(file, RAW_DATA_IN_TENSOR, length)
+                    _open_field(part, RAW_DATA_IN_TENSOR, length)
                     for chunk in weights(recipe["seed"], stream, length // 4, scale):
-                        file.write(chunk.astype("<f4", copy=False).tobytes())
+                        part.write(chunk.astype("<f4", copy=False).tobytes())
         os.replace(temporary, target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -12,8 +12,11 @@ import torch
 from detectron2 import model_zoo
 from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
+from omegaconf import OmegaConf
 
 from onnxgraft.errors import InputError
+
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -91,15 +94,21 @@ def _yaml(path: Path, items: list[tuple[str, str]]) -> Source:
 def _lazy(path: Path, items: list[tuple[str, str]]) -> Source:
     try:
         cfg = LazyConfig.load(str(path))
+        for key, _ in items:  # what a node does not take is refused by whom it builds
+            if OmegaConf.select(cfg, key.rpartition(".")[0] or key, default=_ABSENT) is _ABSENT:
+                raise KeyError(f"Non-existent key: {key}")
         cfg = LazyConfig.apply_overrides(cfg, [f"{key}={value}" for key, value in items])
     except Exception as error:
         raise InputError(f"{path}: {_said(error)}") from error
     if cfg.get("model") is None:
         raise InputError(f"{path}: a LazyConfig without a `model`")
     try:
-        return Source(cfg, instantiate(cfg.model).eval())
+        model = instantiate(cfg.model)
     except Exception as error:
         raise InputError(f"{path}: the model cannot be built: {_said(error)}") from error
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(f"{path}: its `model` is a {type(model).__name__} and no torch module")
+    return Source(cfg, model.eval())
 
 
 def _said(error: Exception) -> str:

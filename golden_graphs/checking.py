@@ -1,0 +1,126 @@
+"""Compile a model and hold its answers against PyTorch's stored ones: what the tests and the zoo's sweep share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxgraft import sidecar
+from onnxgraft.graph import Graph
+from onnxgraft.manager import Context, PassManager
+from onnxgraft.options import CompileOptions, default_pipeline
+from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.match import MatchReport, match
+from onnxgraft.targets import OrtRunner
+
+FORMS = {"plugin": "onnxruntime", "native": "tensorrt-rtx"}  # form: the target whose pipeline makes it
+HEATMAP = 0.01  # mean absolute error of a heatmap's or a semantic map's logits that is still the same
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One form of a model against PyTorch: the strict match of its detections, and the error of its maps."""
+
+    report: MatchReport | None
+    heatmaps: float | None
+    semantic: float | None
+    surgery: float  # seconds from the file to the compiled graph
+
+    @property
+    def exact(self) -> bool:
+        """Everything that the family has is the same."""
+        detections = self.report is None or self.report.exact
+        maps = [error for error in (self.heatmaps, self.semantic) if error is not None]
+        return detections and all(error < HEATMAP for error in maps)
+
+    @property
+    def share(self) -> float:
+        """Strict match: of the detections, or of the maps where nothing is detected."""
+        return self.report.share if self.report is not None else float(self.exact)
+
+    def __str__(self) -> str:
+        parts = [str(self.report)] if self.report is not None else []
+        parts += [f"{name} {error:.2g}" for name, error in (("heatmaps", self.heatmaps), ("semantic", self.semantic))
+                  if error is not None]  # fmt: skip
+        return ", ".join(parts)
+
+
+def compile_form(
+    model: Path, form: str, size: tuple[int, int], folder: Path, numbers: Path | None = None
+) -> tuple[Path, Context, float]:
+    """The file of one form of `model`, which must agree with its sidecar `numbers`; and the surgery's seconds."""
+    started = time.perf_counter()
+    beside = sidecar.find(str(model), model, numbers)
+    graph, ctx = Graph.load(model), Context(channel_order=beside.channel_order)
+    pipeline = default_pipeline(CompileOptions(height=size[0], width=size[1], boxes="pixels"), FORMS[form])
+    PassManager(pipeline.passes, fingerprints=False).run(graph, ctx)
+    if ctx.detector is not None:
+        beside.check(ctx.detector)
+    path = folder / f"{model.stem}-{form}.onnx"
+    graph.save(path)
+    return path, ctx, time.perf_counter() - started
+
+
+def check(
+    model: Path,
+    form: str,
+    image: np.ndarray,
+    answers: Arrays,
+    folder: Path,
+    numbers: Path | None = None,
+    threads: int | None = None,
+) -> Check:
+    """Compile `model` in one form at the size of `image` (uint8 BGR [H,W,3]), run it and compare with `answers`."""
+    path, ctx, surgery = compile_form(model, form, image.shape[:2], folder, numbers)
+    outputs = run(path, image, answers.get("proposals"), threads, ctx.spec().image.order)
+    report = None
+    if "boxes" in answers:
+        count = int(outputs["num_detections"][0, 0])
+        report = match(_stored(answers), _found(outputs, count, "classes" in answers))
+    heatmaps = None
+    if "keypoint_heatmaps" in answers and report is not None:
+        stored = answers["keypoint_heatmaps"].astype(np.float32)
+        given = outputs["detection_keypoint_heatmaps"][0]
+        pairs = [(a, b) for a, b in report.pairs[: report.matched] if a < len(stored)]
+        heatmaps = max((float(np.abs(stored[a] - given[b]).mean()) for a, b in pairs), default=np.inf)
+    semantic = None
+    if "semantic_logits" in answers:
+        semantic = float(np.abs(answers["semantic_logits"].astype(np.float32) - outputs["semantic_logits"]).mean())
+    return Check(report, heatmaps, semantic, surgery)
+
+
+def run(path: Path, image: np.ndarray, proposals: Any, threads: int | None, order: str) -> dict[str, np.ndarray]:
+    """The outputs of a compiled file for one image, and for proposals where it takes them (unused rows have no area)."""
+    runner = OrtRunner(path, threads)
+    picture = image if order == "BGR" else image[..., ::-1]
+    feeds: dict[str, Any] = {}
+    for value in runner.session.get_inputs():
+        if value.shape[-1] == 4 and proposals is not None:
+            rows = np.zeros(value.shape, np.float32)
+            rows[0, : len(proposals)] = proposals
+            feeds[value.name] = rows
+        else:
+            feeds[value.name] = np.ascontiguousarray(picture.transpose(2, 0, 1)[None].astype(np.float32))
+    return runner(feeds)
+
+
+def _stored(answers: Arrays) -> Detections:
+    classes = answers.get("classes", np.zeros(len(answers["boxes"])))
+    masks = answers.get("masks")
+    if masks is not None and masks.dtype == np.uint8:
+        masks = masks.astype(np.float32) / 255
+    return Detections.of(answers["boxes"], answers["scores"], classes, masks)
+
+
+def _found(outputs: Arrays, count: int, classified: bool) -> Detections:
+    boxes, scores = outputs["detection_boxes"][0, :count], outputs["detection_scores"][0, :count]
+    classes = outputs["detection_classes"][0, :count] if classified else np.zeros(count)
+    masks = outputs.get("detection_masks")
+    return Detections.of(boxes, scores, classes, None if masks is None else masks[0, :count])

@@ -1,0 +1,223 @@
+"""Every model of detectron2's zoo: exported, compiled, compared with PyTorch. Needs torch and detectron2; hours.
+
+    python -m golden_graphs.zoo_sweep [--size 1344x1344] [--only NAME ...] [--steps plugin,native,script,fp32,fp16,int8]
+
+A config is built with seeded weights, exported by `onnxgraft`'s frontend and as detectron2's own script does it
+(opset 11), compiled, and run in ONNX Runtime against PyTorch's detections; TensorRT-RTX builds its engines. One JSON file
+per config in build/zoo makes the sweep resumable: what a file already holds at the same size is not run again.
+docs/zoo.md is written from the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+import math
+import re
+import shutil
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import torch
+from detectron2 import model_zoo
+
+from onnxgraft.build import Request, compile
+from onnxgraft.frontends import configs, families, known, numbers, tracing
+from onnxgraft.options import CompileOptions
+
+from . import answers, checking, pictures, seeding, zoo_table
+
+STEPS = ("plugin", "native", "script", "fp32", "fp16", "int8")
+LEFT_OUT = re.compile(r"Base|torchvision|mmdet|quick_schedules/|common/|new_baselines/")
+SEED = 20262
+SPREAD_OF_SCORES = 2.5
+CANDIDATES = 3000  # boxes and classes above the score threshold, about
+CALIBRATION = 2  # pictures: the builds must succeed, their AP is not judged here
+
+# Means and spreads of the dense heads' outputs; see `seeding`.
+DENSE: dict[str, dict[str, Any]] = {
+    "retinanet": {"spread": {"cls_score": 0.8, "bbox_pred": 0.3}, "mean": {"cls_score": -4.5}},
+    "fcos": {"spread": {"cls_score": 1.2, "bbox_pred": 0.7}, "mean": {"cls_score": -3.0, "bbox_pred": 3.0}},
+}
+
+
+def zoo() -> list[str]:
+    """The 67 configs of detectron2, by their names in the model zoo."""
+    root = Path(model_zoo.get_config_file("Base-RCNN-FPN.yaml")).parent
+    found = [str(path.relative_to(root)) for path in root.rglob("*") if path.suffix in (".yaml", ".py")]
+    return sorted(name for name in found if not LEFT_OUT.search(name))
+
+
+def seed(source: configs.Source, family: str, image: np.ndarray) -> None:
+    """Seeded weights with which detections exist and their scores differ."""
+    settings = DENSE.get(family, {})
+    spread = {**seeding.SPREAD, "cls_score": SPREAD_OF_SCORES, "conv2_offset": 0.1, **settings.get("spread", {})}
+    heads = getattr(source.model, "roi_heads", None)
+    background = 0.0
+    if heads is not None:
+        box = numbers.sidecar(source, image.shape[:2])["config"]["box_head"]
+        background = background_of(box["classes"], box["score_threshold"])
+    seeding.seeded(source.model, image, background=background, spread=spread, mean=settings.get("mean", {}))
+
+
+def background_of(classes: int, threshold: float, proposals: int = 1000) -> float:
+    """The background's mean logit at which about CANDIDATES scores of normal logits exceed `threshold` after softmax."""
+    share = min(0.4, CANDIDATES / (proposals * classes))
+    top = SPREAD_OF_SCORES * statistics.NormalDist().inv_cdf(1 - share)
+    rest = math.exp(top) / threshold - classes * math.exp(SPREAD_OF_SCORES**2 / 2)
+    return math.log(max(rest, 1.0))
+
+
+class Row:
+    """The JSON file of one config; steps that it already has are not run again."""
+
+    def __init__(self, path: Path, config: str, size: tuple[int, int]) -> None:
+        self.path = path
+        self.data: dict[str, Any] = {"config": config, "size": list(size)}
+        if path.is_file():
+            before = json.loads(path.read_text())
+            if before["size"] == list(size):
+                self.data = before
+
+    def step(self, name: str, run: Callable[[], Any]) -> None:
+        """Run one step and keep its result or the first line of its error."""
+        started = time.perf_counter()
+        try:
+            self.data[name] = run()
+        except Exception as error:  # whatever goes wrong with one model, the others go on
+            line = (str(error).strip() or "no message").splitlines()[0]
+            self.data[name] = {"error": f"{type(error).__name__}: {line[:240]}"}
+        self.data.setdefault("seconds", {})[name] = round(time.perf_counter() - started, 1)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.data, indent=1) + "\n")
+
+
+def measure(config: str, size: tuple[int, int], steps: list[str], row: Row, threads: int) -> None:
+    """Run the steps that `row` lacks."""
+    wanted = [step for step in steps if step not in row.data]
+    if not wanted:
+        return
+    image = pictures.blocks(SEED, size)
+    with tempfile.TemporaryDirectory(prefix="zoo-") as folder:
+        work = Path(folder)
+        ours = work / "model.onnx"
+        truth = _exports(config, image, "script" in wanted, row, work, threads)
+        gc.collect()  # the PyTorch model is not needed any more
+        if "error" in row.data["export"]:
+            return
+        for form in (form for form in checking.FORMS if form in wanted):
+            row.step(form, lambda form=form: _check(ours, form, image, truth, work, threads))  # type: ignore[misc]
+        for precision in (step for step in ("fp32", "fp16", "int8") if step in wanted):
+            row.step(precision, lambda precision=precision: _engine(ours, precision, size, work))  # type: ignore[misc]
+
+
+def _exports(config: str, image: np.ndarray, script: bool, row: Row, work: Path, threads: int) -> dict[str, np.ndarray]:
+    """PyTorch's answers; leaves the exports in `work`."""
+    size = (image.shape[0], image.shape[1])
+    source = configs.load(config)
+    known.refuse_unknown(source.model)
+    family = families.family_of(source.model)
+    proposals = answers.proposals(SEED, size, 1000) if family.proposals else None
+    seed(source, family.name, image)
+    truth = answers.answers(source.model, image, proposals)
+    if proposals is not None:
+        truth["proposals"] = proposals
+    row.data |= {"family": family.name, "detections": len(truth.get("boxes", ()))}
+    row.step("export", lambda: _export(source, image, proposals, family, work / "model.onnx", size))
+    if script:
+        row.step("script", lambda: _script(source, image, work, truth, threads))
+    return truth
+
+
+def _export(source: Any, image: Any, proposals: Any, family: Any, path: Path, size: tuple[int, int]) -> dict[str, Any]:
+    opset = tracing.smallest_opset(source.model)
+    onnx.save(tracing.export(source.model, image, opset, proposals, family), path)
+    path.with_suffix(".json").write_text(json.dumps(numbers.sidecar(source, size)))
+    return {"opset": opset, "mib": round(path.stat().st_size / 2**20, 1)}
+
+
+def _script(source: Any, image: np.ndarray, work: Path, truth: Any, threads: int) -> dict[str, Any]:
+    """What detectron2's tools/deploy/export_model.py traces, at its opset; and whether that compiles to the same."""
+    model = source.model
+    family = families.family_of(model)
+    if family.proposals:
+        return {"error": "detectron2's script has no proposals to give"}
+    if family.name == "keypoint_rcnn" or tracing.smallest_opset(model) == tracing.DEFORM_OPSET:
+        return {"error": "keypoint decoding and deformable convolution have no form in opset 11"}
+    how = families._instances if hasattr(model, "roi_heads") else families._whole
+    path = work / "script.onnx"
+    onnx.save(tracing.export(model, image, 11, family=families.Family("script", how)), path)
+    if "semantic_logits" in truth:
+        return {"exported": True}  # its maps have another size, and a panoptic model's are not there
+    return {"exported": True, **_check(path, "plugin", image, truth, work, threads)}
+
+
+def _check(path: Path, form: str, image: np.ndarray, truth: Any, work: Path, threads: int) -> dict[str, Any]:
+    beside = work / "model.json"
+    found = checking.check(path, form, image, truth, work, beside, threads)
+    return {"share": found.share, "exact": found.exact, "surgery": round(found.surgery, 1), "said": str(found)}
+
+
+def _engine(path: Path, precision: str, size: tuple[int, int], work: Path) -> dict[str, Any]:
+    pictures_of = work / "calibration"
+    if precision == "int8" and not pictures_of.is_dir():
+        pictures_of.mkdir()
+        for index in range(CALIBRATION):
+            cv2.imwrite(str(pictures_of / f"{index}.png"), pictures.blocks(SEED + index, size))
+    folder = work / precision
+    request = Request(
+        target="tensorrt-rtx", options=CompileOptions(precision=precision, height=size[0], width=size[1]), checks=False,
+        calibration=pictures_of if precision == "int8" else None,
+    )  # fmt: skip
+    made = compile(path, folder, request)
+    times = json.loads((folder / "times.json").read_text()) if (folder / "times.json").is_file() else {}
+    size_of = made.manifest["sizes"].get(made.manifest["engine"] or "", 0)
+    shutil.rmtree(folder)
+    return {"built": bool(size_of), "mib": round(size_of / 2**20, 1), "seconds": round(times.get("total", 0.0), 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Export, compile and compare every model of detectron2's zoo.")
+    parser.add_argument("--size", default="1344x1344", help="height x width of the pictures")
+    parser.add_argument("--only", nargs="*", default=[], help="configs whose name contains one of these")
+    parser.add_argument("--steps", default=",".join(STEPS))
+    parser.add_argument("--results", type=Path, default=Path("build") / "zoo")
+    parser.add_argument("--table", type=Path, default=Path("docs") / "zoo.md")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no further config after this")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    height, _, width = args.size.partition("x")
+    size = (int(height), int(width))
+    names = zoo()
+    started = time.monotonic()
+    for name in names:
+        if args.only and not any(part in name for part in args.only):
+            continue
+        if time.monotonic() - started > 60 * args.minutes:
+            break
+        row = Row(args.results / f"{name.replace('/', '--')}.json", name, size)
+        try:
+            measure(name, size, args.steps.split(","), row, args.threads)
+        except Exception as error:
+            row.data["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0][:240] if str(error) else ''}"
+            row.step("export", lambda error=error: (_ for _ in ()).throw(error))  # type: ignore[misc]
+        print(zoo_table.line(row.data), flush=True)
+        gc.collect()
+    zoo_table.write(names, args.results, args.table)
+
+
+if __name__ == "__main__":
+    main()

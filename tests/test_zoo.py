@@ -1,0 +1,94 @@
+"""One thin member of each family of detectron2's zoo: compiled, it gives PyTorch's answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxgraft import golden
+
+sys.path.insert(0, str(golden.ROOT.parent))
+from golden_graphs import checking, pictures
+
+MEMBERS = sorted(path.name for path in golden.ROOT.glob("*_thin"))
+OPSET_11 = [name for name in golden.names() if name.endswith("_thin@opset11")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("zoo")
+
+
+@cache
+def meta(name: str) -> dict[str, Any]:
+    return json.loads((golden.folder(name) / "meta.json").read_text())
+
+
+@cache
+def picture(name: str) -> np.ndarray:
+    _, height, width = meta(name)["input"]["shape"]
+    return pictures.blocks(meta(name)["picture"]["seed"], (height, width))
+
+
+@cache
+def answers(name: str) -> dict[str, np.ndarray]:
+    return dict(np.load(golden.folder(name) / "answers.npz"))
+
+
+def check(name: str, form: str, folder: Path) -> checking.Check:
+    home = golden.folder(name)
+    return checking.check(
+        golden.resolve(name, folder), form, picture(name), answers(name), folder, home / "meta.json", threads=2
+    )
+
+
+def test_every_family_has_a_member() -> None:
+    families = {meta(name)["family"] for name in MEMBERS}
+    assert families == {"rcnn", "cascade_rcnn", "keypoint_rcnn", "fast_rcnn", "panoptic_fpn", "semantic_fpn", "rpn",
+                        "retinanet", "fcos"}  # fmt: skip
+    assert all(meta(name)["detections"] >= 50 for name in MEMBERS if meta(name)["family"] != "semantic_fpn")
+
+
+@pytest.mark.parametrize("form", checking.FORMS)
+@pytest.mark.parametrize("name", MEMBERS)
+def test_compiled_it_gives_pytorchs_answers(name: str, form: str, folder: Path) -> None:
+    found = check(name, form, folder)
+    assert found.exact, found
+
+
+@pytest.mark.parametrize("name", OPSET_11)
+def test_detectron2s_own_export_gives_them_too(name: str, folder: Path) -> None:
+    if meta(name)["family"] == "semantic_fpn":  # it ends in the resize to the picture, which the runtime does for ours
+        pytest.skip("detectron2's own script exports semantic maps of another size")
+    found = check(name, "plugin", folder)
+    assert found.exact, found
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_complete_files_are_the_same_everywhere(name: str, folder: Path) -> None:
+    assert hashlib.sha256(picture(name).tobytes()).hexdigest() == meta(name)["picture"]["sha256"]
+    for file, digest in meta(name)["complete_sha256"].items():
+        variant = file.removeprefix("model").removesuffix(".onnx").removeprefix("_")
+        path = golden.resolve(f"{name}@{variant}" if variant else name, folder)
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == digest, file
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_members_are_small_and_tell_nothing_of_the_machine(name: str) -> None:
+    home = golden.folder(name)
+    assert sum(file.stat().st_size for file in home.iterdir()) < 500_000
+    for file in home.glob("*.xz"):
+        model = onnx.load_from_string(lzma.decompress(file.read_bytes()))
+        for tensor in model.graph.initializer:
+            tensor.ClearField("raw_data")
+        assert not re.search(rb"site-packages|/home/|/root/|/work/|/tmp/|/usr/", model.SerializeToString()), file
