@@ -79,10 +79,12 @@ def parse_size(text: str) -> tuple[int, int]:
 def build(
     model: Model,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Build folder [build/MODEL/PRECISION].")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp32",
     target: Annotated[str, typer.Option(help="tensorrt, tensorrt-rtx, onnxruntime or auto.")] = "auto",
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the input, multiples of 32.")] = "1344x1344",
     batch: Annotated[int, typer.Option(help="Images per inference.")] = 1,
+    proposals: Annotated[int | None, typer.Option(help="Fast R-CNN: proposals of an image [1000].")] = None,
+    allow_unknown_outputs: Annotated[bool, typer.Option(help="Leave outputs as they are that are not known.")] = False,
     input_order: Annotated[str, typer.Option(help="Channel order of the input: model, BGR or RGB.")] = "model",
     input_layout: Annotated[str, typer.Option(help="NCHW or NHWC.")] = "NCHW",
     input_dtype: Annotated[str, typer.Option(help="float32 or uint8.")] = "float32",
@@ -134,7 +136,8 @@ def build(
 
     height, width = parse_size(size)
     options = CompileOptions(
-        precision=precision, height=height, width=width, batch=batch, input_order=input_order,
+        precision=precision, height=height, width=width, batch=batch, proposals=proposals,
+        allow_unknown_outputs=allow_unknown_outputs, input_order=input_order,
         input_layout=input_layout, input_dtype=input_dtype, image_sizes=image_sizes, exact_padding=exact_padding, boxes=boxes,
         rpn_score_threshold=rpn_score_threshold, score_threshold=score_threshold, iou_threshold=iou_threshold,
         detections=detections, pooler_type=pooler_type, nms=nms, roi_align=roi_align, roi_sampling=roi_sampling,

@@ -34,6 +34,7 @@ class Context:
         lowering: options for the native form of a plugin node, by node name, where its place in the network decides.
         channel_order: what a sidecar says of the image, for graphs whose statistics do not tell.
         notes: sentences for the user, such as repairs.
+        unknown_outputs: names of outputs that no analysis knows; the user let them stay.
         calibrate: measures the graph's tensors: groups of names that share a scale -> amax by name.
         ranges: largest magnitudes that calibration saw, by tensor name; None before any calibration.
     """
@@ -46,6 +47,7 @@ class Context:
     lowering: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     batch: int = 1
+    unknown_outputs: list[str] = field(default_factory=list)
     channel_order: str | None = None
     detector: DetectorSpec | None = None
     io: dict[str, Any] = field(default_factory=dict)

@@ -19,6 +19,7 @@ class CompileOptions:
     width: int = 1344
     batch: int = 1
     proposals: int | None = None
+    allow_unknown_outputs: bool = False
     input_order: str = "model"
     input_layout: str = "NCHW"
     input_dtype: str = "float32"
@@ -50,7 +51,8 @@ def default_pipeline(options: CompileOptions, target: str, registry: Registry | 
         ("upgrade-opset", {"version": 22} if o.precision == "bf16" else {}),
         ("repair-roi-align", {"pooler-type": o.pooler_type}),
         ("simplify", {}),
-        ("fix-input", {"height": o.height, "width": o.width, "batch": o.batch, "proposals": o.proposals}),
+        ("fix-input", {"height": o.height, "width": o.width, "batch": o.batch, "proposals": o.proposals,
+                       "allow-unknown-outputs": o.allow_unknown_outputs or None}),
         ("normalize-input", {"order": o.input_order, "layout": o.input_layout, "dtype": o.input_dtype,
                              "image-sizes": o.image_sizes or o.exact_padding}),
         *([("mask-padding", {})] if o.exact_padding else []),

@@ -12,7 +12,7 @@ from onnxgraft.analysis.structure import descendants
 from onnxgraft.detector import BoxHead
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.box_ops import bounds, clip, columns, decode, just_above
+from onnxgraft.passes.box_ops import bounds, clip, columns, decode, just_above, set_outputs
 from onnxgraft.passes.plugin_nodes import add_plugin
 from onnxgraft.passes.pooling import pool
 
@@ -62,7 +62,8 @@ class BoxNMS(Pass):
         ctx.sites |= {"num_detections": count.name, "boxes": kept.name, "scores": best.name, "classes": classes.name}
         further = {"masks": outputs.masks_tensor, "heatmaps": outputs.heatmaps_tensor, "semantic": outputs.semantic_tensor}
         ctx.sites |= {role: name for role, name in further.items() if name}
-        graph.gs.outputs[:] = [count, kept, best, classes, *(graph.tensor(name) for name in further.values() if name)]
+        others = [graph.tensor(name) for name in further.values() if name]
+        set_outputs(graph, ctx, [count, kept, best, classes, *others])
         graph.cleanup()
         _fix_output_rows(graph, ctx, n * kept.shape[1])
 

@@ -8,10 +8,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.detector import BoxCoder
-from onnxgraft.graph import Builder
+from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context
 
 Shape = Sequence[int]
+
+
+def set_outputs(graph: Graph, ctx: Context, outputs: Sequence[gs.Tensor]) -> None:
+    """Make these the graph's outputs, before those that are unknown and stay as they are."""
+    kept = [t for t in graph.gs.outputs if t.name in ctx.unknown_outputs]
+    graph.gs.outputs[:] = [*outputs, *kept]
 
 
 def columns(builder: Builder, boxes: gs.Tensor, start: int, end: int, hint: str, shape: Shape) -> gs.Variable:

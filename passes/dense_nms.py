@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.folding import infer_shapes
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.box_ops import bounds, clip, columns, just_above
+from onnxgraft.passes.box_ops import bounds, clip, columns, just_above, set_outputs
 from onnxgraft.passes.plugin_nodes import add_plugin
 from onnxgraft.plugins.efficient_nms import CAP
 
@@ -58,7 +58,7 @@ class DenseNMS(Pass):
         made = _with_area(b, ctx, *kept)
         ctx.sites |= dict(zip(("num_detections", "boxes", "scores", "classes"), (t.name for t in made), strict=True))
         ctx.count("candidates", total)
-        graph.gs.outputs[:] = made
+        set_outputs(graph, ctx, made)
         graph.cleanup()
         infer_shapes(graph)
 

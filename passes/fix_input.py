@@ -9,12 +9,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis import analyse
+from onnxgraft.analysis.outputs import unknown_outputs
 from onnxgraft.analysis.structure import producer, scalar, value
 from onnxgraft.detector import DetectorSpec
 from onnxgraft.errors import InputError, Refusal
 from onnxgraft.folding import forget_shapes, infer_shapes, settle
 from onnxgraft.graph import Builder, Graph, ancestors
 from onnxgraft.manager import Context, Pass
+from onnxgraft.passes.box_ops import set_outputs
 
 SIZE_DIVISIBILITY = 32  # FPN.size_divisibility of detectron2's ResNet and RegNet backbones
 
@@ -23,10 +25,11 @@ SIZE_DIVISIBILITY = 32  # FPN.size_divisibility of detectron2's ResNet and RegNe
 class FixInput(Pass):
     """Fix the input to [batch, 3, height, width] and recognise the detector.
 
-    Legal when (1) the only input is one CHW image (of a Fast R-CNN also proposals [R, 4]), (2) height and width are multiples of 32, (3) a graph whose shapes
-    were folded before (by onnxsim) keeps its size, (4) the detector is of a known family. Post-processing of semantic
-    logits that an export left in the graph is cut off: it belongs to one picture's size. With a batch, the part that
-    is not rewritten yet goes on with the first image.
+    Legal when (1) the only input is one CHW image (of a Fast R-CNN also proposals [R, 4]), (2) height and width are
+    multiples of 32, (3) a graph whose shapes were folded before (by onnxsim) keeps its size, (4) the detector is of a
+    known family; with allow-unknown-outputs, outputs that it does not have stay as they are. Post-processing of semantic
+    logits that an export left in the graph is cut off: it belongs to one picture's size. With a batch, the part that is
+    not rewritten yet goes on with the first image.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("simplified",)
@@ -37,6 +40,7 @@ class FixInput(Pass):
     width: int = 1344
     batch: int = 1
     proposals: int = 1000  # rows of a Fast R-CNN's second input
+    allow_unknown_outputs: bool = False
 
     def run(self, graph: Graph, ctx: Context) -> None:
         for what, size in (("height", self.height), ("width", self.width)):
@@ -50,7 +54,7 @@ class FixInput(Pass):
         _bypass(graph, "Pad")
         try:
             ctx.count("folded", settle(graph)["folded"])
-            ctx.detector = _with_order(analyse(graph), ctx.channel_order)
+            ctx.detector = _with_order(self._analyse(graph, ctx), ctx.channel_order)
         except Refusal as refusal:
             if before is not None:
                 raise Refusal(f"{refusal}; the export was {before[0]}x{before[1]}: if it was simplified at that size, "
@@ -61,14 +65,26 @@ class FixInput(Pass):
             graph.tensor(ctx.detector.proposals_input).shape = [self.proposals, 4]
             forget_shapes(graph)
             infer_shapes(graph)
-        _cut_postprocessing(graph, ctx.detector)
+        _cut_postprocessing(graph, ctx, ctx.detector)
         _to_nchw(graph, self.batch, ctx)
 
 
-def _cut_postprocessing(graph: Graph, spec: DetectorSpec) -> None:
+    def _analyse(self, graph: Graph, ctx: Context) -> DetectorSpec:
+        if not self.allow_unknown_outputs:
+            return analyse(graph)
+        unknown = unknown_outputs(graph)
+        graph.gs.outputs[:] = [t for t in graph.gs.outputs if not any(t is u for u in unknown)]
+        spec = analyse(graph)
+        graph.gs.outputs.extend(unknown)
+        ctx.unknown_outputs = [t.name for t in unknown]
+        ctx.notes += [f"output {t.name!r} {t.shape} is none that is known: kept as it is" for t in unknown]
+        return spec
+
+
+def _cut_postprocessing(graph: Graph, ctx: Context, spec: DetectorSpec) -> None:
     """Let a network that only segments end at its logits."""
     if spec.semantic is not None and spec.outputs.boxes_tensor is None:
-        graph.gs.outputs[:] = [graph.tensor(spec.semantic.logits_tensor)]
+        set_outputs(graph, ctx, [graph.tensor(spec.semantic.logits_tensor)])
 
 
 def _with_order(spec: DetectorSpec, order: str | None) -> DetectorSpec:

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import InputError, Refusal
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
+from onnxgraft.passes.box_ops import set_outputs
 
 _ORDER = (
     ("num_detections", "num_detections"),
@@ -57,7 +58,7 @@ class NameOutputs(Pass):
             tensor.name = name
             ctx.sites[role] = name
             outputs.append(tensor)
-        graph.gs.outputs[:] = outputs
+        set_outputs(graph, ctx, outputs)
         ctx.io["boxes"] = self.boxes
         ctx.io["outputs"] = {t.name: list(t.shape) for t in outputs}
 

@@ -10,11 +10,12 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.graph import Builder, Graph
 from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.box_ops import just_above
+from onnxgraft.passes.box_ops import just_above, set_outputs
 from onnxgraft.passes.decode_boxes import NEVER
 from onnxgraft.passes.fix_input import first_image
 from onnxgraft.passes.plugin_nodes import add_plugin
 from onnxgraft.plugins.efficient_nms import CAP
+
 
 @dataclass(frozen=True, kw_only=True)
 class RpnNMS(Pass):
@@ -62,7 +63,7 @@ class RpnNMS(Pass):
             number = b.op("Cast", [valid], "valid_as_number", dtype=np.int32, shape=[n, rpn.post_nms_topk], to=6)
             number = b.op("ReduceSum", [number, b.ints("axes", [1])], "number", dtype=np.int32, shape=[n, 1], keepdims=1)
             ctx.sites |= {"num_detections": number.name, "boxes": proposals.name, "scores": found.name}
-            graph.gs.outputs[:] = [number, proposals, found]
+            set_outputs(graph, ctx, [number, proposals, found])
             return
         rows = first_valid_rows(b, valid, n)
         ctx.sites["valid_rows"] = rows.name

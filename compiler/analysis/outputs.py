@@ -24,7 +24,8 @@ def recognise_outputs(graph: Graph, needed: tuple[str, ...] = ("boxes", "scores"
         role = _role(tensor)
         if role is None or role in roles:
             raise Refusal(
-                f"output {tensor.name!r} ({tensor.dtype}, {tensor.shape}) is none that a detectron2 detector has"
+                f"output {tensor.name!r} ({tensor.dtype}, {tensor.shape}) is none that a detectron2 detector has; "
+                "--allow-unknown-outputs compiles the rest and leaves it as it is"
             )
         roles[role] = tensor.name
     for role in needed:
@@ -40,6 +41,18 @@ def recognise_outputs(graph: Graph, needed: tuple[str, ...] = ("boxes", "scores"
         semantic_tensor=roles.get("semantic"),
         image_size_tensor=roles.get("image_size"),
     )
+
+
+def unknown_outputs(graph: Graph) -> list[gs.Tensor]:
+    """Outputs that fit no role of a detectron2 detector, or one that an earlier output has."""
+    seen: set[str] = set()
+    unknown = []
+    for tensor in graph.gs.outputs:
+        role = _role(tensor)
+        if role is None or role in seen:
+            unknown.append(tensor)
+        seen.add(role or "")
+    return unknown
 
 
 def _role(tensor: gs.Tensor) -> str | None:
