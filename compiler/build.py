@@ -134,6 +134,8 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
             "io": ctx.io,
             "preprocess": _preprocess(ctx, beside),
             "class_names": list(beside.class_names),
+            "semantic_class_names": list(beside.semantic_class_names),
+            **({"panoptic": beside.panoptic} if ctx.detector and ctx.detector.semantic and ctx.detector.mask_head else {}),
             "spec": ctx.detector.to_dict() if ctx.detector else None,
             "notes": list(ctx.notes),
             "sizes": {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()},

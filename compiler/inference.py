@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from onnxgraft.errors import InputError
-from onnxgraft.runtime import results
+from onnxgraft.runtime import panoptic, results, semantic
 from onnxgraft.runtime._files import write_atomically
-from onnxgraft.runtime.draw import draw
+from onnxgraft.runtime.draw import draw, draw_panoptic, draw_semantic
 from onnxgraft.runtime.images import ResizeRule
-from onnxgraft.runtime.infer import Session
+from onnxgraft.runtime.infer import ImageResult, Session
+from onnxgraft.runtime.postprocess import ImageDetections
 
 
 def infer(
@@ -31,9 +33,10 @@ def infer(
     Args:
         run: a build folder.
         images: picture files of any size.
-        json_file: gets a list of {"file", "boxes", "scores", "classes", "masks"}, pixels of each picture.
-        drawn: folder that gets each picture with its detections, under its own name as PNG.
-        min_score: detections below it are left out of both.
+        json_file: gets a list of {"file", "boxes", "scores", "classes", "masks", "keypoints", "semantic", "panoptic"},
+            pixels of each picture, see `row`. Panoptic pictures go into a folder beside it.
+        drawn: folder that gets each picture with what was found, under its own name as PNG.
+        min_score: detections below it are left out of both; segments have a threshold of their own.
         edges: shortest and longest edge of the resize rule; None takes the model's own.
         engine: see runtime.infer.Session.
         progress: called with each file's name.
@@ -57,13 +60,45 @@ def infer(
     for path, name, result in zip(images, names, session.run(images), strict=True):
         progress(path.name)
         found = result.found.select(result.found.detections.scores >= min_score)
-        rows.append(results.to_json(path, found))
-        lines.append(f"{path}: {len(found.detections)} detections")
+        lines.append(f"{path}: {_count(found, result)}")
+        if json_file is not None:
+            rows.append(row(path, name, found, result, json_file))
         if drawn is not None:
-            _write_picture(drawn / f"{name}.png", draw(result.image, found, session.manifest.get("class_names")))
+            _write_picture(drawn / f"{name}.png", _picture(found, result, session.manifest))
     if json_file is not None:
         results.write(json_file, rows)
     return lines
+
+
+def row(path: Path, name: str, found: ImageDetections, result: ImageResult, json_file: Path) -> dict[str, Any]:
+    """One picture for JSON: runtime.results.to_json and, of a semantic head, "semantic" as COCO's stuff results (an RLE per
+    class index), of a Panoptic FPN "panoptic" as COCO's panoptic results, whose "file_name" is a PNG of segment ids beside
+    `json_file`. Category ids are the model's own class indices."""
+    entry = results.to_json(path, found)
+    if result.semantic is not None:
+        entry["semantic"] = semantic.encode(result.semantic)
+    if result.panoptic is not None:
+        picture = Path(f"{json_file.stem}_panoptic") / f"{name}.png"
+        colours = panoptic.png_colours(result.panoptic.ids)
+        _write_picture(json_file.parent / picture, colours[..., ::-1])
+        entry["panoptic"] = panoptic.to_json(result.panoptic, picture.as_posix())
+    return entry
+
+
+def _count(found: ImageDetections, result: ImageResult) -> str:
+    if result.panoptic is not None:
+        return f"{len(found)} detections, {len(result.panoptic.info)} panoptic segments"
+    if result.semantic is not None:
+        return f"{len(np.unique(result.semantic))} semantic classes"
+    return f"{len(found)} detections"
+
+
+def _picture(found: ImageDetections, result: ImageResult, manifest: Mapping[str, Any]) -> np.ndarray:
+    names, semantic_names = manifest.get("class_names"), manifest.get("semantic_class_names")
+    if result.panoptic is not None:
+        return draw_panoptic(result.image, result.panoptic, names, semantic_names)
+    image = result.image if result.semantic is None else draw_semantic(result.image, result.semantic, semantic_names)
+    return draw(image, found, names)
 
 
 def _unique_names(images: Sequence[Path]) -> list[str]:

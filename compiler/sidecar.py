@@ -1,7 +1,8 @@
 """A file beside the model that says what the graph cannot: class names, channel order, resize rule.
 
 `model.json` beside `model.onnx` (or --sidecar FILE): {"class_names": [...], "config": {...}} with any of the keys of
-`FIELDS`, as the golden graphs' meta.json has them. Numbers that stand in the graph too must agree with it.
+`FIELDS`, as the golden graphs' meta.json has them. Numbers that stand in the graph too must agree with it. Of a Panoptic
+FPN also config.panoptic (runtime.panoptic.Combine) and "semantic_class_names".
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from onnxgraft import golden
 from onnxgraft.detector import DetectorSpec
 from onnxgraft.errors import InputError
+from onnxgraft.runtime.panoptic import Combine
 
 # Where each key of a config stands in a DetectorSpec: "levels.*.stride" is the stride of every level.
 FIELDS = {
@@ -64,6 +66,7 @@ class Sidecar:
     path: Path | None = None
     class_names: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+    semantic_class_names: tuple[str, ...] = ()
 
     @property
     def channel_order(self) -> str | None:
@@ -75,6 +78,11 @@ class Sidecar:
     def edges(self) -> tuple[int, int]:
         """Shortest and longest edge of the resize rule; detectron2's defaults where the file is silent."""
         return int(self.config.get("shortest_edge", 800)), int(self.config.get("longest_edge", 1333))
+
+    @property
+    def panoptic(self) -> dict[str, Any]:
+        """How a Panoptic FPN merges instances and semantic map, as runtime.panoptic.Combine takes it."""
+        return dict(vars(Combine.of(self.config.get("panoptic") or {})))
 
     def check(self, spec: DetectorSpec) -> None:
         """Raises InputError naming the first field that the graph contradicts."""
@@ -88,6 +96,9 @@ class Sidecar:
         if self.class_names and len(self.class_names) != (spec.num_classes or len(self.class_names)):
             raise InputError(f"{self.path}: {len(self.class_names)} class names, but the graph has "
                              f"{spec.num_classes} classes")  # fmt: skip
+        classes, names = spec.semantic.num_classes if spec.semantic else 0, len(self.semantic_class_names)
+        if names and names != classes:
+            raise InputError(f"{self.path}: {names} semantic class names, but the graph has {classes} semantic classes")
 
 
 def find(model: str, source: Path, given: Path | None = None) -> Sidecar:
@@ -108,14 +119,18 @@ def _read(path: Path) -> Sidecar:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         config, names = data.get("config", {}), data.get("class_names") or []
+        semantic = data.get("semantic_class_names") or []
         order = config.get("channel_order", "BGR")
+        Combine.of(config.get("panoptic") or {})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     except (ValueError, AttributeError) as error:
         raise InputError(f"{path}: no sidecar: expected JSON with class_names and config ({error})") from error
     if order not in ("BGR", "RGB"):
         raise InputError(f"{path}: channel_order {order!r} is not BGR or RGB")
-    return Sidecar(path, tuple(str(name) for name in names), config)
+    return Sidecar(path, tuple(map(str, names)), config, tuple(map(str, semantic)))
 
 
 def _read_spec(value: Any, path: Sequence[str]) -> Any:

@@ -1,4 +1,4 @@
-"""Pictures of detections: masks, boxes and labels on the image."""
+"""Pictures of detections: masks, keypoints, boxes and labels on the image; of segments and semantic maps."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.runtime.panoptic import Panoptic
 from onnxgraft.runtime.postprocess import ImageDetections
 
 Colour = tuple[int, int, int]
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GOLDEN = 0.618033988749895
+_KEYPOINT_SCORE = 0.05  # below it a keypoint is not drawn, as by detectron2's Visualizer
+# COCO's person, keypoints counted from 0: face, arms, trunk, legs.
+_PERSON = ((0, 1), (0, 2), (1, 3), (2, 4), (1, 2), (3, 5), (4, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 6), (5, 11),
+           (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16))  # fmt: skip
 
 
 def colour(index: int) -> Colour:
@@ -48,9 +53,63 @@ def draw(
     corners = np.rint(np.nan_to_num(detections.boxes)).astype(int)
     for (x1, y1, x2, y2), bgr in zip(corners.tolist(), colours, strict=True):
         cv2.rectangle(canvas, (x1, y1), (x2, y2), bgr, pen)
+    if chosen.keypoints is not None:
+        for points, bgr in zip(chosen.keypoints, colours, strict=True):
+            _keypoints(canvas, points, bgr, pen)
     for box, label, score, bgr in zip(corners, detections.classes, detections.scores, colours, strict=True):
         _label(canvas, box, f"{_name(int(label), names)} {score:.2f}", bgr)
     return canvas
+
+
+def draw_semantic(
+    image: NDArray[np.uint8], classes: NDArray[np.int32], names: Sequence[str] | None = None, alpha: float = 0.45
+) -> NDArray[np.uint8]:
+    """A copy of `image` with the semantic class of each pixel (int32 [H, W]) tinted and named."""
+    canvas = np.array(image, np.uint8, order="C")
+    regions = [(classes == label, int(label), _name(int(label), names)) for label in np.unique(classes)]
+    _regions(canvas, regions, alpha)
+    return canvas
+
+
+def draw_panoptic(
+    image: NDArray[np.uint8],
+    panoptic: Panoptic,
+    names: Sequence[str] | None = None,
+    semantic_names: Sequence[str] | None = None,
+    alpha: float = 0.45,
+) -> NDArray[np.uint8]:
+    """A copy of `image` with its panoptic segments tinted, outlined and named; stuff in other colours than things."""
+    canvas = np.array(image, np.uint8, order="C")
+    things = 1 + max((entry["category_id"] for entry in panoptic.info if entry["isthing"]), default=0)
+    regions = []
+    for entry in panoptic.info:
+        label, thing = entry["category_id"], entry["isthing"]
+        text = f"{_name(label, names)} {entry['score']:.2f}" if thing else _name(label, semantic_names)
+        regions.append((panoptic.ids == entry["id"], label if thing else things + label, text))
+    _regions(canvas, regions[::-1], alpha)
+    return canvas
+
+
+def _regions(canvas: NDArray[np.uint8], regions: Sequence[tuple[NDArray[np.bool_], int, str]], alpha: float) -> None:
+    for mask, index, _ in regions:
+        _tint(canvas, mask, colour(index), alpha)
+    for mask, index, text in regions:
+        rows, columns = np.nonzero(mask)
+        if len(rows):
+            middle = len(rows) // 2  # a pixel of the region in its middle row
+            _label(canvas, np.array([columns[middle], rows[middle]]), text, colour(index))
+
+
+def _keypoints(canvas: NDArray[np.uint8], points: NDArray[np.float32], bgr: Colour, pen: int) -> None:
+    """Dots, and the bones of a person where there are COCO's 17 keypoints."""
+    seen = [tuple(np.rint(p[:2]).astype(int).tolist()) if p[2] >= _KEYPOINT_SCORE else None for p in np.nan_to_num(points)]
+    for a, b in _PERSON if len(points) == 17 else ():
+        start, end = seen[a], seen[b]
+        if start is not None and end is not None:
+            cv2.line(canvas, start, end, bgr, pen, cv2.LINE_AA)
+    for place in seen:
+        if place is not None:
+            cv2.circle(canvas, place, pen + 1, bgr, cv2.FILLED, cv2.LINE_AA)
 
 
 def _name(index: int, names: Sequence[str] | None) -> str:

@@ -87,12 +87,12 @@ def png_colours(ids: NDArray[np.int32]) -> NDArray[np.uint8]:
 
 def to_json(panoptic: Panoptic, file_name: str) -> dict[str, Any]:
     """COCO's panoptic result of one image: {"file_name" of the picture, "segments_info": [{"id", "category_id", "isthing",
-    "area", "bbox" [x, y, width, height], of things "score" and "instance_id"}]}."""
+    "area", "bbox" [x, y, width, height], of things "score"}]}."""
     segments = []
     for entry in panoptic.info:
         rows, columns = np.nonzero(panoptic.ids == entry["id"])
         left, top = int(columns.min()), int(rows.min())
         box = [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]
-        score = {"score": round(entry["score"], 6)} if "score" in entry else {}
-        segments.append({**entry, **score, "area": len(rows), "bbox": box})
+        segment = {key: entry[key] for key in ("id", "category_id", "isthing")} | {"area": len(rows), "bbox": box}
+        segments.append(segment | ({"score": round(entry["score"], 6)} if "score" in entry else {}))
     return {"file_name": file_name, "segments_info": segments}

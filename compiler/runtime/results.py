@@ -13,7 +13,11 @@ from onnxgraft.runtime.postprocess import ImageDetections
 
 def to_json(file: str | Path, found: ImageDetections, threshold: float = 0.5) -> dict[str, Any]:
     """One image: {"file", "boxes" [[x1, y1, x2, y2]] in pixels of the original image, "scores",
-    "classes", "masks" [COCO RLE]}; "masks" is absent without a mask head."""
+    "classes", "masks" [COCO RLE], "keypoints" [[x, y, score] * K]}; "masks" and "keypoints" are absent
+    without such a head.
+
+    Keypoints are flat as in COCO's results, in the boxes' continuous coordinates: COCO's annotations
+    count whole pixels, which is 0.5 less."""
     detections = found.detections
     result: dict[str, Any] = {
         "file": str(file),
@@ -24,6 +28,9 @@ def to_json(file: str | Path, found: ImageDetections, threshold: float = 0.5) ->
     masks = found.encoded(threshold)
     if masks is not None:
         result["masks"] = masks
+    if found.keypoints is not None:
+        flat = found.keypoints.reshape(len(detections), -1)
+        result["keypoints"] = [[round(v, 5) for v in row] for row in flat.tolist()]
     return result
 
 
