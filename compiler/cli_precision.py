@@ -91,13 +91,14 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="At most so many pictures.")] = None,
     stored: Annotated[Path | None, typer.Option(help="Folder of NAME.npz detections to judge beside it.")] = None,
     engine: Annotated[str, typer.Option(help="auto, onnxruntime or required.")] = "auto",
+    semantic: Annotated[Path | None, typer.Option(help="Folder of NAME.png semantic classes, for mIoU.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
-    """Average precision of boxes and masks, as COCO measures it."""
+    """Average precision of boxes, masks and keypoints, as COCO measures it; mean IoU of semantic maps."""
     from onnxgraft import evaluation
 
     with bar("evaluating") as progress:
-        report = evaluation.evaluate(run, images, annotations, limit, stored, engine, json_file, progress)
+        report = evaluation.evaluate(run, images, annotations, limit, stored, engine, json_file, semantic, progress)
     _print([tuple(row) for row in evaluation.table(report)])
     out.print(f"{report['images']} images; {report['what']}", soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""COCO average precision of a build, of an exported graph, or of stored detections."""
+"""Average precision (COCO) and mean IoU of a build, of an exported graph, or of stored detections."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from onnxgraft.runtime import coco
 from onnxgraft.runtime._files import write_atomically
 from onnxgraft.runtime.detections import Detections, from_raw_export
 from onnxgraft.runtime.images import ResizeRule, place, read_image
-from onnxgraft.runtime.infer import Session
+from onnxgraft.runtime.infer import ImageResult, Session
+from onnxgraft.runtime.miou import MeanIoU, read_labels
 from onnxgraft.runtime.postprocess import ImageDetections, to_original
 
 SCENES = 24
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 Progress = Callable[[int, int, str], None]
-Detector = Callable[[NDArray[np.uint8]], ImageDetections]
+Detector = Callable[[NDArray[np.uint8]], ImageResult]
+NO_PANOPTIC_QUALITY = "eval knows boxes, masks, keypoints and mIoU: panoptic quality is not measured"
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,18 @@ def from_files(images: Path, annotations: Path, limit: int | None = None) -> Tru
     return Truth(limited(data, limit), lambda i: read_image(files[i]))
 
 
+def from_semantic(images: Path, semantic: Path, limit: int | None = None) -> Truth:
+    """The pictures of a folder that have a `<name>.png` of semantic classes in another. Raises InputError."""
+    if not images.is_dir() or not semantic.is_dir():
+        raise InputError(f"{semantic if images.is_dir() else images}: no folder")
+    wanted = {path.stem for path in semantic.glob("*.png")}
+    files = [path for path in sorted(images.iterdir()) if path.stem in wanted and path.suffix.lower() in PICTURES][:limit]
+    if not files:
+        raise InputError(f"{images}: none of its pictures has a NAME.png in {semantic}")
+    entries = [{"id": i, "file_name": path.name} for i, path in enumerate(files)]
+    return Truth({"images": entries, "annotations": [], "categories": []}, lambda i: read_image(files[i]))
+
+
 def from_scenes(count: int = SCENES, base: int | None = None) -> Truth:
     """Scenes drawn from seeds `base` on; by default those of the evaluation set, which no training has seen."""
     module = golden_references.shapes()
@@ -84,6 +99,7 @@ def evaluate(
     stored: Path | None = None,
     engine: str = "auto",
     output: Path | None = None,
+    semantic: Path | None = None,
     progress: Progress = lambda done, total, name: None,
 ) -> dict[str, Any]:
     """Average precision of `run`, beside that of stored detections where there are any.
@@ -95,34 +111,70 @@ def evaluate(
         stored: folder of `<image name>.npz` detections of another runtime, in the pictures' pixels.
         engine: see runtime.infer.Session.
         output: gets the result as JSON.
+        semantic: folder of `<image name>.png` with the semantic class of each pixel (255: ignored), for mIoU; without
+            annotations it says which images count.
         progress: called with (images done, images in all, name of the next).
 
     Returns:
-        {"images", "what", "rows": {subject: report of runtime.coco.evaluate}}.
+        {"images", "what", "rows": {subject: report of runtime.coco.evaluate, "semantic": of runtime.miou}}.
 
     Raises:
         InputError: what was given does not fit together, in one line.
     """
     detect, source, what = _detector(run, engine)
-    truth, answers = _truth(source, images, annotations, limit, stored)
-    found: dict[int, ImageDetections | Detections] = {}
-    for number, image_id in enumerate(truth.ids):
-        progress(number, len(truth.ids), truth.name(image_id))
-        found[image_id] = detect(truth.load(image_id))
-    progress(len(truth.ids), len(truth.ids), "")
-    rows = {Path(run).name: coco.evaluate(truth.annotations, found)}
+    truth, answers = _truth(source, images, annotations, limit, stored, semantic)
+    own, panoptic = _judge(detect, truth, semantic, progress)
+    rows = {Path(run).name: own}
+    if panoptic:
+        what = f"{what}; {NO_PANOPTIC_QUALITY}"
     reference = dict(_stored(answers, truth)) if answers is not None else {}
     if reference:
         rows["stored detections"] = coco.evaluate(truth.annotations, reference)
-    report = {"images": len(found), "what": what, "rows": rows}
+    report = {"images": len(truth.ids), "what": what, "rows": rows}
     if output is not None:
         write_atomically(output, (json.dumps(report, indent=1) + "\n").encode())
     return report
 
 
+def _judge(
+    detect: Detector, truth: Truth, semantic: Path | None, progress: Progress
+) -> tuple[dict[str, Any], bool]:
+    """What the answers are worth, and whether they are a Panoptic FPN's."""
+    found: dict[int, ImageDetections | Detections] = {}
+    segments: MeanIoU | None = None
+    panoptic = False
+    for number, image_id in enumerate(truth.ids):
+        progress(number, len(truth.ids), truth.name(image_id))
+        result = detect(truth.load(image_id))
+        found[image_id] = result.found
+        logits = result.raw.semantic
+        panoptic |= logits is not None and result.raw.masks is not None
+        if semantic is not None:
+            if logits is None or result.semantic is None:
+                raise InputError("--semantic: this network has no semantic head")
+            segments = segments or MeanIoU(len(logits))
+            segments.add(result.semantic, read_labels(_picture_of(semantic, truth, image_id)))
+        elif result.detects_nothing:
+            raise InputError("this network only segments: give --semantic DIR with a picture of classes for every image")
+    progress(len(truth.ids), len(truth.ids), "")
+    report = coco.evaluate(truth.annotations, found) if truth.annotations["categories"] else {}
+    return report | ({"semantic": segments.report()} if segments else {}), panoptic
+
+
+def _picture_of(folder: Path, truth: Truth, image_id: int) -> Path:
+    return folder / f"{Path(truth.name(image_id)).stem}.png"
+
+
 def _truth(
-    source: str, images: Path | None, annotations: Path | None, limit: int | None, stored: Path | None
+    source: str,
+    images: Path | None,
+    annotations: Path | None,
+    limit: int | None,
+    stored: Path | None,
+    semantic: Path | None,
 ) -> tuple[Truth, Path | None]:
+    if images is not None and annotations is None and semantic is not None:
+        return from_semantic(images, semantic, limit), stored
     if (images is None) != (annotations is None):
         raise InputError("give both --images and --annotations, or neither")
     if images is not None and annotations is not None:
@@ -147,9 +199,9 @@ def _detector(run: str, engine: str) -> tuple[Detector, str, str]:
     if (Path(run) / "manifest.json").is_file() or Path(run).is_dir():
         session = Session(run, engine=engine)
 
-        def build(image: NDArray[np.uint8]) -> ImageDetections:
+        def build(image: NDArray[np.uint8]) -> ImageResult:
             (result,) = session.run([image])
-            return result.found
+            return result
 
         return build, str(session.manifest["source"]["model"]), session.notice or "the build as it stands"
     path = golden.resolve(run, Path("build") / ".cache")
@@ -158,25 +210,39 @@ def _detector(run: str, engine: str) -> tuple[Detector, str, str]:
     runner = targets.OrtRunner(path)
     image = spec.image
 
-    def export(picture: NDArray[np.uint8]) -> ImageDetections:
+    def export(picture: NDArray[np.uint8]) -> ImageResult:
         tensor, placement = place(picture, (image.height, image.width), ResizeRule(), mean=image.mean,
                                   order="RGB" if image.order == "RGB" else "BGR")  # fmt: skip
-        return to_original(from_raw_export(runner({name: tensor}), spec.outputs), placement)
+        raw = from_raw_export(runner({name: tensor}), spec.outputs)
+        return ImageResult(None, picture, placement, raw, to_original(raw, placement))
 
     return export, run, "the exported graph in ONNX Runtime"
 
 
 def table(report: dict[str, Any]) -> list[Sequence[str]]:
-    """Rows for a terminal: a heading, one row a subject, then one a class."""
-    rows: list[Sequence[str]] = [("", "box AP", "AP50", "AP75", "mask AP", "AP50", "AP75")]
-    for subject, scores in report["rows"].items():
-        cells = [_number(scores.get(kind, {}).get(m)) for kind in ("box", "mask") for m in ("AP", "AP50", "AP75")]
-        rows.append((subject, *cells))
-    for subject, scores in report["rows"].items():
-        for name, value in scores["box"]["per_class"].items():
-            mask = scores.get("mask", {}).get("per_class", {}).get(name)
-            rows.append((f"  {subject}: {name}", _number(value), "", "", _number(mask), "", ""))
+    """Rows for a terminal: a heading, one row a subject, then one a class; columns of what was measured."""
+    subjects = report["rows"]
+    columns = [c for c in _COLUMNS if c[0] in ("box", "mask") or any(c[0] in scores for scores in subjects.values())]
+    if not any("box" in scores for scores in subjects.values()):
+        columns = [c for c in columns if c[0] == "semantic"]
+    rows: list[Sequence[str]] = [("", *(heading for _, _, heading in columns))]
+    for subject, scores in subjects.items():
+        rows.append((subject, *(_number(scores.get(kind, {}).get(metric)) for kind, metric, _ in columns)))
+    for subject, scores in subjects.items():
+        parts = {kind: scores.get(kind, {}).get("per_class", {}) for kind, _, _ in columns}
+        for name in dict.fromkeys(name for kind in parts for name in parts[kind]):
+            first = {kind: metric for kind, metric, _ in reversed(columns)}
+            cells = [_number(parts[kind].get(name)) if first[kind] == metric else "" for kind, metric, _ in columns]
+            rows.append((f"  {subject}: {name}", *cells))
     return rows
+
+
+_COLUMNS = (
+    ("box", "AP", "box AP"), ("box", "AP50", "AP50"), ("box", "AP75", "AP75"),
+    ("mask", "AP", "mask AP"), ("mask", "AP50", "AP50"), ("mask", "AP75", "AP75"),
+    ("keypoint", "AP", "keypoint AP"), ("keypoint", "AP50", "AP50"), ("keypoint", "AP75", "AP75"),
+    ("semantic", "mIoU", "mIoU"), ("semantic", "pACC", "pixel accuracy"),
+)  # fmt: skip
 
 
 def _number(value: float | None) -> str:

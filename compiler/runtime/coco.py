@@ -1,4 +1,4 @@
-"""COCO average precision of boxes and masks, through faster-coco-eval."""
+"""COCO average precision of boxes, masks and keypoints, through faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.postprocess import ImageDetections
 
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_PERSON_KEYPOINTS, _KEYPOINT_DETECTIONS = 17, 20
 Result = Detections | ImageDetections
 
 
@@ -24,14 +25,15 @@ def evaluate(
     category_ids: Sequence[int] | None = None,
     max_detections: int = 100,
 ) -> dict[str, Any]:
-    """Box and mask AP of `results` (image id -> detections in that image's pixels).
+    """Box, mask and keypoint AP of `results` (image id -> detections in that image's pixels).
 
     annotations: a COCO instances file, or its content. category_ids: the category of each class
     index; by default the ids in rising order, as detectron2 numbers them. Every annotated image
     counts; one without a result has no detections. AP is the mean over IoU 0.50:0.95.
 
     Returns {"images", "detections", "box": {"AP", "AP50", "AP75", "APs", "APm", "APl",
-    "per_class": {name: AP}}, "mask": the same, where detections and annotations have masks}.
+    "per_class": {name: AP}}, "mask": the same, where detections and annotations have masks, "keypoint": {"AP", "AP50",
+    "AP75", "APm", "APl", "per_class"} by OKS, where both have COCO's 17 keypoints}.
     Figures lie in 0..1; None where nothing is annotated. Raises InputError for annotations that
     are none, an image id they do not have, or a class without a category.
     """
@@ -48,6 +50,8 @@ def evaluate(
     }
     if _have_masks(truth, found):
         report["mask"] = _score(truth, _masks(found, ids), "segm", names, max_detections)
+    if _have_keypoints(truth, found):
+        report["keypoint"] = _score(truth, _keypoints(found, ids), "keypoints", names, _KEYPOINT_DETECTIONS)
     return report
 
 
@@ -109,6 +113,20 @@ def _have_masks(truth: Mapping[str, Any], found: Mapping[int, ImageDetections]) 
     return bool(found and given and annotated and truth["annotations"])
 
 
+def _have_keypoints(truth: Mapping[str, Any], found: Mapping[int, ImageDetections]) -> bool:
+    annotated = [a for a in truth["annotations"] if "keypoints" in a]
+    given = [result.keypoints for result in found.values()]
+    if not annotated or not given or any(keypoints is None for keypoints in given):
+        return False
+    numbers = {k.shape[1] for k in given if k is not None} | {len(a["keypoints"]) // 3 for a in annotated}
+    if numbers != {_PERSON_KEYPOINTS}:
+        raise InputError(f"keypoint AP is known for COCO's {_PERSON_KEYPOINTS} keypoints; here are {sorted(numbers)}")
+    for annotation in truth["annotations"]:
+        annotation.setdefault("keypoints", [0] * 3 * _PERSON_KEYPOINTS)
+        annotation.setdefault("num_keypoints", sum(v > 0 for v in annotation["keypoints"][2::3]))
+    return True
+
+
 def _boxes(found: Mapping[int, ImageDetections], ids: Sequence[int]) -> list[dict[str, Any]]:
     entries = []
     for image_id, result in found.items():
@@ -133,6 +151,20 @@ def _masks(found: Mapping[int, ImageDetections], ids: Sequence[int]) -> list[dic
     return entries
 
 
+def _keypoints(found: Mapping[int, ImageDetections], ids: Sequence[int]) -> list[dict[str, Any]]:
+    entries = []
+    for image_id, result in found.items():
+        if result.keypoints is None:
+            raise ValueError("keypoints are needed")
+        pixels = result.keypoints.astype(np.float64) - [0.5, 0.5, 0]  # annotations count whole pixels
+        detections = result.detections
+        rows = zip(pixels.reshape(len(result), -1).tolist(), detections.scores, detections.classes, strict=True)
+        for flat, score, label in rows:
+            entry = {"image_id": image_id, "category_id": ids[label], "score": float(score)}
+            entries.append({**entry, "keypoints": flat})
+    return entries
+
+
 def _score(
     truth: dict[str, Any],
     entries: list[dict[str, Any]],
@@ -143,17 +175,17 @@ def _score(
     reference = COCO(truth, use_deepcopy=True, print_function=_silent)
     evaluation = COCOeval_faster(reference, reference.loadRes(entries), kind, print_function=_silent)
     evaluation.print_function = _silent
-    evaluation.params.maxDets = [1, 10, max_detections]
+    evaluation.params.maxDets = [max_detections] if kind == "keypoints" else [1, 10, max_detections]
     evaluation.evaluate()
     evaluation.accumulate()
     # precision [IoU, recall, class, area, detections], -1 where nothing is annotated
     precision = evaluation.eval["precision"][..., -1]
     thresholds = list(np.round(evaluation.params.iouThrs, 2))
     half, three_quarters = thresholds.index(0.5), thresholds.index(0.75)
-    areas = (precision[:, :, :, area] for area in range(4))
-    overall, small, medium, large = areas
-    values = (overall, overall[half], overall[three_quarters], small, medium, large)
-    report: dict[str, Any] = {m: _mean(v) for m, v in zip(_METRICS, values, strict=True)}
+    overall, *sizes = (precision[:, :, :, area] for area in range(precision.shape[3]))
+    values = (overall, overall[half], overall[three_quarters], *sizes)
+    metrics = [m for m in _METRICS if kind != "keypoints" or m != "APs"]  # small persons have no keypoints
+    report: dict[str, Any] = {m: _mean(v) for m, v in zip(metrics, values, strict=True)}
     classes = enumerate(evaluation.params.catIds)
     report["per_class"] = {names[c]: _mean(overall[:, :, i]) for i, c in classes}
     return report

@@ -34,6 +34,11 @@ class ImageResult:
     found: ImageDetections
     combine: Combine = field(default_factory=Combine)
 
+    @property
+    def detects_nothing(self) -> bool:
+        """Whether the network only segments: no boxes, by its kind."""
+        return self.raw.semantic is not None and self.raw.masks is None and not len(self.raw)
+
     @cached_property
     def semantic(self) -> NDArray[np.int32] | None:
         """The semantic class of each pixel of the original image, int32 [H, W]; None without a semantic head."""
