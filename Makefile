@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 
-.PHONY: all help install engine inspect diff report verify bench test lint clean
+.PHONY: all help install engine inspect diff report verify bench zoo test lint clean
 
 all: install help
 
@@ -52,6 +52,11 @@ verify: $(INSTALLED)  ## compare the detections of RUN with the reference
 
 bench: $(INSTALLED)  ## measure RUN
 	@$(BIN)/onnxgraft bench $(RUN) $(ARGS)
+
+zoo: $(INSTALLED)  ## measure every model of detectron2's zoo; needs torch and detectron2 in .venv; hours [SIZE= ARGS=]
+	@$(BIN)/python -c 'import torch, detectron2' 2>/dev/null || { echo "error: make zoo needs torch and detectron2:" \
+		"$(BIN)/pip install -e '.[export]', then detectron2 from its source" >&2; exit 1; }
+	@$(BIN)/python -W ignore -m golden_graphs.zoo_sweep $(if $(SIZE),--size $(SIZE)) $(ARGS)
 
 test: lint  ## ruff, mypy and all tests [ARGS= for pytest]
 	@$(BIN)/python -m pytest $(ARGS)

@@ -4,7 +4,8 @@
 
 A config is built with seeded weights, exported by `onnxgraft`'s frontend and as detectron2's own script does it
 (opset 11), compiled, and run in ONNX Runtime against PyTorch's detections; TensorRT-RTX builds its engines. One JSON file
-per config in build/zoo makes the sweep resumable: what a file already holds at the same size is not run again.
+per config in build/zoo makes the sweep resumable: what a file already holds at the same size is not run again. Configs
+that differ in training alone (1x and 3x) describe the same model, which is run once.
 docs/zoo.md is written from the files.
 """
 
@@ -78,6 +79,29 @@ def background_of(classes: int, threshold: float, proposals: int = 1000) -> floa
     return math.log(max(rest, 1.0))
 
 
+# Settings of a yaml config that inference does not read.
+TRAINING = re.compile(
+    r"WEIGHTS: |TRAIN|LOSS|FREEZE|BATCH_SIZE|IOU_|SMOOTH|POSITIVE_FRACTION|BOUNDARY_THRESH|APPEND_GT|IOUS|MODEL_ZOO|ALPHA|GAMMA"
+)
+
+
+def model_key(config: str) -> str:
+    """What inference with the model of a config depends on: equal for configs that describe the same model."""
+    cfg = model_zoo.get_config(config)
+    if not hasattr(cfg, "MODEL"):
+        return config
+    lines = [f"{key}: {value}" for key, value in sorted(_flat(cfg.MODEL))]
+    kept = [line for line in lines if not TRAINING.search(line)]
+    return "\n".join([*kept, str(cfg.TEST.DETECTIONS_PER_IMAGE), cfg.INPUT.FORMAT])
+
+
+def _flat(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in node.items():
+        found += _flat(value, f"{prefix}{key}.") if hasattr(value, "items") else [(f"{prefix}{key}", value)]
+    return found
+
+
 class Row:
     """The JSON file of one config; steps that it already has are not run again."""
 
@@ -89,6 +113,11 @@ class Row:
             if before["size"] == list(size):
                 self.data = before
 
+    def adopt(self, other: Path) -> None:
+        """Take the results of another config of the same model."""
+        data = json.loads(other.read_text())
+        self._write({**data, "config": self.data["config"], "same_as": data.get("same_as", data["config"])})
+
     def step(self, name: str, run: Callable[[], Any]) -> None:
         """Run one step and keep its result or the first line of its error."""
         started = time.perf_counter()
@@ -98,8 +127,12 @@ class Row:
             line = (str(error).strip() or "no message").splitlines()[0]
             self.data[name] = {"error": f"{type(error).__name__}: {line[:240]}"}
         self.data.setdefault("seconds", {})[name] = round(time.perf_counter() - started, 1)
+        self._write(self.data)
+
+    def _write(self, data: dict[str, Any]) -> None:
+        self.data = data
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.data, indent=1) + "\n")
+        self.path.write_text(json.dumps(data, indent=1) + "\n")
 
 
 def measure(config: str, size: tuple[int, int], steps: list[str], row: Row, threads: int) -> None:
@@ -186,6 +219,14 @@ def _engine(path: Path, precision: str, size: tuple[int, int], work: Path) -> di
     return {"built": bool(size_of), "mib": round(size_of / 2**20, 1), "seconds": round(times.get("total", 0.0), 1)}
 
 
+def _file(results: Path, name: str) -> Path:
+    return results / f"{name.replace('/', '--')}.json"
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Export, compile and compare every model of detectron2's zoo.")
     parser.add_argument("--size", default="1344x1344", help="height x width of the pictures")
@@ -197,25 +238,30 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     warnings.simplefilter("ignore")
     height, _, width = args.size.partition("x")
     size = (int(height), int(width))
     names = zoo()
+    keys = {name: model_key(name) for name in names}
+    first = {key: name for name, key in reversed(keys.items())}
     started = time.monotonic()
     for name in names:
-        if args.only and not any(part in name for part in args.only):
+        if first[keys[name]] != name or (args.only and not any(part in name for part in args.only)):
             continue
         if time.monotonic() - started > 60 * args.minutes:
             break
-        row = Row(args.results / f"{name.replace('/', '--')}.json", name, size)
+        row = Row(_file(args.results, name), name, size)
         try:
             measure(name, size, args.steps.split(","), row, args.threads)
         except Exception as error:
-            row.data["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0][:240] if str(error) else ''}"
-            row.step("export", lambda error=error: (_ for _ in ()).throw(error))  # type: ignore[misc]
+            row.step("export", lambda error=error: _raise(error))  # type: ignore[misc]
         print(zoo_table.line(row.data), flush=True)
         gc.collect()
+    for name in names:
+        other = _file(args.results, first[keys[name]])
+        if first[keys[name]] != name and other.is_file():
+            Row(_file(args.results, name), name, size).adopt(other)
     zoo_table.write(names, args.results, args.table)
 
 

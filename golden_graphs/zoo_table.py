@@ -19,7 +19,7 @@ found again with the same class, IoU > 0.99 and |score difference| < 1e-3, and a
 logits must agree within 0.01. *plugin* is the portable form with TensorRT's plugins as ONNX functions, *native* the
 exact form without any plugin, both run by ONNX Runtime in fp32; *script* is detectron2's own export at opset 11, in plugin
 form. Engines are TensorRT for RTX's, built without a GPU. Surgery is the time from the exported file to the plugin graph,
-on the machine of the run, beside other work. `-` was not run.
+on the machine of the run, beside other work. `-` was not run; `=` marks a config whose model is another row's, run there.
 
 {counts}
 
@@ -33,7 +33,8 @@ def write(names: Sequence[str], results: Path, table: Path) -> None:
     rows = [_read(results, name) for name in names]
     sizes = sorted({"x".join(map(str, row["size"])) for row in rows if "size" in row})
     head = HEAD.format(count=len(names), size=sizes[0] if len(sizes) == 1 else ", ".join(sizes), counts=_counts(rows))
-    notes = [f"- `{row['config']}`: {text}" for row in rows for text in _troubles(row)]
+    own = [row for row in rows if "same_as" not in row]
+    notes = [f"- `{row['config']}`: {text}" for row in own for text in _troubles(row)]
     text = head + "\n".join(map(line, rows)) + "\n"
     if notes:
         text += "\n## What is not 1.00, and why\n\n" + "\n".join(notes) + "\n"
@@ -43,9 +44,9 @@ def write(names: Sequence[str], results: Path, table: Path) -> None:
 def line(row: dict[str, Any]) -> str:
     """One row of the table."""
     cells = [
-        f"`{row['config']}`", _exported(row), str(row.get("detections", "-")), _share(row, "plugin"), _share(row, "native"),
-        _script(row), *(_built(row, precision) for precision in ("fp32", "fp16", "int8")),
-        str(row.get("plugin", {}).get("surgery", "-")),
+        f"`{row['config']}`" + (" =" if "same_as" in row else ""), _exported(row), str(row.get("detections", "-")),
+        _share(row, "plugin"), _share(row, "native"), _script(row),
+        *(_built(row, precision) for precision in ("fp32", "fp16", "int8")), str(row.get("plugin", {}).get("surgery", "-")),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
