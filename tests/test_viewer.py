@@ -227,7 +227,7 @@ def test_a_click_shows_a_node(page: Any, build: Build) -> None:
 
 
 def test_a_failed_build_opens_too(browser: Any, tmp_path: Path) -> None:
-    request = Request(passes="upgrade-opset,simplify,throws", load=(str(BAD),), target="onnxruntime", engine=False)
+    request = Request(passes="upgrade-opset,simplify,fix-input,throws", load=(str(BAD),), target="onnxruntime", engine=False)
     with pytest.raises(Exception, match="ZeroDivisionError"):
         compile(golden.ROOT / "mask_rcnn" / "model.onnx", tmp_path / "out", request)
     tab = browser.new_page()
@@ -235,4 +235,8 @@ def test_a_failed_build_opens_too(browser: Any, tmp_path: Path) -> None:
     tab.wait_for_function("window.onnxgraft && onnxgraft.ready")
     assert "throws failed" in tab.inner_text(".failure")
     assert "ZeroDivisionError" in tab.inner_text("#passes li.failed")
+    shown = tab.inner_text("#overview")
+    assert "--passes upgrade-opset,simplify,fix-input,throws" in shown
+    assert re.search(r"simplify\s+\d+\.\d\d s", shown)
+    assert "mask-rcnn-fpn" in shown
     tab.close()

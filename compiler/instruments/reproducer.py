@@ -84,8 +84,9 @@ class Reproducer(Instrument):
         command = shlex.join(words)
         (self.folder / "replay.sh").write_text(f'#!/bin/sh\ncd "$(dirname "$0")" && {command}\n')
         (self.folder / "replay.sh").chmod(0o755)
-        info = {"pass": step.name(), "error": told(error), "command": command, "versions": versions()}
-        (self.folder / "reproducer.json").write_text(json.dumps(info, indent=2) + "\n")
+        info = {"pass": step.name(), "error": told(error), "command": command, "versions": versions(),
+                "spec": ctx.detector.to_dict() if ctx.detector else None}  # fmt: skip
+        (self.folder / "reproducer.json").write_text(json.dumps(info, indent=2, default=float) + "\n")
 
 
 def versions() -> dict[str, str]:

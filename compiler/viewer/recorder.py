@@ -40,7 +40,7 @@ class Recorder(Instrument):
         return record
 
     def failed(self, step: Pass, graph: Graph, ctx: Context, error: BaseException) -> None:
-        from onnxgraft.build_folder import write_json, write_passes
+        from onnxgraft.build_folder import TIMES, write_json, write_passes
         from onnxgraft.instruments.texts import unified
         from onnxgraft.viewer.report import write_report
 
@@ -63,6 +63,7 @@ class Recorder(Instrument):
         shutil.rmtree(self.on_failure / "passes", ignore_errors=True)  # of an earlier failure
         write_passes(self.on_failure, report)
         write_json(self.on_failure / "report.json", report.to_dict())
+        write_json(self.on_failure / TIMES, {"passes": [r.seconds for r in self._records] + [None]})
         self.write(self.on_failure)
         write_report(self.on_failure)
 

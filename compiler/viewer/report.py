@@ -54,6 +54,7 @@ def page(run: Run) -> str:
     graph = json.loads(nodes.read_text()) if nodes.is_file() else _EMPTY
     data = {"passes": [_pass(row) for row in run.passes], "graph": graph}
     source = run.manifest.get("source", {})
+    spec = run.manifest.get("spec") or (run.failure or {}).get("spec") or {}
     return raw.render(
         title=source.get("model") or run.folder.resolve().name,
         facts=_facts(run),
@@ -61,8 +62,8 @@ def page(run: Run) -> str:
         notes=run.notes,
         bars=_bars(run),
         images=list(_images(run.folder / DRAWN)),
-        spec=list(_spec_rows(run.manifest.get("spec") or {}, places=False)),
-        places=list(_spec_rows(run.manifest.get("spec") or {}, places=True)),
+        spec=list(_spec_rows(spec, places=False)),
+        places=list(_spec_rows(spec, places=True)),
         pipeline=run.manifest.get("pipeline"),
         trtexec=run.manifest.get("trtexec"),
         css=_literal(read("page", "report.css")),
