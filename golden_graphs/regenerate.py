@@ -58,7 +58,7 @@ def mask_rcnn(weights: Path, config: Path, output: Path) -> None:
     (output / "images").mkdir(exist_ok=True)
     for index in range(PICTURES):
         picture = output / "images" / f"scene_{index}.jpg"
-        cv2.imwrite(str(picture), shapes.scene(index), [cv2.IMWRITE_JPEG_QUALITY, 88])
+        cv2.imwrite(str(picture), shapes.scene(index), [cv2.IMWRITE_JPEG_QUALITY, 90])
     for index in range(EVALUATION_SCENES):
         found = exporting.detections(model, shapes.scene(index, shapes.EVALUATION))
         found["masks"] = np.round(found["masks"] * 256) / 256  # half the size; errs by 0.002
