@@ -8,6 +8,7 @@ file has the same bytes on every machine and NumPy version.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import lzma
@@ -48,7 +49,9 @@ def folder(name: str) -> Path:
     """
     if name not in names():
         known = ", ".join(names()) or f"none, as {ROOT} is not there"
-        raise InputError(f"{name!r} is neither a file nor a golden graph (golden graphs: {known})")
+        near = difflib.get_close_matches(name, names(), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f" (golden graphs: {known})"
+        raise InputError(f"{name!r} is neither a file nor a golden graph{hint}")
     return ROOT / name.partition("@")[0]
 
 

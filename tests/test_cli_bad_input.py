@@ -59,7 +59,10 @@ def test_no_file_and_no_name(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "folder.onnx").mkdir()
     assert refused("build", "gone.onnx") == "gone.onnx: no such file"
     assert refused("inspect", "folder.onnx") == "folder.onnx: is a folder; give an .onnx file"
-    assert refused("build", "mask_rnn").startswith("'mask_rnn' is neither a file nor a golden graph (golden graphs: mask_rcnn")
+    assert refused("build", "mask_rnn") == "'mask_rnn' is neither a file nor a golden graph; did you mean 'mask_rcnn'?"
+    line = refused("build", "yolo")
+    assert line.startswith("'yolo' is neither a file nor a golden graph (golden graphs: ")
+    assert ", mask_rcnn, " in line
 
 
 def external(golden_model: Path, location: str, path: Path) -> Path:
@@ -132,7 +135,7 @@ def test_sizes(refused: Refused) -> None:
         (["--stop-after", "polish"], "pipeline has no pass 'polish'; it has upgrade-opset, repair-roi-align"),
         (["--print-after", "simplfy"], "pipeline has no pass 'simplfy'; it has upgrade-opset, repair-roi-align"),
         (["--load", "gone.py"], "gone.py: no such file to load passes from"),
-        (["--precision", "fp8"], "precision 'fp8' is not one of fp32, fp16, int8"),
+        (["--precision", "fp8"], "precision 'fp8' is not one of fp32, fp16, bf16, int8"),
         (["--target", "cuda"], "there is no target 'cuda': give one of tensorrt, tensorrt-rtx, onnxruntime, auto"),
     ],
 )  # fmt: skip

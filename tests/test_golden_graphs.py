@@ -52,7 +52,9 @@ def test_a_file_is_itself(tmp_path: Path) -> None:
 
 
 def test_unknown_name_lists_the_known() -> None:
-    with pytest.raises(InputError, match=r"'mask_rnn' is neither .*\bmask_rcnn, mask_rcnn@opset11"):
+    with pytest.raises(InputError, match=r"'yolo' is neither .*\bmask_rcnn, mask_rcnn@opset11"):
+        golden.resolve("yolo", Path("unused"))
+    with pytest.raises(InputError, match=r"'mask_rnn' is neither .* did you mean 'mask_rcnn'"):
         golden.resolve("mask_rnn", Path("unused"))
     with pytest.raises(InputError, match="'mask_rcnn@opset9' is neither"):
         golden.resolve("mask_rcnn@opset9", Path("unused"))

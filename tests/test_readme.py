@@ -1,4 +1,4 @@
-"""The README's commands run as they are printed, but for the size of the input: small, and for ONNX Runtime, so that it is quick."""
+"""The README's commands run as they are printed, but at a small size and for ONNX Runtime, so that it is quick."""
 
 from __future__ import annotations
 
