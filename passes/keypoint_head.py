@@ -27,6 +27,8 @@ class KeypointHead(Pass):
         if head is None:
             return
         flat = graph.tensor(ctx.sites["heatmaps"])
+        if len(flat.shape) == 5:
+            return
         detections = int(graph.tensor(ctx.sites["classes"]).shape[1])
         shape = [ctx.batch, detections, head.keypoints, head.resolution, head.resolution]
         b = Builder(graph, "keypoint_head", [node.name for node in flat.inputs])
