@@ -111,7 +111,8 @@ def test_the_default_pipeline_gives_the_exports_answers(outputs: str, tail: str,
     outputs_found = OrtRunner(tmp_path / "compiled.onnx")({"input_tensor": np.stack([image * 0] * (batch - 1) + [image])})
     assert list(outputs_found) == ["semantic_logits"]
     found = from_outputs(outputs_found, ctx.io, batch - 1)
-    assert found.semantic is not None and found.semantic.shape == (5, 16, 24)
+    assert found.semantic is not None
+    assert found.semantic.shape == (5, 16, 24)
     full = semantic.enlarged(found.semantic, 4) if expected.ndim == 3 else found.semantic[None]
     np.testing.assert_allclose(full, expected, atol=1e-3)
 

@@ -51,8 +51,9 @@ def test_segments_are_detectron2s(name: str, settings: Combine) -> None:
 def test_the_stored_cases_reach_every_branch() -> None:
     """A hidden instance, one under the score, stuff that is left out and stuff that is kept: otherwise nothing is tested."""
     fine, default = (json.loads(str(STORED[f"info_{n}"])) for n in ("fine", "default"))
-    assert 4 <= len({e["instance_id"] for e in fine + default if e["isthing"]})
-    assert any(e["isthing"] for e in fine) and any(not e["isthing"] for e in fine)
+    assert len({e["instance_id"] for e in fine + default if e["isthing"]}) >= 4
+    assert any(e["isthing"] for e in fine)
+    assert any(not e["isthing"] for e in fine)
     assert len([e for e in fine if e["isthing"]]) < 6
     assert not any(not e["isthing"] for e in default)
 
@@ -77,7 +78,10 @@ def test_the_panoptic_picture_and_its_list_agree() -> None:
         left, top, width, height = segment["bbox"]
         inside = ids[top : top + height, left : left + width] == segment["id"]
         assert segment["area"] == inside.sum() == (ids == segment["id"]).sum()
-        assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+        assert inside[0].any()
+        assert inside[-1].any()
+        assert inside[:, 0].any()
+        assert inside[:, -1].any()
         assert ("score" in segment) == segment["isthing"]
 
 
@@ -96,7 +100,8 @@ def test_semantic_classes_as_runs() -> None:
 def test_pictures_show_segments_and_names() -> None:
     given = result(FINE)
     found, labels = given.panoptic, given.semantic
-    assert found is not None and labels is not None
+    assert found is not None
+    assert labels is not None
     drawn = draw_panoptic(given.image, found, ["a", "b", "c"], ["things", "sky"])
     assert (given.image == 90).all()
     assert (drawn[found.ids > 0] != 90).any(axis=1).mean() > 0.99
@@ -127,7 +132,8 @@ def test_outputs_of_a_compiled_graph() -> None:
     }  # fmt: skip
     found = from_outputs(outputs, io, 1)
     assert found.classes.tolist() == [0, 0]
-    assert found.heatmaps is not None and found.heatmaps.reshape(2, 2).tolist() == [[6, 7], [8, 9]]
+    assert found.heatmaps is not None
+    assert found.heatmaps.reshape(2, 2).tolist() == [[6, 7], [8, 9]]
     np.testing.assert_array_equal(found.semantic, logits[1])  # type: ignore[arg-type]
 
 
@@ -140,15 +146,21 @@ def test_outputs_of_an_export_are_told_by_shape() -> None:
     masks, heat = np.full((3, 1, 8, 8), 0.5, np.float32), np.full((3, 5, 8, 8), 2, np.float32)
     logits = np.full((1, 4, 16, 24), 3, np.float32)
     found = from_raw_export(raw(3, m=masks, l=logits))
-    assert found.masks is not None and found.semantic is not None and found.heatmaps is None
+    assert found.masks is not None
+    assert found.semantic is not None
+    assert found.heatmaps is None
     assert found.semantic.shape == (4, 16, 24)
     found = from_raw_export(raw(3, h=heat))
-    assert found.heatmaps is not None and found.masks is None
+    assert found.heatmaps is not None
+    assert found.masks is None
     one = from_raw_export(raw(1, m=masks[:1], l=logits[..., :16]))
-    assert one.semantic is not None and one.masks is not None
+    assert one.semantic is not None
+    assert one.masks is not None
     for alone in (logits, logits[0]):
         only = from_raw_export({"x": alone})
-        assert only.semantic is not None and only.semantic.shape == (4, 16, 24) and len(only) == 0
+        assert only.semantic is not None
+        assert only.semantic.shape == (4, 16, 24)
+        assert len(only) == 0
     with pytest.raises(InputError, match="two of them look like the semantic"):
         from_raw_export(raw(3, a=logits, b2=logits))
 
@@ -159,7 +171,8 @@ def test_semantic_logits_count_in_a_match() -> None:
     assert match(d, d).exact
     large = Detections.of(d.boxes, d.scores, d.classes, d.masks, semantic=semantic.enlarged(STORED["logits"], 4))
     report = match(large, d)
-    assert report.exact and report.semantic == 0
+    assert report.exact
+    assert report.semantic == 0
     other = Detections.of(d.boxes, d.scores, d.classes, d.masks, semantic=STORED["logits"] + 0.1)
     report = match(d, other)
     assert (report.matched, report.same_map, report.exact) == (6, False, False)
