@@ -16,10 +16,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxgraft.errors import Refusal
 from onnxgraft.onnx_file import Skeleton, Weight, mark_external, read_skeleton, write_model
 
+G_LOGGER.severity = G_LOGGER.CRITICAL  # what graphsurgeon prints about broken graphs, the manager tells in one line
 IR_VERSION = 10  # what ONNX Runtime and TensorRT of 2024 and later read; graphsurgeon would write the newest
 PLUGIN_DOMAIN = "onnxgraft"
 

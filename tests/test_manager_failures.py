@@ -72,6 +72,11 @@ def test_report_of_a_failed_build_opens(model: Path, fault: str, message: str) -
     assert "</html>" in (folder / "report.html").read_text()
 
 
+def test_a_user_sees_one_line(model: Path) -> None:
+    words = ["--passes", "simplify,duplicate-name", "--load", BAD, "--target", "onnxruntime", "-o", "out"]
+    assert_one_line_error(cli("build", model, *words, cwd=model.parent), "pass 'duplicate-name'", "[replay: out.reproducer/")
+
+
 def test_an_older_reproducer_is_replaced(model: Path) -> None:
     fail(model, "repeat(flips)")
     folder, _ = fail(model, "throws")
