@@ -12,6 +12,7 @@ from PIL import Image
 
 from onnxgraft import sidecar
 from onnxgraft.errors import InputError
+from onnxgraft.quantization.sensitivity import damage
 from onnxgraft.runtime import Detections, Placement, panoptic, semantic, to_original
 from onnxgraft.runtime.detections import from_outputs, from_raw_export
 from onnxgraft.runtime.draw import draw_panoptic, draw_semantic
@@ -179,6 +180,18 @@ def test_semantic_logits_count_in_a_match() -> None:
     assert report.semantic == pytest.approx(0.1, rel=1e-3)
     assert "semantic logits 0.1" in str(report)
     assert not match(d, Detections.of(d.boxes, d.scores, d.classes, d.masks)).exact
+
+
+def test_int8_damages_semantic_maps_too() -> None:
+    """The share of cells that change class; half the damage where there are detections beside."""
+    logits = np.zeros((2, 2, 2), np.float32)
+    other = logits.copy()
+    other[1, 0, 0] = 1
+    alone, changed = (Detections.of([], [], [], semantic=m) for m in (logits, other))
+    assert damage(alone, alone) == 0
+    assert damage(alone, changed) == pytest.approx(1 / 4)
+    beside, lost = (Detections.of([[0, 0, 9, 9]], [0.9], [0], semantic=m) for m in (logits, other))
+    assert damage(beside, lost) == pytest.approx(1 / 8)
 
 
 def test_mean_iou_by_hand() -> None:

@@ -88,8 +88,16 @@ def damage(reference: Detections, found: Detections) -> float:
     """The share of the reference's score that is lost: 0 when every detection is found again with its box and score.
 
     Each reference detection is worth its score; of that, its best partner of the same class keeps IoU x the ratio of
-    the scores.
+    the scores. A semantic map loses the share of its cells that change class; beside detections it counts as much as they.
     """
+    lost = _detections_lost(reference, found)
+    if reference.semantic is None or found.semantic is None:
+        return lost
+    changed = float((reference.semantic.argmax(axis=0) != found.semantic.argmax(axis=0)).mean())
+    return (lost + changed) / 2 if len(reference) else changed
+
+
+def _detections_lost(reference: Detections, found: Detections) -> float:
     sure = reference.select(reference.scores >= _LEAST_SCORE)
     total = float(sure.scores.sum())
     if total == 0:
