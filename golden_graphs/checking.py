@@ -112,11 +112,13 @@ def run(path: Path, image: np.ndarray, proposals: Any, threads: int | None, orde
 
 
 def _stored(answers: Arrays) -> Detections:
-    classes = answers.get("classes", np.zeros(len(answers["boxes"])))
+    scores, classes = answers["scores"], answers.get("classes")
+    if classes is None:  # of an RPN detectron2 gives logits, the compiled graph probabilities
+        scores, classes = 1 / (1 + np.exp(-scores.astype(np.float64))), np.zeros(len(scores))
     masks = answers.get("masks")
     if masks is not None and masks.dtype == np.uint8:
         masks = masks.astype(np.float32) / 255
-    return Detections.of(answers["boxes"], answers["scores"], classes, masks)
+    return Detections.of(answers["boxes"], scores, classes, masks)
 
 
 def _found(outputs: Arrays, count: int, classified: bool) -> Detections:
