@@ -123,3 +123,7 @@ def test_replay_of_a_numeric_check_fails_too(golden_model: Path, scene: np.ndarr
     replay = cli(*shlex.split((tmp_path / "out.reproducer" / "replay.sh").read_text().partition("onnxgraft ")[2]),
                  cwd=tmp_path / "out.reproducer")  # fmt: skip
     assert_one_line_error(replay, "pass 'shift-boxes': changes the detections: 0 of")
+    listed = cli("diff", tmp_path / "out.reproducer").stdout
+    assert re.search(r"box-nms .* (\d+)/\1 same, box ", listed)
+    assert "failed in shift-boxes: changes the detections: 0 of" in listed
+    assert re.search(r'"check":"(\d+)/\1 same, box ', (tmp_path / "out.reproducer" / "report.html").read_text())

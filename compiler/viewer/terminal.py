@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from onnxgraft.diffing import PassRow, Run, count_lines, operators
@@ -18,12 +18,17 @@ _MOST_OPS = 4
 
 def pass_table(run: Run) -> RenderableType:
     """All passes: number, name, changed, nodes, operators gained and lost, seconds, numeric check."""
-    table = Table("", "pass", "", "nodes", "operators", "seconds", "numeric check", box=None, pad_edge=False)
+    whole = [Column(head, no_wrap=True) for head in ("", "pass", "", "nodes")]
+    table = Table(*whole, "operators", Column("seconds", no_wrap=True), box=None, pad_edge=False)
+    checked = any(row.check for row in run.passes)
+    if checked:
+        table.add_column("numeric check")
     for row in run.passes:
         nodes = f"{row.nodes_before} > {row.nodes_after}" if row.nodes_before != row.nodes_after else str(row.nodes_after)
         table.add_row(
             str(row.index), Text(row.name, "bold" if row.changed else "dim"), "changed" if row.changed else "",
-            nodes, ops_text(row.ops()), "" if row.seconds is None else f"{row.seconds:.2f}", check_text(row.check),
+            nodes, ops_text(row.ops()), "" if row.seconds is None else f"{row.seconds:.2f}",
+            *([check_text(row.check)] if checked else []),
         )  # fmt: skip
     if run.failure is None:
         return table
