@@ -12,8 +12,8 @@ beyond it fades out. Offsets come as dy, dx per deformable group and tap. Versio
 
 Traps: (1) the two numbers of stride, padding and dilation are width first in the plugin, height
 first in ONNX (derived), which is why unequal strides and dilations are refused. (2) With fp16 inputs
-the plugin computes sampling positions in fp16, half a cell wrong above 512 (derived): keep it in
-fp32. (3) It takes no missing mask; without one, give ones. The bias may be missing there, not here.
+the plugin computes sampling positions in fp16, in steps of 1/8 cell from 128 on (derived): keep it
+in fp32. (3) It takes no missing mask; without one, give ones. The bias may be missing there, not here.
 
 An offset that is not a number reads zero in `lower`; it is undefined in the plugin.
 """
