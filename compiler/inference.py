@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from onnxgraft.errors import InputError
 from onnxgraft.runtime import panoptic, results, semantic
 from onnxgraft.runtime._files import write_atomically
-from onnxgraft.runtime.draw import draw, draw_panoptic, draw_semantic
+from onnxgraft.runtime.draw import draw_result
 from onnxgraft.runtime.images import ResizeRule
 from onnxgraft.runtime.infer import ImageResult, Session
 from onnxgraft.runtime.postprocess import ImageDetections
@@ -64,7 +64,8 @@ def infer(
         if json_file is not None:
             rows.append(row(path, name, found, result, json_file))
         if drawn is not None:
-            _write_picture(drawn / f"{name}.png", _picture(found, result, session.manifest))
+            names_of, semantic_names = (session.manifest.get(key) for key in ("class_names", "semantic_class_names"))
+            _write_picture(drawn / f"{name}.png", draw_result(result, names_of, semantic_names, min_score))
     if json_file is not None:
         results.write(json_file, rows)
     return lines
@@ -91,14 +92,6 @@ def _count(found: ImageDetections, result: ImageResult) -> str:
     if result.semantic is not None:
         return f"{len(np.unique(result.semantic))} semantic classes"
     return f"{len(found)} detections"
-
-
-def _picture(found: ImageDetections, result: ImageResult, manifest: Mapping[str, Any]) -> np.ndarray:
-    names, semantic_names = manifest.get("class_names"), manifest.get("semantic_class_names")
-    if result.panoptic is not None:
-        return draw_panoptic(result.image, result.panoptic, names, semantic_names)
-    image = result.image if result.semantic is None else draw_semantic(result.image, result.semantic, semantic_names)
-    return draw(image, found, names)
 
 
 def _unique_names(images: Sequence[Path]) -> list[str]:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.runtime.infer import ImageResult
 from onnxgraft.runtime.panoptic import Panoptic
 from onnxgraft.runtime.postprocess import ImageDetections
 
@@ -59,6 +60,19 @@ def draw(
     for box, label, score, bgr in zip(corners, detections.classes, detections.scores, colours, strict=True):
         _label(canvas, box, f"{_name(int(label), names)} {score:.2f}", bgr)
     return canvas
+
+
+def draw_result(
+    result: ImageResult,
+    names: Sequence[str] | None = None,
+    semantic_names: Sequence[str] | None = None,
+    min_score: float = 0.0,
+) -> NDArray[np.uint8]:
+    """Whatever a network found in an image: its panoptic segments, else its semantic map and detections."""
+    if result.panoptic is not None:
+        return draw_panoptic(result.image, result.panoptic, names, semantic_names)
+    image = result.image if result.semantic is None else draw_semantic(result.image, result.semantic, semantic_names)
+    return draw(image, result.found, names, min_score)
 
 
 def draw_semantic(
