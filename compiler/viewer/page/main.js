@@ -114,6 +114,7 @@ document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-sch
 addEventListener("hashchange", render);
 addEventListener("popstate", render);
 render().then(() => {
+  for (const side of ["before", "after"]) pane(side);
   onnxgraft.ready = performance.now();
   const prefetch = D.passes.filter((p) => regions(p.index).length).flatMap((p) => [[p.index, 0, "before"], [p.index, 0, "after"]]);
   const one = () => { // the reader's own wishes come first
@@ -121,5 +122,5 @@ render().then(() => {
     const next = prefetch.shift();
     if (next) layout(...next).then(() => setTimeout(one));
   };
-  setTimeout(() => (pane("before"), pane("after"), one()));
+  setTimeout(one);
 });
