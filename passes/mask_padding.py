@@ -96,7 +96,9 @@ class _Masks:
         self.canvas = ctx.spec().image.height, ctx.spec().image.width
         sizes = next(t for t in graph.gs.inputs if t.name == SIZES_NAME)
         b = self.builder = Builder(graph, "padding", [SIZES_NAME])
-        unit = b.floats("divisibility", float(SIZE_DIVISIBILITY))
+        # Only a feature pyramid asks detectron2 to pad images; C4 and DC5 take them as they are.
+        pyramid = len(ctx.spec().feature_tensors()) != 1
+        unit = b.floats("divisibility", float(SIZE_DIVISIBILITY if pyramid else 1))
         units = b.op("Div", [sizes, unit], "units", shape=[self.batch, 2])
         units = b.op("Ceil", [units], "whole_units", shape=[self.batch, 2])
         self.padded = b.op("Mul", [units, unit], "padded_sizes", shape=[self.batch, 2])

@@ -6,10 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import pytest
 from support import Stages, detect, run_unordered, same
 
-from onnxgraft.errors import PassError
 from onnxgraft.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.manager import Context
 from onnxgraft.passes import RpnNMS
