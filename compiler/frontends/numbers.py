@@ -43,7 +43,10 @@ def sidecar(source: Source, size: tuple[int, int]) -> dict[str, Any]:
             "instances_score_threshold": model.combine_instances_score_thresh,
         }
     classes = getattr(heads or model, "num_classes", None)
-    return {"class_names": class_names(source.config, classes), "config": numbers}
+    described: dict[str, Any] = {"class_names": class_names(source.config, classes), "config": numbers}
+    if segmenter is not None:
+        described["semantic_class_names"] = class_names(source.config, segmenter.predictor.out_channels, "stuff_classes")
+    return described
 
 
 def edges(config: Any) -> tuple[int, int]:
@@ -63,14 +66,14 @@ def channel_order(config: Any) -> str:
     return str(_get(config, "dataloader.test.mapper.image_format") or _get(config, "model.input_format") or "BGR")
 
 
-def class_names(config: Any, classes: int | None) -> list[str] | None:
-    """The names of the test set's things, when detectron2 knows it and it has as many as the model."""
+def class_names(config: Any, classes: int | None, kind: str = "thing_classes") -> list[str] | None:
+    """The names of the test set's things (or "stuff_classes"), when detectron2 knows it and has as many as the model."""
     names = config.DATASETS.TEST if hasattr(config, "DATASETS") else _get(config, "dataloader.test.dataset.names")
     name = names if isinstance(names, str) or not names else names[0]
     if not name or name not in MetadataCatalog.list():
         return None
-    things = MetadataCatalog.get(name).get("thing_classes", None)
-    return list(things) if things and len(things) == classes else None
+    names = MetadataCatalog.get(name).get(kind, None)
+    return list(names) if names and len(names) == classes else None
 
 
 def _get(config: Any, path: str) -> Any:
