@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from onnxgraft.runtime.detections import Detections, from_raw_export
 from onnxgraft.runtime.images import place, read_image
 from onnxgraft.runtime.infer import Session
 from onnxgraft.runtime.match import MatchReport, match
+from onnxgraft.runtime.proposals import grid
 from onnxgraft.targets import OrtRunner
 
 CANVAS_PASSES = ("upgrade-opset", "repair-roi-align", "simplify", "fix-input")
@@ -43,6 +45,7 @@ class Tolerance:
 TOLERANCES = {
     "fp32": Tolerance(0.99, 1e-3, 0.01, 1.0, 1e-3),
     "fp16": Tolerance(0.95, 5e-3, 0.02, 0.9, 0.03),
+    "bf16": Tolerance(0.9, 0.03, 0.05, 0.8, 0.1),
     "int8": Tolerance(0.75, 0.15, 0.1, 0.7, 0.5),  # a guard against broken engines only: int8 is judged by its AP
 }
 
@@ -74,6 +77,7 @@ def verify(
         One Verification per image, and a sentence on what the reference was and what ran.
     """
     session = Session(run, engine=engine)
+    session.proposals = partial(grid, rows=session.io.get("proposals", (0, 1))[1])
     tolerance = TOLERANCES[str(session.manifest.get("precision", "fp32"))]
     references, what = _references(session, images)
     results = []
@@ -143,7 +147,8 @@ def _run_export(session: Session, pictures: Sequence[tuple[str, NDArray[np.uint8
 def _export_feed(graph: Graph, image: NDArray[np.uint8], order: str) -> dict[str, Any]:
     tensor = graph.gs.inputs[0]
     chw = (image if order == "BGR" else image[..., ::-1]).transpose(2, 0, 1).astype(np.float32)
-    return {tensor.name: np.stack([chw] * int(tensor.shape[0]))}
+    feed = {tensor.name: np.stack([chw] * int(tensor.shape[0]))}
+    return feed | {t.name: grid(None, (chw.shape[1], chw.shape[2]), int(t.shape[0])) for t in graph.gs.inputs[1:]}
 
 
 def check_images(model: str, images: Sequence[Path], size: tuple[int, int]) -> list[NDArray[np.uint8]]:

@@ -17,11 +17,13 @@ from onnxgraft.manager import Context, Instrument, Pass, PassRecord
 from onnxgraft.plugins import REGISTRY
 from onnxgraft.runtime.detections import Detections, from_raw_export
 from onnxgraft.runtime.match import MatchReport, match
+from onnxgraft.runtime.proposals import grid
 from onnxgraft.targets import OrtRunner
 
 CHANGES_ANSWERS = {
     "repair-roi-align": "restores what the export lost, so its answers are new",
     "quantize": "rounds to int8; `onnxgraft eval` measures what that costs",
+    "bf16": "rounds to bf16; `onnxgraft eval` measures what that costs",
     "fp16": "rounds to fp16; `onnxgraft eval` measures what that costs",
 }
 
@@ -107,17 +109,9 @@ def stage_feeds(graph: Graph, ctx: Context, image: NDArray[np.uint8]) -> dict[st
         feeds["image_sizes"] = np.array([image.shape[:2]] * shape[0], np.float32)
     for other in graph.gs.inputs[1:]:
         if other.name not in feeds and other.shape and other.shape[-1] == 4:
-            feeds[other.name] = np.broadcast_to(grid_proposals(image.shape[:2], other.shape[-2]), other.shape)
+            boxes = grid(None, (image.shape[0], image.shape[1]), other.shape[-2])
+            feeds[other.name] = np.broadcast_to(boxes, other.shape)
     return feeds
-
-
-def grid_proposals(canvas: tuple[int, ...], rows: int) -> NDArray[np.float32]:
-    """Boxes of several sizes all over a canvas, for a Fast R-CNN that is checked without proposals of its own: [rows, 4]."""
-    height, width = canvas[:2]
-    steps = np.arange(rows, dtype=np.float32)
-    size = min(height, width) / 2 ** (1 + steps % 4)
-    x, y = (steps * 0.618034 % 1) * (width - size), (steps * 0.754878 % 1) * (height - size)
-    return np.stack([x, y, x + size, y + size * (0.75 + 0.25 * (steps % 2))], 1).astype(np.float32)
 
 
 def stage_detections(outputs: dict[str, NDArray[Any]], ctx: Context) -> Detections:
