@@ -4,6 +4,8 @@ Needs torch, detectron2, onnx, onnxruntime, opencv and faster-coco-eval, with th
 them (`pip install --no-deps -e .`). About six minutes on two cores:
 
     python -m golden_graphs.regenerate --shapes-weights model.pth --config config.yaml
+
+The thin members of the other families are remade by `python -m golden_graphs.remake_members`.
 """
 
 from __future__ import annotations
