@@ -218,12 +218,14 @@ def infer(
     shortest_edge: Annotated[int | None, typer.Option(help="Resize rule: shortest edge (800).")] = None,
     longest_edge: Annotated[int | None, typer.Option(help="Resize rule: longest edge (1333).")] = None,
     engine: Annotated[str, typer.Option(help="auto, onnxruntime or required.")] = "auto",
+    proposals: Annotated[Path | None, typer.Option(help="Fast R-CNN: boxes, as --json of an RPN's build.")] = None,
 ) -> None:
     """Detect in pictures: JSON and drawn pictures in their own coordinates."""
     from onnxgraft.inference import infer as run_inference
 
     with working("inference") as progress:
-        summary = run_inference(run, images, json_file, draw, min_score, (shortest_edge, longest_edge), engine, progress)
+        edges = shortest_edge, longest_edge
+        summary = run_inference(run, images, json_file, draw, min_score, edges, engine, progress, proposals)
     for line in summary:
         out.print(line, soft_wrap=True)
 

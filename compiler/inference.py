@@ -16,6 +16,8 @@ from onnxgraft.runtime.draw import draw_result
 from onnxgraft.runtime.images import ResizeRule
 from onnxgraft.runtime.infer import ImageResult, Session
 from onnxgraft.runtime.postprocess import ImageDetections
+from onnxgraft.runtime.proposals import none as none_given
+from onnxgraft.runtime.proposals import read as read_proposals
 
 
 def infer(
@@ -27,6 +29,7 @@ def infer(
     edges: tuple[int | None, int | None] = (None, None),
     engine: str = "auto",
     progress: Callable[[str], None] = lambda _: None,
+    proposals: Path | None = None,
 ) -> list[str]:
     """Run a build over pictures and write what it finds.
 
@@ -40,6 +43,7 @@ def infer(
         edges: shortest and longest edge of the resize rule; None takes the model's own.
         engine: see runtime.infer.Session.
         progress: called with each file's name.
+        proposals: the boxes that a Fast R-CNN classifies, see runtime.proposals.read.
 
     Returns:
         One line per picture, and what ran where the engine could not.
@@ -47,7 +51,7 @@ def infer(
     Raises:
         InputError: an unreadable picture, or a place that cannot be written.
     """
-    session = Session(run, engine=engine)
+    session = Session(run, engine=engine, proposals=read_proposals(proposals) if proposals else none_given)
     if any(edges):
         session.rule = ResizeRule(edges[0] or session.rule.shortest_edge, edges[1] or session.rule.longest_edge)
     if drawn is not None:

@@ -21,6 +21,8 @@ from onnxgraft.quantization.calibration import Calibration, Key, pictures_digest
 from onnxgraft.quantization.histogram import Histogram
 from onnxgraft.quantization.pictures import Picture
 from onnxgraft.runtime.images import ResizeRule, place
+from onnxgraft.runtime.proposals import grid
+from onnxgraft.runtime.proposals import place as place_boxes
 
 STATE_SECONDS = 10.0  # at most this much work is lost when the process is killed
 Progress = Callable[[int, int, str], None]
@@ -165,6 +167,9 @@ def input_feeds(graph: Graph, ctx: Context, images: Sequence[NDArray[np.uint8]])
     feeds = {str(wanted.get("name", graph.gs.inputs[0].name)): np.stack([tensor for tensor, _ in placed])}
     if ctx.io.get("image_sizes"):
         feeds["image_sizes"] = np.array([placement.resized for _, placement in placed], np.float32)
+    if "proposals" in ctx.io:  # nobody has any for calibration images: boxes all over the image stand in
+        rows = int(ctx.io["proposals"][1])
+        feeds["proposals"] = np.stack([place_boxes(grid(None, p.original, rows), p, rows) for _, p in placed])
     return feeds
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnxgraft import targets
 from onnxgraft.errors import InputError, OnnxgraftError, TargetError
 from onnxgraft.runtime import images as image_ops
+from onnxgraft.runtime import proposals as proposal_ops
 from onnxgraft.runtime import semantic
 from onnxgraft.runtime.detections import Detections, canvas_size, from_outputs
 from onnxgraft.runtime.panoptic import Combine, Panoptic, combine
@@ -58,8 +59,8 @@ class Session:
 
     notice: what the user should know of how it runs ("... runs in ONNX Runtime instead"), or ""
     when the engine itself runs. engine: "auto" takes the engine where it can run; "onnxruntime"
-    never does; "required" raises TargetError where it cannot. rule: overrides the manifest's.
-    Raises InputError for a directory that holds no build.
+    never does; "required" raises TargetError where it cannot. rule: overrides the manifest's. proposals: the
+    boxes that a Fast R-CNN classifies. Raises InputError for a directory that holds no build.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class Session:
         engine: str = "auto",
         rule: image_ops.ResizeRule | None = None,
         threads: int | None = None,
+        proposals: proposal_ops.Proposals = proposal_ops.none,
     ) -> None:
+        self.proposals = proposals
         self.directory = Path(build)
         self.manifest = read_manifest(self.directory)
         self.io: dict[str, Any] = self.manifest["io"]
@@ -100,7 +103,7 @@ class Session:
         files = [None if isinstance(item, np.ndarray) else Path(item) for item in chunk]
         pictures = [item if isinstance(item, np.ndarray) else image_ops.read_image(item) for item in chunk]
         placed = [self.place(picture) for picture in pictures]
-        outputs = self.run_feeds(self.feeds(placed))
+        outputs = self.run_feeds(self.feeds(placed, files))
         for i, (file, picture, (_, placement)) in enumerate(zip(files, pictures, placed, strict=True)):
             raw = from_outputs(outputs, self.io, i)
             yield ImageResult(file, picture, placement, raw, to_original(raw, placement), self.combine)
@@ -117,13 +120,24 @@ class Session:
             order=self._input("order", "BGR"),
         )
 
-    def feeds(self, placed: Sequence[tuple[NDArray[Any], image_ops.Placement]]) -> dict[str, NDArray[Any]]:
-        """The network's inputs for at most one batch of placed images."""
-        filled = [*placed, *[placed[-1]] * (self.batch - len(placed))]
+    def feeds(
+        self, placed: Sequence[tuple[NDArray[Any], image_ops.Placement]], files: Sequence[Path | None] = ()
+    ) -> dict[str, NDArray[Any]]:
+        """The network's inputs for at most one batch of placed images, whose files only proposals are looked up by."""
+        missing = self.batch - len(placed)
+        filled = [*placed, *[placed[-1]] * missing]
         feeds = {self._input("name", "input_tensor"): np.stack([tensor for tensor, _ in filled])}
         if self.io.get("image_sizes"):
             sizes = [placement.resized for _, placement in filled]
             feeds["image_sizes"] = np.array(sizes, np.float32)
+        if self.io.get("proposals"):
+            named = [*files, *[None] * (len(placed) - len(files))]
+            rows = int(self.io["proposals"][1])
+            boxes = [
+                proposal_ops.place(self.proposals(file, placement.original), placement, rows)
+                for file, (_, placement) in zip(named, placed, strict=True)
+            ]
+            feeds["proposals"] = np.stack([*boxes, *[boxes[-1]] * missing])
         return feeds
 
     def _input(self, key: str, default: str) -> Any:
