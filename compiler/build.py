@@ -25,6 +25,8 @@ from onnxgraft.pipeline import Pipeline, Registry
 from onnxgraft.quantization import Provider
 from onnxgraft.quantization.methods import DEFAULT as DEFAULT_METHOD
 from onnxgraft.quantization.methods import PERCENTILE
+from onnxgraft.runnable import write_runnable
+from onnxgraft.runtime.images import ResizeRule
 from onnxgraft.targets import BuilderOptions, EngineInfo
 from onnxgraft.viewer import Recorder, draw_detections, write_report
 
@@ -104,8 +106,8 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
     output = Path(output)
     with new_folder(output) as folder:
         request.progress("reading")
-        ranges = _provider(str(model), request)
         beside = sidecar.find(str(model), source, request.sidecar)
+        ranges = _provider(str(model), request, ResizeRule(*beside.edges))
         graph, ctx = Graph.load(source), Context(calibrate=ranges.ranges, channel_order=beside.channel_order)
         recorder = Recorder(output.with_name(output.name + ".reproducer"))
         checks, numeric = _instruments(request, recorder, source)
@@ -115,7 +117,7 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
         surgery = time.perf_counter() - started
         request.progress("writing")
         graph.save(folder / "model.onnx")
-        runnable = _write_runnable(graph, source, pipeline, ranges, folder, target.name)
+        runnable = write_runnable(source, pipeline, ranges, folder, target.name, beside.channel_order)
         if ranges.calibration is not None:
             ranges.calibration.save(folder / "calibration.json")
         engine = _build_engine(graph, ctx, folder, target, request)
@@ -181,7 +183,7 @@ def pipeline_for(request: Request, target: str) -> Pipeline:
     return pipeline.stop_after(request.stop_after) if request.stop_after else pipeline
 
 
-def _provider(model: str, request: Request) -> Provider:
+def _provider(model: str, request: Request, rule: ResizeRule) -> Provider:
     return Provider(
         model,
         CACHE,
@@ -190,6 +192,7 @@ def _provider(model: str, request: Request) -> Provider:
         request.percentile,
         request.calibration_images,
         request.progress,
+        rule,
     )
 
 
@@ -234,17 +237,6 @@ class _Progress(Instrument):
 
     def before(self, step: Any, graph: Graph, ctx: Context) -> None:
         self._progress(step.name())
-
-
-def _write_runnable(graph: Graph, source: Path, pipeline: Pipeline, ranges: Provider, folder: Path, target: str) -> str:
-    """The name of a file that ONNX Runtime can run: the model itself, unless it holds TensorRT's plugins."""
-    if target != "tensorrt" or not any(step.name() == "lower-plugins" for step in pipeline.passes):
-        return "model.onnx"
-    portable = Graph.load(source)
-    steps = [step for step in pipeline.passes if step.name() != "lower-plugins"]
-    PassManager(steps, fingerprints=False).run(portable, Context(calibrate=ranges.ranges))
-    portable.save(folder / "runnable.onnx")
-    return "runnable.onnx"
 
 
 def _build_engine(

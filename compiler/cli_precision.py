@@ -58,11 +58,12 @@ def calibrate(
     limit: Annotated[int | None, typer.Option(help="At most so many pictures.")] = None,
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the input.")] = "1344x1344",
     shard: Annotated[str | None, typer.Option(help="I/N: measure every N-th picture only.")] = None,
+    ray: Annotated[int | None, typer.Option(help="Measure in so many shards on a Ray cluster (extra [ray]).")] = None,
     merge: Annotated[list[Path] | None, typer.Option(help="Merge calibration files instead (repeatable).")] = None,
     tensorrt_cache: Annotated[Path | None, typer.Option(help="Also write TensorRT's calibration.cache here.")] = None,
 ) -> None:
     """Measure MODEL's activations over pictures; interrupted, it goes on where it was."""
-    from onnxgraft.quantization import methods, run
+    from onnxgraft.quantization import methods, ray_shards, run
     from onnxgraft.quantization.calibration import merge_files
 
     method = method or methods.DEFAULT
@@ -71,6 +72,10 @@ def calibrate(
         calibration, what = merge_files(merge, output), f"{len(merge)} calibrations merged"
     elif model is None:
         raise InputError("give a MODEL to calibrate, or --merge with calibration files")
+    elif ray is not None:
+        with bar("calibrating") as progress:
+            calibration = ray_shards.calibrate(model, output, images, limit, _size(size), ray, progress)
+        what = f"{ray} shards measured through Ray"
     else:
         with bar("calibrating") as progress:
             calibration, what = run.calibrate(model, output, images, limit, _size(size), shard, progress)
@@ -125,7 +130,8 @@ def sensitivity(
     choice = report["choice"]
     if choice is None:
         return
-    out.print(f"kept in fp16: {choice['layers']} of {len(report['layers'])} layers", soft_wrap=True)
+    kept = f"kept in fp16: {choice['layers']} of {len(report['layers'])} layers"
+    out.print(f"{kept}, {choice['cost']:.1%} of the multiplications" + ("" if choice["met"] else "; the budget is not met"))
     for what, key in (("fp32", "reference"), ("int8 throughout", "all_int8"), ("int8 with these kept", "kept")):
         out.print(f"{what}: box AP {choice[key][0]:.4f}, mask AP {choice[key][1]:.4f}")
     out.print(f"build with: --keep-fp16 {choice['keep']}", soft_wrap=True)

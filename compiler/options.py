@@ -80,14 +80,18 @@ def default_pipeline(options: CompileOptions, target: str, registry: Registry | 
 
 def _precision(o: CompileOptions, target: str) -> list[tuple[str, dict[str, object]]]:
     """The passes that type the graph. ONNX Runtime's integer kernels want fp32 around them, TensorRT's take fp16."""
-    steps: list[tuple[str, dict[str, object]]] = []
-    if o.precision == "int8":
-        steps.append(("quantize", {"keep": o.keep_fp16}))
-    if o.precision == "fp16" or (o.precision == "int8" and target != "onnxruntime"):
-        steps.append(("fp16", {"keep": o.keep_fp32}))
+    if o.precision == "fp16":
+        return [("fp16", {"keep": o.keep_fp32})]
     if o.precision == "bf16":
-        steps.append(("bf16", {"keep": o.keep_fp32}))
-    return steps
+        if target == "onnxruntime":
+            raise InputError("ONNX Runtime has no bf16 kernels on the CPU: give --target tensorrt or tensorrt-rtx, or fp16")
+        return [("bf16", {"keep": o.keep_fp32})]
+    if o.precision == "int8":
+        quantize: tuple[str, dict[str, object]] = ("quantize", {"keep": o.keep_fp16})
+        if target == "onnxruntime":
+            return [quantize, ("integer-kernels", {})]
+        return [quantize, ("fp16", {"keep": o.keep_fp32})]
+    return []
 
 
 def _step(name: str, settings: dict[str, object]) -> str:

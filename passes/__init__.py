@@ -9,6 +9,7 @@ from onnxgraft.passes.dense_nms import DenseNMS
 from onnxgraft.passes.fix_input import FixInput
 from onnxgraft.passes.fp16 import Fp16
 from onnxgraft.passes.inject_anchors import InjectAnchors
+from onnxgraft.passes.integer_kernels import IntegerKernels
 from onnxgraft.passes.keypoint_head import KeypointHead
 from onnxgraft.passes.lower_plugins import LowerPlugins
 from onnxgraft.passes.mask_head import MaskHead
@@ -47,6 +48,7 @@ BUILT_IN = (
     Fp16,
     Bf16,
     SplitTopk,
+    IntegerKernels,
     LowerPlugins,
 )
 

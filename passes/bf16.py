@@ -20,8 +20,9 @@ OPSET = 22  # from here on ONNX lets Conv and MaxPool be bf16
 class Bf16(Fp16):
     """Compute backbone, FPN and heads in bf16, with weights stored as bf16.
 
-    What stays in fp32 is as in the fp16 pass, and ConvTranspose, which TensorRT for RTX does not build in bf16. bf16 has fp32's range, so nothing overflows, and 8 bits of mantissa, so
-    it rounds eight times coarser than fp16. Legal when (1) the graph has opset 22 or later.
+    What stays in fp32 is as in the fp16 pass, and ConvTranspose, which TensorRT for RTX does not build in bf16. bf16
+    has fp32's range, so nothing overflows, and 8 bits of mantissa, so it rounds eight times coarser than fp16. Legal
+    when (1) the graph has opset 22 or later.
     """
 
     provides: ClassVar[tuple[str, ...]] = ("bf16",)
@@ -31,5 +32,6 @@ class Bf16(Fp16):
 
     def run(self, graph: Graph, ctx: Context) -> None:
         if graph.gs.opset < OPSET and not self.emulate:
-            raise Refusal(f"bf16 needs opset {OPSET}, the graph has {graph.gs.opset}: run upgrade-opset{{version={OPSET}}} first")
+            needed = f"upgrade-opset{{version={OPSET}}}"
+            raise Refusal(f"bf16 needs opset {OPSET}, the graph has {graph.gs.opset}: run {needed} first")
         super().run(graph, ctx)

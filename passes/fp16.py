@@ -171,9 +171,11 @@ class _Casts:
         self._code = int(onnx.helper.np_dtype_to_tensor_dtype(storage))
         self._half: dict[int, gs.Tensor] = {}
         self._float: dict[int, gs.Tensor] = {}
+        self._alive: list[gs.Tensor] = []  # a replaced constant must not lend its id to another
 
     def to_half(self, tensor: gs.Tensor) -> gs.Tensor:
         if id(tensor) not in self._half:
+            self._alive.append(tensor)
             if isinstance(tensor, gs.Constant):
                 self._half[id(tensor)] = self._constant(tensor)
             else:
@@ -182,6 +184,7 @@ class _Casts:
 
     def to_float(self, tensor: gs.Tensor) -> gs.Tensor:
         if id(tensor) not in self._float:
+            self._alive.append(tensor)
             self._float[id(tensor)] = self._cast(tensor, "float", np.dtype(np.float32), _FLOAT)
         return self._float[id(tensor)]
 

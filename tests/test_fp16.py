@@ -13,9 +13,12 @@ from onnxgraft.errors import PassError
 from onnxgraft.graph import Graph
 from onnxgraft.instruments.verify import verify_graph
 from onnxgraft.manager import Context
-from onnxgraft.passes import Fp16
+from onnxgraft.passes import Bf16, Fp16
 from onnxgraft.passes.regions import find_regions
+from onnxgraft.quantization.collect import input_feeds
+from onnxgraft.runtime.images import ResizeRule
 from onnxgraft.runtime.match import match
+from onnxgraft.targets import OrtRunner
 
 SINGLE = {"NonMaxSuppression", "TopK", "Softmax", "Exp", "EfficientNMS_TRT", "PyramidROIAlign_TRT"}
 
@@ -116,3 +119,36 @@ def test_what_fp16_cannot_hold_stays_in_fp32_and_is_said(stages: Stages) -> None
     assert floats(after["backbone/9"]) == {"float16"}
     assert any(note.startswith("fpn/3 stays in fp32: a weight of 7e+04") for note in ctx.notes)
     assert any(note.startswith("backbone/7 stays in fp32: calibration saw an activation of 4e+04") for note in ctx.notes)
+
+
+@pytest.mark.parametrize("kind", [Fp16, Bf16])
+def test_the_emulation_rounds_every_result(kind: type[Fp16], stages: Stages, tmp_path: Path) -> None:
+    """ONNX Runtime computes fp16 nodes in fp32 and rounds nothing between them; the emulation does round."""
+    graph, ctx = stages.after_pass("name-outputs")
+    run_unordered([kind(emulate=True)], graph, ctx)
+    assert verify_graph(graph) is None
+    half = [node for node in graph.nodes if kind.storage in [t.dtype for t in (*node.inputs, *node.outputs)]]
+    assert {node.op for node in half} == {"Cast"}
+    feature = graph.tensor(ctx.spec().rpn.levels[0].logits_tensor).outputs[0].outputs[0].outputs[0].outputs[0]
+    graph.gs.outputs.append(feature)
+    graph.save(tmp_path / "emulated.onnx")
+    values = OrtRunner(tmp_path / "emulated.onnx")({"input_tensor": input_tensor(ctx, stages)})[feature.name]
+    assert np.array_equal(values, values.astype(kind.storage).astype(np.float32))
+    assert len(np.unique(values)) > 100
+
+
+def input_tensor(ctx: Context, stages: Stages) -> np.ndarray:
+    return input_feeds(stages.after_pass("name-outputs")[0], ctx, [stages.image], ResizeRule())["input_tensor"]
+
+
+def test_bf16_needs_a_newer_opset_and_leaves_transposed_convolutions(stages: Stages) -> None:
+    graph, ctx = stages.after_pass("name-outputs")
+    with pytest.raises(PassError, match=r"bf16 needs opset 22.*upgrade-opset\{version=22\}"):
+        run_unordered([Bf16()], graph, ctx)
+    graph.gs.opset = 22
+    run_unordered([Bf16()], graph, ctx)
+    for node in find_regions(graph, ctx).layers.values():
+        assert floats(node) == ({"float32"} if node.op == "ConvTranspose" else set()), node.name
+        if node.op != "ConvTranspose":
+            assert {np.dtype(t.dtype).name for t in (*node.inputs, *node.outputs)} == {"bfloat16"}
+    assert "precision" in str({n.name for n in graph.nodes if n.op == "Cast"})

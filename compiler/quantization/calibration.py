@@ -16,6 +16,7 @@ from onnxgraft.passes.regions import find_regions
 from onnxgraft.quantization import methods
 from onnxgraft.quantization.histogram import Histogram
 from onnxgraft.runtime._files import write_atomically
+from onnxgraft.runtime.images import ResizeRule
 from onnxgraft.text import value_text
 
 FORMAT = "onnxgraft calibration 1"
@@ -136,8 +137,8 @@ def pictures_digest(pictures: Sequence[tuple[str, str]]) -> str:
     return hashlib.sha256(json.dumps(sorted(pictures)).encode()).hexdigest()[:16]
 
 
-def key_of(graph: Graph, ctx: Context, names: Sequence[str]) -> Key:
-    """The key of a graph as it stands before quantization; `names` are the tensors to measure."""
+def key_of(graph: Graph, ctx: Context, names: Sequence[str], rule: ResizeRule) -> Key:
+    """The key of a graph as it stands before quantization; `names` are the tensors to measure, `rule` resizes pictures."""
     regions = find_regions(graph, ctx)
     state = hashlib.sha256()
     for name, node in regions.layers.items():
@@ -148,6 +149,6 @@ def key_of(graph: Graph, ctx: Context, names: Sequence[str]) -> Key:
     image = ctx.spec().image
     preprocess = {
         "canvas": [image.height, image.width], "mean": list(image.mean), "std": list(image.std), "order": image.order,
-        "shortest_edge": 800, "longest_edge": 1333,
+        "shortest_edge": rule.shortest_edge, "longest_edge": rule.longest_edge,
     }  # fmt: skip
     return Key(state.hexdigest()[:32], preprocess)

@@ -36,6 +36,7 @@ def collect(
     pictures: Sequence[Picture],
     state: Path | None = None,
     progress: Progress = lambda done, total, name: None,
+    rule: ResizeRule | None = None,
 ) -> Calibration:
     """Statistics of the tensors `names` over the pictures.
 
@@ -47,6 +48,7 @@ def collect(
         pictures: what to run; unreadable ones are left out and noted.
         state: file that holds the statistics so far, so that an interrupted run goes on where it was; removed at the end.
         progress: called with (pictures done, pictures in all, name of the next).
+        rule: how pictures are resized; detectron2's default without it.
 
     Raises:
         InputError: no picture could be read, a tensor is NaN or infinite, or `state` cannot be written.
@@ -60,7 +62,7 @@ def collect(
                 progress(done, len(pictures), chunk[0].name)
                 loaded = _load(chunk, skipped)
                 if loaded and session is not None:
-                    _observe(session, graph, ctx, loaded, calibration)
+                    _observe(session, graph, ctx, loaded, calibration, rule or ResizeRule())
                 done += len(chunk)
                 if state is not None and time.monotonic() - saved > STATE_SECONDS:
                     _save_state(calibration, skipped, state)
@@ -137,11 +139,12 @@ def _observe(
     ctx: Context,
     loaded: Sequence[tuple[Picture, NDArray[np.uint8]]],
     calibration: Calibration,
+    rule: ResizeRule,
 ) -> None:
     """Run one batch, filled up with its own pictures, and count every tensor."""
     images = [image for _, image in loaded]
     filled = [images[i % len(images)] for i in range(ctx.batch)]
-    feeds = input_feeds(graph, ctx, filled)
+    feeds = input_feeds(graph, ctx, filled, rule)
     names = [output.name for output in session.get_outputs()]
     values = session.run(names, {i.name: feeds[i.name] for i in session.get_inputs()})
     for index, name in enumerate(names):
@@ -153,14 +156,16 @@ def _observe(
     calibration.pictures += [(picture.name, picture.digest) for picture, _ in loaded]
 
 
-def input_feeds(graph: Graph, ctx: Context, images: Sequence[NDArray[np.uint8]]) -> dict[str, NDArray[Any]]:
+def input_feeds(
+    graph: Graph, ctx: Context, images: Sequence[NDArray[np.uint8]], rule: ResizeRule
+) -> dict[str, NDArray[Any]]:
     """One batch of pictures as the compiled graph's input wants them, placed as inference places them."""
     spec = ctx.spec().image
     wanted = ctx.io.get("input", {})
     order = wanted.get("order", spec.order)
     mean = spec.mean if order == spec.order else spec.mean[::-1]
     placed = [
-        place(image, (spec.height, spec.width), ResizeRule(), mean=mean, layout=wanted.get("layout", "NCHW"),
+        place(image, (spec.height, spec.width), rule, mean=mean, layout=wanted.get("layout", "NCHW"),
               dtype=wanted.get("dtype", "float32"), order=order)
         for image in images
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from onnxgraft.quantization import pictures as picture_sets
 from onnxgraft.quantization.calibration import Calibration, Key, group_ranges, key_of, pictures_digest
 from onnxgraft.quantization.collect import collect, state_name
 from onnxgraft.quantization.pictures import Picture
+from onnxgraft.runtime.images import ResizeRule
 
 DRAWN = 8  # scenes that are drawn when a golden graph has no calibration that fits
 
@@ -28,6 +30,7 @@ class Provider:
         model: the model as the user named it; golden graphs bring pictures or a calibration along.
         source: a folder of images, a calibration.json, a TensorRT calibration cache, or None.
         cache: folder for calibrations that were measured.
+        rule: how pictures are resized, as inference does it.
         calibration: the statistics that were used; None after a TensorRT cache.
         used: sentences on where the ranges came from.
     """
@@ -39,6 +42,7 @@ class Provider:
     percentile: float = methods.PERCENTILE
     limit: int | None = None
     progress: Callable[[str], None] = lambda _: None
+    rule: ResizeRule = field(default_factory=ResizeRule)
     calibration: Calibration | None = None
     amax: dict[str, float] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
@@ -60,7 +64,7 @@ class Provider:
         self._asked = names
         if self.source is not None and trt_cache.is_cache(self.source):
             return self._from_tensorrt(self.source, ctx, groups)
-        self.calibration = self._calibration(graph, ctx, names, key_of(graph, ctx, names))
+        self.calibration = self._calibration(graph, ctx, names, key_of(graph, ctx, names, self.rule))
         self._seen = {name: self.calibration.tensors[name].amax for name in names}
         ctx.ranges = dict(self._seen)
         self.amax = group_ranges(self.calibration, groups, self.method, self.percentile)
@@ -136,8 +140,7 @@ class Provider:
                     self.used.append(f"{len(held.pictures)} images, calibrated before ({place.name})")
                     return held
         state = place.with_suffix(".part")
-        calibration = collect(graph, ctx, names, key, pictures, state,
-                              lambda done, total, name: self.progress(f"calibrating, image {done} of {total}"))  # fmt: skip
+        calibration = collect(graph, ctx, names, key, pictures, state, _with_time_left(self.progress), self.rule)
         calibration.save(place)
         self.used.append(f"{len(calibration.pictures)} images, calibrated now")
         return calibration
@@ -148,6 +151,23 @@ class Provider:
         if len(self.calibration.pictures) == 1:
             remarks.append("calibrated on one image only: scales of other images may differ")
         return remarks
+
+
+def _with_time_left(tell: Callable[[str], None]) -> Callable[[int, int, str], None]:
+    """Words for a spinner: how many images are done, and how long the others take at this pace."""
+    first: list[tuple[int, float]] = []
+
+    def progress(done: int, total: int, name: str) -> None:
+        if not first:
+            first.append((done, time.monotonic()))
+        start, since = first[0]
+        words = f"calibrating, image {done} of {total}"
+        if done > start:
+            left = (time.monotonic() - since) / (done - start) * (total - done)
+            words += f", {left:.0f} s left"
+        tell(words)
+
+    return progress
 
 
 def _lacks(held: Calibration, names: Sequence[str]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxgraft import golden
+from onnxgraft import golden, sidecar
 from onnxgraft.errors import InputError
 from onnxgraft.graph import Graph
 from onnxgraft.manager import Context, PassManager
@@ -18,6 +18,7 @@ from onnxgraft.quantization import pictures as picture_sets
 from onnxgraft.quantization.calibration import Calibration, Key, group_ranges, key_of, pictures_digest
 from onnxgraft.quantization.collect import Progress, collect
 from onnxgraft.quantization.pictures import Picture
+from onnxgraft.runtime.images import ResizeRule
 
 DRAWN = 100  # scenes for a golden graph when no images are given
 CACHE = Path("build") / ".cache"
@@ -31,6 +32,7 @@ class Prepared:
     ctx: Context
     groups: list[list[str]]
     key: Key
+    rule: ResizeRule
 
     @property
     def names(self) -> list[str]:
@@ -40,13 +42,16 @@ class Prepared:
 
 def prepare(model: str, size: tuple[int, int] = (1344, 1344)) -> Prepared:
     """Compile `model` up to where precision is chosen. Raises what `compile` raises."""
-    graph, ctx = Graph.load(golden.resolve(model, CACHE)), Context()
+    source = golden.resolve(model, CACHE)
+    beside = sidecar.find(model, source, None)
+    graph, ctx = Graph.load(source), Context(channel_order=beside.channel_order)
+    rule = ResizeRule(*beside.edges)
     options = CompileOptions(height=size[0], width=size[1])
     steps = default_pipeline(options, "onnxruntime").stop_after("name-outputs").passes
     PassManager(steps, fingerprints=False).run(graph, ctx)
     refuse_quantized(graph)
     groups = find_sites(graph, find_regions(graph, ctx), set()).groups()
-    return Prepared(graph, ctx, groups, key_of(graph, ctx, sorted(n for g in groups for n in g)))
+    return Prepared(graph, ctx, groups, key_of(graph, ctx, sorted(n for g in groups for n in g), rule), rule)
 
 
 def calibrate(
@@ -82,7 +87,7 @@ def calibrate(
     if output.exists():
         return _used_again(output, prepared, pictures), "used again: same network, preprocessing and images"
     state = output.with_name(output.name + ".part")
-    calibration = collect(prepared.graph, prepared.ctx, prepared.names, prepared.key, pictures, state, progress)
+    calibration = collect(prepared.graph, prepared.ctx, prepared.names, prepared.key, pictures, state, progress, prepared.rule)
     calibration.save(output)
     return calibration, f"{len(calibration.pictures)} images measured"
 

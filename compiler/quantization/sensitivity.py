@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -21,6 +23,7 @@ from onnxgraft.graph import Graph
 from onnxgraft.instruments.numeric import stage_detections
 from onnxgraft.manager import PassManager
 from onnxgraft.passes import Quantize
+from onnxgraft.passes.quantize import weight_axis
 from onnxgraft.passes.regions import find_regions
 from onnxgraft.quantization import pictures as picture_sets
 from onnxgraft.quantization.collect import input_feeds
@@ -51,7 +54,7 @@ class Variants:
 
     def __init__(self, prepared: Prepared, provider: Provider, folder: Path) -> None:
         self._file, self._folder = folder / "fp32.onnx", folder
-        self._ctx, self._provider = prepared.ctx, provider
+        self._ctx, self._rule, self._provider = prepared.ctx, prepared.rule, provider
         prepared.graph.save(self._file)
         self.layers = find_regions(prepared.graph, prepared.ctx).layers
 
@@ -70,7 +73,7 @@ class Variants:
         names = [output.name for output in session.get_outputs()]
 
         def detect(image: NDArray[np.uint8]) -> Detections:
-            values = session.run(names, input_feeds(graph, ctx, [image] * ctx.batch))
+            values = session.run(names, input_feeds(graph, ctx, [image] * ctx.batch, self._rule))
             return stage_detections(dict(zip(names, values, strict=True)), ctx)
 
         return detect
@@ -135,11 +138,15 @@ def rank(
 
 @dataclass(frozen=True)
 class Choice:
-    """What an accuracy budget came to: the layers kept in fp16, the AP with them, without them, and in fp32."""
+    """What an accuracy budget came to: the layers kept in fp16, the AP with them, without them, and in fp32.
+
+    `cost` is the share of the network's multiplications that the kept layers do.
+    """
 
     budget: float
     keep: str
     layers: int
+    cost: float
     reference: tuple[float, float]
     all_int8: tuple[float, float]
     kept: tuple[float, float]
@@ -177,7 +184,17 @@ def choose(
         else:
             low = middle
     keep = "+".join(sorted(order[:high])) or "none"
-    return Choice(budget, keep, high, reference, everything, ap(high))
+    work = {name: multiplications(node) for name, node in variants.layers.items()}
+    cost = sum(work[name] for name in order[:high]) / max(sum(work.values()), 1)
+    return Choice(budget, keep, high, cost, reference, everything, ap(high))
+
+
+def multiplications(node: gs.Node) -> int:
+    """How many products a layer computes on one batch."""
+    weights, channels = math.prod(node.inputs[1].shape), node.inputs[1].shape[weight_axis(node)]
+    if node.op == "ConvTranspose":
+        return int(weights * math.prod(node.inputs[0].shape) // node.inputs[0].shape[1])
+    return int(weights // channels * math.prod(node.outputs[0].shape))
 
 
 def _loss(reference: tuple[float, float], found: tuple[float, float]) -> float:
@@ -226,7 +243,7 @@ def report_on(
         calibration = calibration or (held if held.is_file() else None)
     pictures, truth = _material(model, images, annotations, limit, budget_images if budget is not None else None)
     prepared = prepare(model, size)
-    provider = Provider(model, CACHE, calibration)
+    provider = Provider(model, CACHE, calibration, rule=prepared.rule)
     provider.ranges(prepared.graph, prepared.ctx, prepared.groups)
     with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
         variants = Variants(prepared, provider, Path(folder))

@@ -22,10 +22,11 @@ class OrtRunner(Runner):
 
     `threads` bounds the threads of one operator (None: ONNX Runtime's choice, all cores).
     `optimize` False runs the graph as it stands, which checks of single passes want.
+    `exact` executes Q/DQ as they are written; ONNX Runtime's own integer kernels saturate on CPUs without VNNI.
     Raises TargetError with ONNX Runtime's own message when the graph does not load.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, optimize: bool = True) -> None:
+    def __init__(self, path: Path, threads: int | None = None, optimize: bool = True, exact: bool = False) -> None:
         if not Path(path).is_file():
             raise InputError(f"{path} is not a file: give an ONNX model")
         options = ort.SessionOptions()
@@ -35,6 +36,8 @@ class OrtRunner(Runner):
             options.intra_op_num_threads = threads
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if exact:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             self.session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
