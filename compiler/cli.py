@@ -253,10 +253,16 @@ def bench(
     run: Annotated[Path | None, typer.Argument(help="A build folder, for its latency; without it surgery is measured.")] = None,
     model: Annotated[str, typer.Option(help="The model whose surgery is measured.")] = "mask_rcnn_R_50_FPN_3x",
     repeat: Annotated[int, typer.Option(help="Counted runs of each measurement.")] = 5,
+    precision: Annotated[bool, typer.Option("--precision", help="Measure calibration and int8 instead of surgery.")] = False,
+    calib_images: Annotated[int, typer.Option(help="--precision: images for both calibrators.")] = 10,
+    size: Annotated[str, typer.Option(help="--precision: HEIGHTxWIDTH.")] = "1344x1344",
 ) -> None:
     """Measure: surgery and engine build beside loading and saving the file, or the latency of a build."""
     from onnxgraft.benchmark import latency, surgery
 
+    if precision:
+        cli_precision.bench(model, repeat, calib_images, parse_size(size))
+        return
     with working("measuring") as progress:
         rows = latency(run, repeat, progress) if run else surgery(model, repeat, progress)
     table = Table(*rows[0], box=None)

@@ -135,3 +135,20 @@ def sensitivity(
     for what, key in (("fp32", "reference"), ("int8 throughout", "all_int8"), ("int8 with these kept", "kept")):
         out.print(f"{what}: box AP {choice[key][0]:.4f}, mask AP {choice[key][1]:.4f}")
     out.print(f"build with: --keep-fp16 {choice['keep']}", soft_wrap=True)
+
+
+MANY = 200  # images of a second calibration, to see that memory does not grow
+
+
+def bench(model: str, repeat: int, images: int, size: tuple[int, int]) -> None:
+    """Print calibration beside onnxruntime.quantization's, and latencies of raw export, fp32 and int8."""
+    from onnxgraft.benchmark_precision import calibration, latencies
+
+    with bar("measuring") as progress:
+
+        def tell(what: str) -> None:
+            progress(0, 0, what)
+
+        tables = latencies(model, repeat, size, tell), calibration(model, images, MANY, size, tell)
+    for rows in tables:
+        _print(rows)

@@ -24,9 +24,9 @@ class IntegerKernels(Pass):
     """Let ONNX Runtime's integer convolutions compute what the Q/DQ pairs say.
 
     (1) Activations become uint8, which the kernels want: behind a ReLU level q stays q and is clipped at 127, elsewhere
-    it becomes q + 128. (2) A Conv that is followed by Q, with or without a ReLU between, becomes QLinearConv. (3) Weights
-    of all other layers are stored as the fp32 values that their levels mean, and a second Q/DQ of values that were
-    rounded by the same scale is dropped. Sums are as with Q/DQ; biases are rounded to the accumulator's step.
+    it becomes q + 128. (2) A Conv or Gemm that is followed by Q, with or without a ReLU between, becomes QLinearConv.
+    (3) Weights of other layers are stored as the fp32 values that their levels mean, and a second Q/DQ of values that
+    were rounded by the same scale is dropped. Sums are as with Q/DQ; biases are rounded to the accumulator's step.
 
     `signed-weights` are the weights of convolutions whose input can be negative. With uint8 every CPU computes them
     exactly. int8 is faster, and exact only on CPUs with VNNI: others saturate sums of two products.
@@ -44,8 +44,8 @@ class IntegerKernels(Pass):
         rewrite = _Rewrite(graph, ctx, self.signed_weights)
         for node in [n for n in graph.nodes if n.op == "QuantizeLinear"]:
             rewrite.activation(node)
-        for node in [n for n in graph.nodes if n.op == "Conv"]:
-            rewrite.convolution(node)
+        for node in [n for n in graph.nodes if n.op == "Conv" or (n.op == "Gemm" and _is_plain(n))]:
+            rewrite.layer(node)
         graph.cleanup()
         for node in [n for n in graph.nodes if n.op == "DequantizeLinear" and isinstance(n.inputs[0], gs.Constant)]:
             rewrite.weight(node)
@@ -128,8 +128,8 @@ class _Rewrite:
         low, high = self._zeros[0], b.const("top", _TOP, np.uint8)
         return b.op("Clip", [levels, low, high], f"{levels.name}/clipped", dtype=np.uint8, shape=levels.shape)
 
-    def convolution(self, node: gs.Node) -> None:
-        """(2): a Conv between DQs and one Q."""
+    def layer(self, node: gs.Node) -> None:
+        """(2): a Conv or Gemm between DQs and one Q."""
         data, weights = (_maker(t, "DequantizeLinear") for t in node.inputs[:2])
         following = node.outputs[0].outputs
         if data is None or weights is None or len(following) != 1 or following[0].op != "QuantizeLinear":
@@ -140,9 +140,13 @@ class _Rewrite:
             return
         inputs = [*data.inputs, levels, weights.inputs[1], zero, q.inputs[1], q.inputs[2], bias]
         b = Builder(self.graph, "integer", [node.name, q.name])
-        made = b.op("QLinearConv", inputs, f"{node.outputs[0].name}/q", dtype=np.uint8, shape=q.outputs[0].shape, **node.attrs)
+        name = f"{node.outputs[0].name}/q"
+        if node.op == "Conv":
+            made = b.op("QLinearConv", inputs, name, dtype=np.uint8, shape=q.outputs[0].shape, **node.attrs)
+        else:
+            made = _gemm(b, inputs, name, q.outputs[0].shape[0])
         self.graph.replace(q.outputs[0], made)
-        self.ctx.count("integer convolutions")
+        self.ctx.count("integer layers")
         if levels.dtype == np.uint8:
             self.ctx.count("with uint8 weights")
 
@@ -163,13 +167,42 @@ class _Rewrite:
         return levels, bias, zero
 
     def weight(self, dq: gs.Node) -> None:
-        """(3): weights that are still read as fp32."""
+        """(3): weights that are still read as fp32, unless Q follows: ONNX Runtime would quantize them anew there."""
+        after = [reader for node in dq.outputs[0].outputs for reader in _past_relu(node.outputs[0]).outputs]
+        if any(node.op == "QuantizeLinear" for node in after):
+            return
         levels, scales = np.asarray(dq.inputs[0].values), np.asarray(dq.inputs[1].values, np.float32)
         shape = [-1 if i == dq.attrs.get("axis", 1) else 1 for i in range(levels.ndim)]
         values = levels.astype(np.float32) * scales.reshape(shape)
         constant = gs.Constant(self.graph.fresh(f"{dq.outputs[0].name}/fp32"), values)
         self.graph.replace(dq.outputs[0], constant)
         self.ctx.count("weights stored as fp32")
+
+
+def _is_plain(gemm: gs.Node) -> bool:
+    """x times transposed weights plus bias."""
+    return bool(gemm.attrs.get("transB", 0)) and not gemm.attrs.get("transA", 0) and all(
+        gemm.attrs.get(factor, 1.0) == 1.0 for factor in ("alpha", "beta")
+    )  # fmt: skip
+
+
+def _gemm(b: Builder, inputs: list[gs.Tensor], name: str, rows: int | str) -> gs.Variable:
+    """A Gemm on uint8 [R, K] as QLinearConv of an image of R pixels with K channels, which has no kernel of its own."""
+    data, weights = inputs[0], inputs[3]
+    width, depth = (int(d) for d in weights.shape)
+    pixels = b.op("Reshape", [data, b.ints("pixels", [1, -1, 1, depth])], f"{name}/pixels", dtype=np.uint8,
+                  shape=[1, rows, 1, depth])  # fmt: skip
+    image = b.op("Transpose", [pixels], f"{name}/image", dtype=np.uint8, shape=[1, depth, rows, 1], perm=[0, 3, 1, 2])
+    values = np.asarray(weights.values)
+    inputs = [image, *inputs[1:3], b.const(f"{weights.name}/1x1", values.reshape(width, depth, 1, 1)), *inputs[4:]]
+    made = b.op("QLinearConv", inputs, f"{name}/conv", dtype=np.uint8, shape=[1, width, rows, 1], kernel_shape=[1, 1])
+    back = b.op("Transpose", [made], f"{name}/rows", dtype=np.uint8, shape=[1, rows, 1, width], perm=[0, 2, 3, 1])
+    return b.op("Reshape", [back, b.ints("rows", [-1, width])], name, dtype=np.uint8, shape=[rows, width])
+
+
+def _past_relu(tensor: gs.Tensor) -> gs.Tensor:
+    follower = tensor.outputs[0] if len(tensor.outputs) == 1 else None
+    return follower.outputs[0] if follower is not None and follower.op == "Relu" else tensor
 
 
 def _maker(tensor: gs.Tensor, op: str) -> gs.Node | None:

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from support import Stages, detect, run_unordered
 
-from onnxgraft.errors import PassError
+from onnxgraft.errors import InputError, PassError
 from onnxgraft.graph import Graph
 from onnxgraft.instruments.verify import verify_graph
 from onnxgraft.manager import Context
@@ -100,7 +100,7 @@ def test_named_regions_stay_in_fp32(stages: Stages) -> None:
 
 def test_an_unknown_region_is_refused_with_the_names(stages: Stages) -> None:
     graph, ctx = stages.after_pass("name-outputs")
-    with pytest.raises(PassError, match=r"no layer is called 'neck': give first-conv, predictors, backbone.*'mask-head/5'"):
+    with pytest.raises(InputError, match=r"no layer is called 'neck': give first-conv, predictors, backbone.*'mask-head/5'"):
         run_unordered([Fp16(keep="neck")], graph, ctx)
 
 

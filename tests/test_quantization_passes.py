@@ -10,17 +10,20 @@ import onnx_graphsurgeon as gs
 import pytest
 from support import Stages, detect, parse_graph, run_unordered
 
-from onnxgraft import targets
+from onnxgraft import golden, targets
 from onnxgraft.analysis.structure import producer
+from onnxgraft.build import Request, compile
 from onnxgraft.errors import InputError, PassError, Refusal
 from onnxgraft.graph import Graph
 from onnxgraft.instruments.verify import verify_graph
 from onnxgraft.manager import Context
+from onnxgraft.options import CompileOptions
 from onnxgraft.passes import Fp16, LowerPlugins, Quantize
 from onnxgraft.passes.quantize import exact_scales, quantize_weights, refuse_quantized
 from onnxgraft.passes.regions import find_regions
 from onnxgraft.quantization import Provider, trt_cache
 from onnxgraft.quantization.calibration import Calibration
+from onnxgraft.quantization.run import prepare
 from onnxgraft.runtime.match import match
 
 
@@ -147,7 +150,7 @@ def test_a_tensorrt_cache_gives_the_scales(stages: Stages, measured: Path, tmp_p
     reader = next(n for n in graph.nodes if n.op == "Conv" and n.inputs[0].name == dropped)
     assert isinstance(reader.inputs[1], gs.Constant)
     trt_cache.write({"conv1": 1.0}, cache)
-    with pytest.raises(PassError, match="has none of this network's tensors"):
+    with pytest.raises(InputError, match="has none of this network's tensors"):
         quantized(stages, cache)
 
 
@@ -198,15 +201,15 @@ def test_a_calibration_of_another_network_is_refused(stages: Stages, measured: P
     other = tmp_path / "calibration.json"
     held = Calibration.load(measured)
     other.write_text(text.replace(held.key.graph, "0" * 32))
-    with pytest.raises(PassError, match="does not belong to this build: it was made for another network"):
+    with pytest.raises(InputError, match="does not belong to this build: it was made for another network"):
         quantized(stages, other)
     other.write_text(text.replace('"shortest_edge": 800', '"shortest_edge": 640'))
-    with pytest.raises(PassError, match="made with shortest_edge 640, this build has 800"):
+    with pytest.raises(InputError, match="made with shortest_edge 640, this build has 800"):
         quantized(stages, other)
     other.write_text(text[:3000])
-    with pytest.raises(PassError, match="truncated"):
+    with pytest.raises(InputError, match="truncated"):
         quantized(stages, other)
-    with pytest.raises(PassError, match="no such folder of images or calibration file"):
+    with pytest.raises(InputError, match="no such folder of images or calibration file"):
         quantized(stages, tmp_path / "absent")
 
 
@@ -248,3 +251,24 @@ def test_rtx_builds_fp16_layers(stages: Stages, tmp_path: Path) -> None:
 def test_bad_method_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'best' is not one of"):
         Provider("mask_rcnn", tmp_path, method="best")
+
+
+def test_the_shipped_calibration_fits_the_golden_graph() -> None:
+    held = Calibration.load(golden.folder("mask_rcnn") / "calibration.json")
+    prepared = prepare("mask_rcnn")
+    assert prepared.key.difference(held.key) is None
+    assert set(prepared.names) == set(held.tensors)
+    assert len(held.pictures) == 100
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_rtx_builds_the_full_size_graph(precision: str, tmp_path: Path) -> None:
+    if (reason := targets.get("tensorrt-rtx").available()) is not None:
+        pytest.skip(reason)
+    options = CompileOptions(precision=precision, height=128, width=128, roi_sampling="fixed2")
+    request = Request(target="tensorrt-rtx", options=options, builder=targets.BuilderOptions(builder_optimization_level=0),
+                      calibration_images=1, checks=False)  # fmt: skip
+    layers = compile("mask_rcnn_R_50_FPN_3x", tmp_path / "out", request).manifest["engine_info"]["layer_types"]
+    convolutions = layers["correlation"]
+    assert set(convolutions) == ({"Half"} if precision == "fp16" else {"Half", "Int8"})
+    assert convolutions["Half" if precision == "fp16" else "Int8"] > 50
