@@ -31,7 +31,9 @@ g (float[3, 64, 96] image) => (OUTPUTS)
   batched = Unsqueeze(scaled, zero)
   features = Conv<kernel_shape = [4, 4], strides = [4, 4]>(batched, stem)
   active = Relu(features)
-  logits = Conv<kernel_shape = [1, 1]>(active, predictor)
+  coarse = Conv<kernel_shape = [4, 4], strides = [4, 4]>(batched, twin)
+  MERGE
+  logits = Conv<kernel_shape = [1, 1]>(merged, predictor)
   TAIL
 }
 """
@@ -46,15 +48,17 @@ POSTPROCESSED = """
 """
 
 
-def network(outputs: str, tail: str = "") -> Graph:
+def network(outputs: str, tail: str = "", merge: str = "merged = Add(active, coarse)") -> Graph:
     random = np.random.default_rng(3)
 
     def weights(name: str, *shape: int) -> str:
         values = ", ".join(f"{v:.4f}" for v in random.standard_normal(int(np.prod(shape))))
         return f", float[{', '.join(map(str, shape))}] {name} = {{{values}}}"
 
-    held = weights("stem", 8, 3, 4, 4) + weights("predictor", 5, 8, 1, 1)
-    text = NETWORK.replace("first = {0}", "first = {0}" + held).replace("OUTPUTS", outputs).replace("TAIL", tail)
+    held = weights("stem", 8, 3, 4, 4) + weights("twin", 8, 3, 4, 4) + weights("predictor", 5, 8, 1, 1)
+    text = NETWORK.replace("first = {0}", "first = {0}" + held)
+    for word, part in (("OUTPUTS", outputs), ("TAIL", tail), ("MERGE", merge)):
+        text = text.replace(word, part)
     return parse_graph(text)
 
 
@@ -78,6 +82,12 @@ def test_a_second_output_is_no_segmentation() -> None:
     graph = recognised(network(LOGITS + ", float[1, 8, h, w] active"))
     with pytest.raises(Refusal):
         analyse(graph)
+
+
+def test_a_map_of_one_level_is_no_semantic_fpn() -> None:
+    """Near miss: the predictor of detectron2's head reads the sum of the pyramid's levels."""
+    with pytest.raises(Refusal, match="no family of detectron2"):
+        analyse(recognised(network(LOGITS, merge="merged = Sigmoid(active)")))
 
 
 def test_logits_at_no_whole_stride_are_refused() -> None:

@@ -17,9 +17,13 @@ _SELECTING = frozenset({"TopK", "NonMaxSuppression", "RoiAlign"})
 
 
 def matches(graph: Graph) -> bool:
-    """Whether the graph has one float map as its only output, and selects no boxes on the way."""
+    """Whether the only output is a map predicted from the sum of several levels, and no boxes are selected on the way."""
     maps = [t for t in graph.gs.outputs if t.shape is not None and len(t.shape) in (3, 4)]
-    return len(graph.gs.outputs) == len(maps) == 1 and not any(node.op in _SELECTING for node in graph.nodes)
+    if len(graph.gs.outputs) != 1 or not maps or any(node.op in _SELECTING for node in graph.nodes):
+        return False
+    predictor = producer(_predicted(maps[0]))
+    merged = producer(predictor.inputs[0]) if predictor is not None and predictor.op == "Conv" else None
+    return merged is not None and merged.op in ("Add", "Sum")
 
 
 def analyse_semantic(graph: Graph) -> DetectorSpec:
