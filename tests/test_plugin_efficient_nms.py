@@ -225,6 +225,20 @@ def test_native_options(options: dict[str, str], per_class: bool) -> None:
     check(attrs(max_output_boxes=60), boxes, scores, **options)
 
 
+@pytest.mark.parametrize("shape", [(2, 90, 6), (1, 40, 1)])
+def test_one_class_a_box(shape: tuple[int, int, int]) -> None:
+    """A dense head's candidates: each has a score in one class's column, some below the threshold."""
+    rng = np.random.default_rng(17)
+    boxes = make_boxes(rng, *shape[:2])
+    scores = np.full(shape, -1, np.float32)
+    own = rng.integers(0, shape[2], shape[:2])
+    np.put_along_axis(scores, own[..., None], rng.permutation(own.size).reshape(*shape[:2], 1).astype(np.float32) / own.size, 2)
+    a = attrs(score_threshold=0.2, max_output_boxes=60)
+    check(a, boxes, scores, grouping="box")
+    fewer = run_lowered(OP, a, boxes, scores, grouping="box", max_candidates=30)
+    assert_same(fewer, run_lowered(OP, a, boxes, scores, max_candidates=30))
+
+
 def test_rpn_levels_as_classes() -> None:
     """Five levels with a box table each; short levels are padded with a score that ends last."""
     rng = np.random.default_rng(14)
