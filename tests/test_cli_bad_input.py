@@ -108,8 +108,8 @@ def test_a_model_that_is_no_detector(refused: Refused, tmp_path: Path) -> None:
             y = Relu(features)
         }
     """).save(tmp_path / "net.onnx")
-    reason = ("no RoiAlign, so no R-CNN of detectron2; this model has only Conv, Relu, Unsqueeze: "
-              "is it a detector's export?")  # fmt: skip
+    reason = ("no family of detectron2: neither boxes pooled by RoiAlign, nor classified boxes that are suppressed; this "
+              "model has Conv, Relu, Unsqueeze: is it a detector's export?")  # fmt: skip
     assert refused("inspect", tmp_path / "net.onnx") == reason
 
 
