@@ -62,20 +62,19 @@ class _Level:
         anchor = row
         if chosen is not None:
             anchor = b.op("GatherElements", [chosen, row], "anchor", dtype=np.int64, shape=[n, k], axis=1)
-        scores = best if self.level.centerness_tensor else b.op("Sigmoid", [best], "scores", shape=[n, k])
         deltas = self._rows(self._by_location(self.level.deltas_tensor, 4, "deltas"), anchor, [n, k, 4], "deltas")
         selected = b.op("Gather", [b.const("anchors", anchors), anchor], "selected_anchors", shape=[n, k, 4], axis=0)
         if self.head.coder is None:
             boxes = decode_linear(b, deltas, selected, [n, k, 4])
         else:
             boxes = decode(b, deltas, selected, self.head.coder, [n, k, 4], [n, k, 4])
-        self._hand_over(boxes, scores, label)
-        return boxes, scores, label
+        self._hand_over(boxes, best, label)
+        return boxes, best, label
 
     def _ranked(self, kept: int) -> tuple[gs.Tensor, gs.Tensor | None]:
-        """What candidates are ranked by, [N, kept, K], of the anchors with the best class; their numbers [N, kept].
+        """Scores [N, kept, K] of the anchors with the best class, and their numbers [N, kept], None where all are kept.
 
-        Logits, or scores where a centerness takes part; no numbers where all anchors are kept.
+        Probabilities are ranked, not logits: where a sigmoid rounds to 1, the first ones win, as in the export.
         """
         b, n, c, total = self.b, self.batch, self.classes, self.total
         logits = self._by_location(self.ctx.current(self.level.logits_tensor), c, "logits")
@@ -95,10 +94,10 @@ class _Level:
         return self._score(logits, centerness, [n, kept, c]), chosen
 
     def _score(self, logits: gs.Tensor, centerness: gs.Tensor | None, shape: list[int]) -> gs.Tensor:
-        """sqrt(sigmoid(class) sigmoid(centerness)) (FCOS.forward_inference); without a centerness the logits rank alike."""
-        if centerness is None:
-            return logits
+        """sigmoid(class) (RetinaNet), or sqrt(sigmoid(class) sigmoid(centerness)) (FCOS.forward_inference)."""
         probability = self.b.op("Sigmoid", [logits], "class_probability", shape=shape)
+        if centerness is None:
+            return probability
         product = self.b.op("Mul", [probability, centerness], "product", shape=shape)
         return self.b.op("Sqrt", [product], "score", shape=shape)
 
