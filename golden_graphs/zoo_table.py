@@ -94,7 +94,7 @@ def _counts(rows: Sequence[dict[str, Any]]) -> str:
         *(f"strict match 1.00, {form}: {words}" for form, words in exact.items()),
         *(f"RTX {p}: {count(p, lambda step: step.get('built'))}" for p in ("fp32", "fp16", "int8")),
     ]
-    return f"Of {len(rows)}:\n\n" + "\n".join(f"- {part}" for part in parts)
+    return f"Of {len(rows)}, rows with `=` counted:\n\n" + "\n".join(f"- {part}" for part in parts)
 
 
 def _troubles(row: dict[str, Any]) -> list[str]:
