@@ -59,7 +59,7 @@ zoo: $(INSTALLED)  ## measure every model of detectron2's zoo; needs torch and d
 	@$(BIN)/python -W ignore -m golden_graphs.zoo_sweep $(if $(SIZE),--size $(SIZE)) $(ARGS)
 
 test: lint  ## ruff, mypy and all tests [ARGS= for pytest]
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 # mypy does not follow the import hook of an editable install, so it gets a folder of links in which
 # compiler/, passes/ and plugins/ look like the package they are installed as.
