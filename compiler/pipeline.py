@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.metadata
-import importlib.util
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from onnxgraft.errors import InputError
@@ -62,13 +62,12 @@ def load_file(path: Path) -> list[type[Pass]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file to load passes from")
     name = f"onnxgraft_loaded_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        # not by importlib, which leaves bytecode beside the file, and takes it for the file when both are of one second
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     except Exception as error:
         raise InputError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
     found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Pass) and v.__module__ == name]
