@@ -24,6 +24,7 @@ from onnxgraft.onnx_file import Skeleton, Weight, mark_external, read_skeleton, 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what graphsurgeon prints about broken graphs, the manager tells in one line
 IR_VERSION = 10  # what ONNX Runtime and TensorRT of 2024 and later read; graphsurgeon would write the newest
 PLUGIN_DOMAIN = "onnxgraft"
+_WITH_GRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})  # of ONNX's own operators, these alone hold subgraphs
 
 
 class MappedArray(np.ndarray):
@@ -183,20 +184,20 @@ class Graph:
         Raises:
             Refusal: the graph has a cycle.
         """
-        live = self._live()
+        makers = self._live()
         for node in self.gs.nodes:
-            if id(node) not in live:
+            if id(node) not in makers:
                 _detach(node)
         ordered: list[gs.Node] = []
         state: dict[int, int] = {}  # 1 while its inputs are visited, 2 when placed
         for root in self.gs.nodes:
-            stack = [root] if id(root) in live else []
+            stack = [root] if id(root) in makers else []
             while stack:
                 node = stack[-1]
                 if state.get(id(node)) == 2:
                     stack.pop()
                     continue
-                waiting = [t.inputs[0] for t in node_inputs(node) if t.inputs and state.get(id(t.inputs[0])) != 2]
+                waiting = [maker for maker in makers[id(node)] if state.get(id(maker)) != 2]
                 if not waiting:
                     state[id(node)] = 2
                     ordered.append(stack.pop())
@@ -207,15 +208,15 @@ class Graph:
                 stack += waiting[::-1]
         self.gs.nodes[:] = ordered
 
-    def _live(self) -> set[int]:
-        """ids of the nodes that the outputs depend on."""
-        live: set[int] = set()
+    def _live(self) -> dict[int, list[gs.Node]]:
+        """The nodes that the outputs depend on, by id, with the nodes that make their inputs."""
+        live: dict[int, list[gs.Node]] = {}
         stack = [t.inputs[0] for t in self.gs.outputs if t.inputs]
         while stack:
             node = stack.pop()
             if id(node) not in live:
-                live.add(id(node))
-                stack += [t.inputs[0] for t in node_inputs(node) if t.inputs]
+                live[id(node)] = [t.inputs[0] for t in node_inputs(node) if t.inputs]
+                stack += live[id(node)]
         return live
 
     def replace(self, old: gs.Tensor, new: gs.Tensor) -> None:
@@ -232,9 +233,10 @@ class Graph:
         waiting = [self.gs]
         while waiting:
             for node in waiting.pop().nodes:
-                held = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
-                found += held
-                waiting += held
+                if node.op in _WITH_GRAPHS or node.domain:
+                    held = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+                    found += held
+                    waiting += held
         return found
 
     def redirect(self, consumers: Iterable[gs.Node], old: gs.Tensor, new: gs.Tensor) -> None:
@@ -344,7 +346,8 @@ def ancestors(tensor: gs.Tensor, stop: Mapping[int, Any] | None = None) -> Itera
 def node_inputs(node: gs.Node) -> list[gs.Tensor]:
     """A node's inputs, with the outer tensors that its subgraphs read."""
     found = list(node.inputs)
-    for attribute in node.attrs.values():
-        if isinstance(attribute, gs.Graph):
-            found += attribute._foreign_tensors().values()
+    if node.op in _WITH_GRAPHS or node.domain:
+        for attribute in node.attrs.values():
+            if isinstance(attribute, gs.Graph):
+                found += attribute._foreign_tensors().values()
     return found
