@@ -6,7 +6,6 @@ Each subject runs in a process of its own, so that peak memory is its own; one t
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxgraft.benchmark import peak_mib
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.quantization.collect import collect, input_feeds
 from onnxgraft.quantization.pictures import Picture
@@ -117,14 +117,14 @@ def _main(subject: str, model: str, images: int, size: tuple[int, int]) -> None:
     prepared = prepare(model, size)
     crops = [replace(p, load=_crop(p, size)) for p in drawn(min(images, DRAWN))]
     pictures = [replace(crops[i % len(crops)], name=f"{i}", digest=f"{i}") for i in range(images)]
-    before = _peak()
+    before = peak_mib()
     started = time.perf_counter()
     if subject == "onnxgraft":
         collect(prepared.graph, prepared.ctx, prepared.names, prepared.key, pictures, rule=prepared.rule)
     else:
         _theirs(prepared, pictures, subject.rpartition(" ")[2])
     seconds = time.perf_counter() - started
-    print(json.dumps({"seconds": seconds, "peak": _peak(), "above": _peak() - before}))
+    print(json.dumps({"seconds": seconds, "peak": peak_mib(), "above": peak_mib() - before}))
 
 
 def _crop(picture: Picture, size: tuple[int, int]) -> Callable[[], np.ndarray]:
@@ -151,10 +151,6 @@ def _theirs(prepared: Prepared, pictures: Sequence[Picture], method: str) -> Non
         calibrator = create_calibrator(str(path), kinds, augmented, getattr(CalibrationMethod, method))
         calibrator.collect_data(Reader())
         calibrator.compute_data()
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -254,7 +254,7 @@ def bench(
     model: Annotated[str, typer.Option(help="The model whose surgery is measured.")] = "mask_rcnn_R_50_FPN_3x",
     repeat: Annotated[int, typer.Option(help="Counted runs of each measurement.")] = 5,
     precision: Annotated[bool, typer.Option("--precision", help="Measure calibration and int8 instead of surgery.")] = False,
-    calib_images: Annotated[int, typer.Option(help="--precision: images for both calibrators.")] = 10,
+    calib_images: Annotated[int, typer.Option(help="--precision: images for all calibrators; 0 for none.")] = 10,
     size: Annotated[str, typer.Option(help="--precision: HEIGHTxWIDTH.")] = "1344x1344",
 ) -> None:
     """Measure: surgery and engine build beside loading and saving the file, or the latency of a build."""
@@ -265,10 +265,7 @@ def bench(
         return
     with working("measuring") as progress:
         rows = latency(run, repeat, progress) if run else surgery(model, repeat, progress)
-    table = Table(*rows[0], box=None)
-    for row in rows[1:]:
-        table.add_row(*row)
-    out.print(table)
+    cli_precision.show(rows)
 
 
 cli_export.register(app)

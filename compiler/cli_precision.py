@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from onnxgraft.errors import InputError
 
@@ -42,8 +42,9 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _print(rows: list[tuple[str, ...]]) -> None:
-    table = Table(*rows[0], box=None)
+def show(rows: list[tuple[str, ...]]) -> None:
+    """Print a table; the first row is its heading."""
+    table = Table(Column(rows[0][0], no_wrap=True), *rows[0][1:], box=None)
     for row in rows[1:]:
         table.add_row(*row)
     out.print(table)
@@ -104,7 +105,7 @@ def evaluate(
 
     with bar("evaluating") as progress:
         report = evaluation.evaluate(run, images, annotations, limit, stored, engine, json_file, semantic, progress)
-    _print([tuple(row) for row in evaluation.table(report)])
+    show([tuple(row) for row in evaluation.table(report)])
     out.print(f"{report['images']} images; {report['what']}", soft_wrap=True)
 
 
@@ -126,7 +127,7 @@ def sensitivity(
         report = report_on(run, images, annotations, limit, budget, budget_images, calib, json_file, progress)
     table: list[tuple[str, ...]] = [("layer", "kind", "damage")]
     table += [(row["layer"], row["kind"], f"{row['damage']:.4%}") for row in report["layers"][:rows]]
-    _print(table)
+    show(table)
     choice = report["choice"]
     if choice is None:
         return
@@ -149,6 +150,8 @@ def bench(model: str, repeat: int, images: int, size: tuple[int, int]) -> None:
         def tell(what: str) -> None:
             progress(0, 0, what)
 
-        tables = latencies(model, repeat, size, tell), calibration(model, images, MANY, size, tell)
+        tables = [latencies(model, repeat, size, tell)]
+        if images:
+            tables.append(calibration(model, images, MANY, size, tell))
     for rows in tables:
-        _print(rows)
+        show(rows)

@@ -127,6 +127,7 @@ def _session(graph: Graph, names: Sequence[str], path: Path) -> ort.InferenceSes
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False  # else from the second image on all tensors share one block that is never given back
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's classes share no base below Exception

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxgraft import evaluation
@@ -33,6 +32,7 @@ from onnxgraft.runtime import coco
 from onnxgraft.runtime._files import write_atomically
 from onnxgraft.runtime.detections import Detections, canvas_size
 from onnxgraft.runtime.infer import read_manifest
+from onnxgraft.targets import OrtRunner
 
 Progress = Callable[[int, int, str], None]
 _IOU = 0.5  # a detection is found again from here on
@@ -69,22 +69,12 @@ class Variants:
             manager.run(graph, ctx)
         path = self._folder / "variant.onnx"
         graph.save(path)
-        session = exact_session(path)
-        names = [output.name for output in session.get_outputs()]
+        runner = OrtRunner(path)
 
         def detect(image: NDArray[np.uint8]) -> Detections:
-            values = session.run(names, input_feeds(graph, ctx, [image] * ctx.batch, self._rule))
-            return stage_detections(dict(zip(names, values, strict=True)), ctx)
+            return stage_detections(runner(input_feeds(graph, ctx, [image] * ctx.batch, self._rule)), ctx)
 
         return detect
-
-
-def exact_session(path: Path) -> ort.InferenceSession:
-    """Executes Q/DQ as they stand. ONNX Runtime's own int8 kernels may saturate on CPUs without VNNI."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def damage(reference: Detections, found: Detections) -> float:

@@ -176,8 +176,7 @@ def _runner(directory: Path, manifest: Mapping[str, Any], engine: str, threads: 
         if engine == "required":
             raise TargetError(f"the engine cannot run here: {reason or 'the build has none'}")
     notice = f"the engine cannot run here ({reason}): the same graph runs in ONNX Runtime instead"
-    exact = manifest.get("target") != "onnxruntime"
-    runnable = targets.OrtRunner(directory / str(manifest["runnable"]), threads, exact=exact)
+    runnable = targets.OrtRunner(directory / str(manifest["runnable"]), threads)
     return runnable, notice if reason else ""
 
 

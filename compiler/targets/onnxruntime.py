@@ -22,11 +22,12 @@ class OrtRunner(Runner):
 
     `threads` bounds the threads of one operator (None: ONNX Runtime's choice, all cores).
     `optimize` False runs the graph as it stands, which checks of single passes want.
-    `exact` executes Q/DQ as they are written; ONNX Runtime's own integer kernels saturate on CPUs without VNNI.
+    Q/DQ are executed as they are written: what ONNX Runtime would fuse them to saturates on CPUs without VNNI, and what it
+    moves past other operators costs more than it gains where integer-kernels has been.
     Raises TargetError with ONNX Runtime's own message when the graph does not load.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, optimize: bool = True, exact: bool = False) -> None:
+    def __init__(self, path: Path, threads: int | None = None, optimize: bool = True) -> None:
         if not Path(path).is_file():
             raise InputError(f"{path} is not a file: give an ONNX model")
         options = ort.SessionOptions()
@@ -36,8 +37,7 @@ class OrtRunner(Runner):
             options.intra_op_num_threads = threads
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if exact:
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             self.session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
