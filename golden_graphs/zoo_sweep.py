@@ -35,10 +35,12 @@ from detectron2 import model_zoo
 from onnxgraft.build import Request, compile
 from onnxgraft.frontends import configs, families, known, numbers, tracing
 from onnxgraft.options import CompileOptions
+from onnxgraft.targets import get
 
 from . import answers, checking, pictures, seeding, zoo_table
 
-STEPS = ("plugin", "native", "script", "fp32", "fp16", "int8")
+ENGINES = ("fp32", "fp16", "int8")
+STEPS = ("plugin", "native", "script", *ENGINES)
 LEFT_OUT = re.compile(r"Base|torchvision|mmdet|quick_schedules/|common/|new_baselines/")
 SEED = 20262
 SPREAD_OF_SCORES = 2.5
@@ -150,7 +152,7 @@ def measure(config: str, size: tuple[int, int], steps: list[str], row: Row, thre
             return
         for form in (form for form in checking.FORMS if form in wanted):
             row.step(form, lambda form=form: _check(ours, form, image, truth, work, threads))  # type: ignore[misc]
-        for precision in (step for step in ("fp32", "fp16", "int8") if step in wanted):
+        for precision in (step for step in ENGINES if step in wanted):
             row.step(precision, lambda precision=precision: _engine(ours, precision, size, work))  # type: ignore[misc]
 
 
@@ -241,6 +243,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
     height, _, width = args.size.partition("x")
     size = (int(height), int(width))
+    steps = args.steps.split(",")
+    missing = get("tensorrt-rtx").available()
+    if missing is not None and set(steps) & set(ENGINES):
+        parser.error(f"{missing}; or leave the engines out: --steps {','.join(s for s in steps if s not in ENGINES)}")
     names = zoo()
     keys = {name: model_key(name) for name in names}
     first = {key: name for name, key in reversed(keys.items())}
@@ -252,7 +258,7 @@ def main() -> None:
             break
         row = Row(_file(args.results, name), name, size)
         try:
-            measure(name, size, args.steps.split(","), row, args.threads)
+            measure(name, size, steps, row, args.threads)
         except Exception as error:
             row.step("export", lambda error=error: _raise(error))  # type: ignore[misc]
         print(zoo_table.line(row.data), flush=True)

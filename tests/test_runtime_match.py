@@ -84,6 +84,16 @@ def test_nan_never_matches_and_flat_boxes_can() -> None:
     assert box_iou(flat, flat + np.float32(0.5)) == 0
 
 
+def test_slivers_match_by_their_corners() -> None:
+    sliver = np.array([[0.0018, 0.1, 0.0129, 31.4]])  # 0.011 px wide: seen at the left edge of an image
+    for shift, same in ((1e-4, True), (2e-3, False)):
+        overlap = box_iou(sliver, sliver + np.array([shift, 0, 0, 0]))
+        assert (overlap.item() > 0.99) == same
+    wide = np.array([[0.0, 0.0, 0.2, 30.0]])
+    assert box_iou(wide, wide + np.array([9e-4, 0, 0, 0])).item() < 1
+    assert box_iou(sliver, sliver + np.array([0.02, 0, 0.02, 0])).item() == 0
+
+
 def test_iou_of_known_boxes() -> None:
     a = np.array([[0, 0, 10, 10]], np.float32)
     b = np.array([[5, 0, 15, 10], [0, 0, 10, 10], [20, 20, 30, 30]], np.float32)

@@ -13,6 +13,7 @@ from onnxgraft.runtime.semantic import enlarged
 
 _NEAR_IOU = 0.5  # what strictly misses is still paired above this, to say by how much it misses
 _SAME_PX = 1e-2  # boxes without area have no IoU: they are the same when this close
+_SLIVER_PX, _SAME_SLIVER_PX = 0.1, 1e-3
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def match(
 def box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     """IoU of boxes [n, 4] and [m, 4] (x1, y1, x2, y2) as float64 [n, m]; NaN never overlaps.
 
-    Where a box has no area the IoU is 1 for a box in the same place (within 0.01 px), else 0.
+    Where a box has no area the IoU is 1 for a box in the same place (within 0.01 px), else 0. It is also 1 for slivers,
+    boxes thinner than 0.1 px, that agree within 0.001 px: rounding decides what share of them overlaps.
     """
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -125,6 +127,10 @@ def box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float6
         flat_a, flat_b = np.nonzero((area_a[:, None] == 0) | (area_b[None] == 0))
         gap = np.abs(a64[flat_a] - b64[flat_b]).max(axis=1, initial=0)
         result[flat_a, flat_b] = gap < _SAME_PX
+        thin_a, thin_b = (np.clip(box[:, 2:] - box[:, :2], 0, None).min(axis=1) < _SLIVER_PX for box in (a64, b64))
+        rows, columns = np.nonzero(thin_a[:, None] & thin_b[None] & (result > 0))
+        gap = np.abs(a64[rows] - b64[columns]).max(axis=1, initial=0)
+        result[rows, columns] = np.where(gap < _SAME_SLIVER_PX, 1.0, result[rows, columns])
     return np.nan_to_num(result, nan=0.0)
 
 
