@@ -49,6 +49,9 @@ def main() -> None:
         raise
     except OSError as error:
         _fail(f"{error.filename or ''}: {(error.strerror or str(error)).lower()}".lstrip(": "), 1)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"[:300]
+        _fail(f"{what} (a fault of onnxgraft, not of your input: ONNXGRAFT_TRACEBACK=1 shows where)", 1)
 
 
 def _fail(message: str, code: int) -> None:

@@ -113,9 +113,9 @@ def sensitivity(
     run: Annotated[str, typer.Argument(help="An int8 build folder, an exported .onnx, or a golden graph.")],
     images: Annotated[Path | None, typer.Option(help="Folder of pictures; the golden mask_rcnn draws its own.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="COCO instances file, for --accuracy-budget.")] = None,
-    limit: Annotated[int, typer.Option(help="Pictures that rank the layers.")] = 1,
+    limit: Annotated[int, typer.Option(help="Pictures that rank the layers.")] = 4,
     budget: Annotated[float | None, typer.Option("--accuracy-budget", help="By how much AP may fall.")] = None,
-    budget_images: Annotated[int, typer.Option(help="Annotated pictures that judge the budget.")] = 12,
+    budget_images: Annotated[int, typer.Option(help="Annotated pictures that judge the budget.")] = 60,
     calib: Annotated[Path | None, typer.Option(help="As for build; a build folder brings its own.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     rows: Annotated[int, typer.Option(help="Layers to show.")] = 20,
@@ -131,6 +131,7 @@ def sensitivity(
     choice = report["choice"]
     if choice is None:
         return
+    out.print(f"judged on {choice['images']} images")
     kept = f"kept in fp16: {choice['layers']} of {len(report['layers'])} layers"
     out.print(f"{kept}, {choice['cost']:.1%} of the multiplications" + ("" if choice["met"] else "; the budget is not met"))
     for what, key in (("fp32", "reference"), ("int8 throughout", "all_int8"), ("int8 with these kept", "kept")):

@@ -27,7 +27,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.frontends.families import Family, family_of, heatmaps_only
 
 DEFORM_OPSET = 19  # the first with DeformConv
-LEAKS = re.compile(rb"site-packages|/home/|/root/|/work/|/tmp/|\.py\b")
+LEAKS = re.compile(rb"site-packages|/home/|/root/|/tmp/|\.py\b")
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnxgraft import evaluation
 from onnxgraft.errors import InputError
+from onnxgraft.folding import infer_shapes, is_static
 from onnxgraft.golden_references import shapes
 from onnxgraft.graph import Graph
 from onnxgraft.instruments.numeric import stage_detections
@@ -31,10 +32,13 @@ from onnxgraft.quantization.run import CACHE, Prepared, prepare
 from onnxgraft.runtime import coco
 from onnxgraft.runtime._files import write_atomically
 from onnxgraft.runtime.detections import Detections, canvas_size
+from onnxgraft.runtime.images import Placement
 from onnxgraft.runtime.infer import read_manifest
+from onnxgraft.runtime.postprocess import ImageDetections, to_original
 from onnxgraft.targets import OrtRunner
 
 Progress = Callable[[int, int, str], None]
+RANKING, JUDGING = 4, 60  # pictures; AP over fewer tells nothing of a budget of 0.002
 _IOU = 0.5  # a detection is found again from here on
 _UNSEEN = 100_000  # seeds from here on are in no calibration or evaluation
 _LEAST_SCORE = 0.3  # what scores less comes and goes with rounding
@@ -56,6 +60,7 @@ class Variants:
         self._file, self._folder = folder / "fp32.onnx", folder
         self._ctx, self._rule, self._provider = prepared.ctx, prepared.rule, provider
         prepared.graph.save(self._file)
+        _know_shapes(prepared.graph)
         self.layers = find_regions(prepared.graph, prepared.ctx).layers
 
     def detector(self, quantized: Sequence[str]) -> Callable[[NDArray[np.uint8]], Detections]:
@@ -75,6 +80,12 @@ class Variants:
             return stage_detections(runner(input_feeds(graph, ctx, [image] * ctx.batch, self._rule)), ctx)
 
         return detect
+
+    def in_picture(self, found: Detections, picture: NDArray[np.uint8]) -> ImageDetections:
+        """Detections on the canvas in the coordinates of the picture, as annotations have them."""
+        image = self._ctx.spec().image
+        placement = Placement.of((picture.shape[0], picture.shape[1]), (image.height, image.width), self._rule)
+        return to_original(found, placement)
 
 
 def damage(reference: Detections, found: Detections) -> float:
@@ -130,10 +141,11 @@ def rank(
 class Choice:
     """What an accuracy budget came to: the layers kept in fp16, the AP with them, without them, and in fp32.
 
-    `cost` is the share of the network's multiplications that the kept layers do.
+    `cost` is the share of the network's multiplications that the kept layers do; `images` judged it.
     """
 
     budget: float
+    images: int
     keep: str
     layers: int
     cost: float
@@ -160,7 +172,7 @@ def choose(
     def ap(kept: int) -> tuple[float, float]:
         if kept not in tried:
             progress(len(tried), len(order).bit_length() + 2, f"{kept} layers kept")
-            tried[kept] = _ap(variants.detector(order[kept:]), truth)
+            tried[kept] = _ap(variants, order[kept:], truth)
         return tried[kept]
 
     reference, everything = ap(len(order)), ap(0)
@@ -176,11 +188,20 @@ def choose(
     keep = "+".join(sorted(order[:high])) or "none"
     work = {name: multiplications(node) for name, node in variants.layers.items()}
     cost = sum(work[name] for name in order[:high]) / max(sum(work.values()), 1)
-    return Choice(budget, keep, high, cost, reference, everything, ap(high))
+    return Choice(budget, len(truth.ids), keep, high, cost, reference, everything, ap(high))
+
+
+def _know_shapes(graph: Graph) -> None:
+    """Infer what is not known in numbers: what pooled rows flow through still has the export's unknown count of rows."""
+    for node in graph.nodes:
+        for tensor in node.outputs:
+            if not is_static(tensor):
+                tensor.shape = None
+    infer_shapes(graph)
 
 
 def multiplications(node: gs.Node) -> int:
-    """How many products a layer computes on one batch."""
+    """How many products a layer computes on one batch. Shapes must be known."""
     weights, channels = math.prod(node.inputs[1].shape), node.inputs[1].shape[weight_axis(node)]
     if node.op == "ConvTranspose":
         return int(weights * math.prod(node.inputs[0].shape) // node.inputs[0].shape[1])
@@ -191,8 +212,10 @@ def _loss(reference: tuple[float, float], found: tuple[float, float]) -> float:
     return max(r - f for r, f in zip(reference, found, strict=True))
 
 
-def _ap(detect: Callable[[NDArray[np.uint8]], Detections], truth: evaluation.Truth) -> tuple[float, float]:
-    report = coco.evaluate(truth.annotations, {i: detect(truth.load(i)) for i in truth.ids})
+def _ap(variants: Variants, quantized: Sequence[str], truth: evaluation.Truth) -> tuple[float, float]:
+    detect = variants.detector(quantized)
+    pictures = ((i, truth.load(i)) for i in truth.ids)
+    report = coco.evaluate(truth.annotations, {i: variants.in_picture(detect(p), p) for i, p in pictures})
     box = report["box"]["AP"]
     if box is None:
         raise InputError("the annotations hold no objects: AP cannot be measured")
@@ -203,9 +226,9 @@ def report_on(
     run: str,
     images: Path | None = None,
     annotations: Path | None = None,
-    limit: int = 1,
+    limit: int = RANKING,
     budget: float | None = None,
-    budget_images: int = 12,
+    budget_images: int = JUDGING,
     calibration: Path | None = None,
     output: Path | None = None,
     progress: Progress = lambda done, total, name: None,
