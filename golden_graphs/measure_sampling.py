@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import numpy as np
 
 from golden_graphs import shapes
 from onnxgraft import golden
+from onnxgraft.benchmark import peak_mib
 from onnxgraft.build import CACHE
 from onnxgraft.graph import Graph
 from onnxgraft.manager import PassManager
@@ -49,7 +49,7 @@ def measure(form: str, scenes: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         graph.save(Path(folder) / "model.onnx")
         runner = OrtRunner(Path(folder) / "model.onnx")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     found: dict[int, Detections] = {}
     shares, times = [], []
     for scene in range(scenes):
@@ -61,7 +61,7 @@ def measure(form: str, scenes: int) -> dict[str, float]:
         found[scene] = from_outputs(outputs, IO, 0)
         reference = Detections.load(golden.folder("mask_rcnn") / "evaluation" / f"scene_{scene}.npz")
         shares.append(match(reference, found[scene]).share)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    peak = peak_mib() - before
     ap = evaluate(shapes.coco(range(scenes)), found)
     return {
         "strict": statistics.mean(shares), "box": ap["box"]["AP"], "mask": ap["mask"]["AP"], "mib": peak,

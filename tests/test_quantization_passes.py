@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 from support import Stages, detect, parse_graph, run_unordered
+from target_models import needs_rtx
 
 from onnxgraft import golden, targets
 from onnxgraft.analysis.structure import producer
@@ -230,18 +231,16 @@ def engine_layers(graph: Graph, ctx: Context, folder: Path, steps: Sequence[obje
     return targets.get("tensorrt-rtx").build(folder / "model.onnx", folder / "model.engine", options, {}).layer_types
 
 
+@needs_rtx
 def test_rtx_builds_int8_layers(stages: Stages, measured: Path, tmp_path: Path) -> None:
-    if (reason := targets.get("tensorrt-rtx").available()) is not None:
-        pytest.skip(reason)
     graph, ctx = quantized(stages, measured)
     layers = engine_layers(graph, ctx, tmp_path, [Fp16()])
     assert layers["correlation"] == {"Half": 1 + 10 + 1, "Int8": 81 - 12}
     assert layers["gemm"]["Int8"] == 2
 
 
+@needs_rtx
 def test_rtx_builds_fp16_layers(stages: Stages, tmp_path: Path) -> None:
-    if (reason := targets.get("tensorrt-rtx").available()) is not None:
-        pytest.skip(reason)
     graph, ctx = stages.after_pass("name-outputs")
     layers = engine_layers(graph, ctx, tmp_path, [Fp16()])
     assert layers["correlation"] == {"Half": 81}
@@ -261,10 +260,9 @@ def test_the_shipped_calibration_fits_the_golden_graph() -> None:
     assert len(held.pictures) == 100
 
 
+@needs_rtx
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_rtx_builds_the_full_size_graph(precision: str, tmp_path: Path) -> None:
-    if (reason := targets.get("tensorrt-rtx").available()) is not None:
-        pytest.skip(reason)
     options = CompileOptions(precision=precision, height=128, width=128, roi_sampling="fixed2")
     request = Request(target="tensorrt-rtx", options=options, builder=targets.BuilderOptions(builder_optimization_level=0),
                       calibration_images=1, checks=False)  # fmt: skip
