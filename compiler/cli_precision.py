@@ -35,13 +35,6 @@ def bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
         yield lambda done, total, name: progress.update(task, completed=done, total=total, description=f"{what} {name}")
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise InputError(f"--size {text!r}: write HEIGHTxWIDTH, such as 1344x1344")
-    return int(height), int(width)
-
-
 def show(rows: list[tuple[str, ...]]) -> None:
     """Print a table; the first row is its heading."""
     table = Table(Column(rows[0][0], no_wrap=True), *rows[0][1:], box=None)
@@ -64,6 +57,7 @@ def calibrate(
     tensorrt_cache: Annotated[Path | None, typer.Option(help="Also write TensorRT's calibration.cache here.")] = None,
 ) -> None:
     """Measure MODEL's activations over pictures; interrupted, it goes on where it was."""
+    from onnxgraft.cli import parse_size
     from onnxgraft.quantization import methods, ray_shards, run
     from onnxgraft.quantization.calibration import merge_files
 
@@ -75,11 +69,11 @@ def calibrate(
         raise InputError("give a MODEL to calibrate, or --merge with calibration files")
     elif ray is not None:
         with bar("calibrating") as progress:
-            calibration = ray_shards.calibrate(model, output, images, limit, _size(size), ray, progress)
+            calibration = ray_shards.calibrate(model, output, images, limit, parse_size(size), ray, progress)
         what = f"{ray} shards measured through Ray"
     else:
         with bar("calibrating") as progress:
-            calibration, what = run.calibrate(model, output, images, limit, _size(size), shard, progress)
+            calibration, what = run.calibrate(model, output, images, limit, parse_size(size), shard, progress)
     for line in calibration.skipped:
         out.print(f"note: left out: {line}", soft_wrap=True)
     if len(calibration.pictures) == 1:
