@@ -86,7 +86,7 @@ def calibrate(
 
 def evaluate(
     run: Annotated[str, typer.Argument(help="A build folder, an exported .onnx, or a golden graph.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of pictures; the golden mask_rcnn draws its own.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures; a trained golden graph draws its own.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="COCO instances file.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many pictures.")] = None,
     stored: Annotated[Path | None, typer.Option(help="Folder of NAME.npz detections to judge beside it.")] = None,
@@ -105,7 +105,7 @@ def evaluate(
 
 def sensitivity(
     run: Annotated[str, typer.Argument(help="An int8 build folder, an exported .onnx, or a golden graph.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of pictures; the golden mask_rcnn draws its own.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures; a trained golden graph draws its own.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="COCO instances file, for --accuracy-budget.")] = None,
     limit: Annotated[int, typer.Option(help="Pictures that rank the layers.")] = 4,
     budget: Annotated[float | None, typer.Option("--accuracy-budget", help="By how much AP may fall.")] = None,

@@ -179,9 +179,9 @@ def _truth(
         raise InputError("give both --images and --annotations, or neither")
     if images is not None and annotations is not None:
         return from_files(images, annotations, limit), stored
-    if source.partition("@")[0] != "mask_rcnn":
-        raise InputError("give --images DIR and --annotations FILE: only the golden mask_rcnn brings annotated scenes along")
-    folder = golden.folder(source) / "evaluation"
+    folder = golden.evaluation(source)
+    if folder is None:
+        raise InputError("give --images DIR and --annotations FILE: only trained golden graphs bring annotated scenes along")
     count = SCENES if limit is None else limit
     return from_scenes(count), stored or (folder if count <= SCENES else None)
 

@@ -1,7 +1,7 @@
 """Golden graphs: detectors that come with the source tree, found by name.
 
-The trained one is stored whole. Of the others only the structure is stored, some of it packed (.xz):
-`weights.json` beside it says how the weights follow from a seed, and `resolve` writes the complete
+The trained ones are stored whole, some packed (.xz). Of the others only the structure is stored:
+`weights.json` beside it says how the weights follow from a seed. `resolve` writes the complete
 file once into a cache. The weights are made of raw Philox bits by exact float32 arithmetic, so the
 file has the same bytes on every machine and NumPy version.
 """
@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 
 from .errors import InputError
+from .runtime._files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1] / "golden_graphs"
 PACKED = ".xz"
@@ -55,11 +56,17 @@ def folder(name: str) -> Path:
     return ROOT / name.partition("@")[0]
 
 
+def evaluation(model: str) -> Path | None:
+    """The stored detections of a trained golden graph on drawn scenes; None for what brings no annotated scenes along."""
+    stored = ROOT / model.partition("@")[0] / "evaluation"
+    return stored if model in names() and stored.is_dir() else None
+
+
 def resolve(model: str, cache: Path) -> Path:
     """The .onnx file that `model` means: a path that exists, or the name of a golden graph.
 
-    A golden graph stored without weights is written into `cache` (created if absent) on first use,
-    under a name that carries the digest of its sources. Raises InputError for anything else, or if
+    A golden graph stored packed or without weights is written into `cache` (created if absent) on
+    first use, under a name that carries the digest of its sources. Raises InputError for anything else, or if
     `cache` cannot be written.
     """
     path = Path(model)
@@ -75,16 +82,20 @@ def resolve(model: str, cache: Path) -> Path:
 def materialise(home: Path, file: str, cache: Path) -> Path:
     """The complete form of `file` in the folder `home` of a golden graph; see `resolve`."""
     plain, recipe = home / file, home / "weights.json"
-    if not recipe.is_file():
+    seeded = recipe.is_file()
+    if plain.is_file() and not seeded:
         return plain
     structure = plain if plain.is_file() else home / f"{file}{PACKED}"
-    digest = hashlib.sha256(structure.read_bytes() + recipe.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256(structure.read_bytes() + (recipe.read_bytes() if seeded else b"")).hexdigest()[:16]
     name = plain.stem.replace("model", home.name, 1)
     complete = cache / f"{name}-{digest}.onnx"
     if not complete.is_file():
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            _write(structure, json.loads(recipe.read_text()), complete)
+            if seeded:
+                _write(structure, json.loads(recipe.read_text()), complete)
+            else:
+                write_atomically(complete, lzma.decompress(structure.read_bytes()))
         except OSError as error:
             raise InputError(f"cannot write {complete}: {error.strerror or error}") from error
     return complete

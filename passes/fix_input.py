@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis import analyse
-from onnxgraft.analysis.outputs import unknown_outputs
+from onnxgraft.analysis.outputs import sort_outputs
 from onnxgraft.analysis.structure import producer, scalar, value
 from onnxgraft.detector import DetectorSpec
 from onnxgraft.errors import InputError, Refusal
@@ -72,13 +72,22 @@ class FixInput(Pass):
     def _analyse(self, graph: Graph, ctx: Context) -> DetectorSpec:
         if not self.allow_unknown_outputs:
             return analyse(graph)
-        unknown = unknown_outputs(graph)
+        unknown = [tensor for tensor, _ in sort_outputs(graph)[1]]
         graph.gs.outputs[:] = [t for t in graph.gs.outputs if not any(t is u for u in unknown)]
+        _refuse_second_network(graph)
         spec = analyse(graph)
         graph.gs.outputs.extend(unknown)
         ctx.unknown_outputs = [t.name for t in unknown]
         ctx.notes += [f"output {t.name!r} {t.shape} is none that is known: kept as it is" for t in unknown]
         return spec
+
+
+def _refuse_second_network(graph: Graph) -> None:
+    """Outputs that stay as they are may read features of the detector, but not the image, which is made another."""
+    used = {id(node) for output in graph.gs.outputs for node in ancestors(output)}
+    for reader in (node for image in graph.gs.inputs for node in image.outputs if id(node) not in used):
+        raise Refusal("two networks in one graph: the image is also read for outputs that no detector has; export them apart",
+                      reader.name)  # fmt: skip
 
 
 def _cut_postprocessing(graph: Graph, ctx: Context, spec: DetectorSpec) -> None:

@@ -15,6 +15,7 @@ from onnxgraft.analysis.structure import (
     iou_threshold,
     kept_after,
     nms_of,
+    refuse_change,
     scalar,
     scalars_near,
 )
@@ -41,14 +42,16 @@ def analyse_box_head(graph: Graph, outputs: Outputs, stages: list[Pooler], image
     nms = nms_of(scores, stop)
     if nms is None:
         raise Refusal("no non-maximum suppression selects the detections", scores.name)
-    if len(stages) > 1:
-        _check_mean(activation, len(stages))
+    final = _mean(activation, len(stages)) if len(stages) > 1 else activation.outputs[0]
+    refuse_change(scores, lambda t: t is final, "scores of the detections")
     greater = first_ancestor(scores, lambda n: n.op == "Greater", stop)
     threshold = scalar(greater.inputs[1]) if greater is not None else None
     if threshold is None:
         raise Refusal("no constant score threshold filters the detections", nms[0].name)
     classes = _last_dim(logits, activation) - 1
     decoded = _decoded_boxes(nms[0], proposals, pooled)
+    refuse_change(graph.tensor(outputs.boxes_tensor or ""), lambda t: t is decoded, "boxes of the detections")
+    refuse_change(graph.tensor(outputs.classes_tensor or ""), _index, "classes of the detections")
     deltas = _regression(decoded, proposals, nms[0])
     width = _last_dim(deltas, nms[0])
     if width not in (4, 4 * classes):
@@ -100,15 +103,20 @@ def _activation(graph: Graph, scores: gs.Tensor, stages: list[Pooler], pooler: P
     raise Refusal("no Softmax or Sigmoid makes the detections' scores", scores.name)
 
 
-def _check_mean(activation: gs.Node, stages: int) -> None:
-    """CascadeROIHeads averages the scores of its stages."""
+def _index(tensor: gs.Tensor) -> bool:
+    return bool(tensor.inputs) and tensor.inputs[0].op == "NonZero"
+
+
+def _mean(activation: gs.Node, stages: int) -> gs.Tensor:
+    """The scores of all stages averaged, as CascadeROIHeads does."""
     tensor = activation.outputs[0]
     while len(tensor.outputs) == 1 and tensor.outputs[0].op in ("Slice", "Add", "Sum", "Identity"):
         tensor = tensor.outputs[0].outputs[0]
-    scaled = [binary(node) for node in tensor.outputs if node.op in ("Mul", "Div")]
-    factors = [part[1] for part in scaled if part is not None]
-    if not any(abs(factor - share) < 1e-4 for factor in factors for share in (1 / stages, float(stages))):
-        raise Refusal(f"the scores of {stages} stages are not averaged", activation.name)
+    for node in tensor.outputs:
+        scaled = binary(node) if node.op in ("Mul", "Div") else None
+        if scaled is not None and any(abs(scaled[1] - share) < 1e-4 for share in (1 / stages, float(stages))):
+            return node.outputs[0]
+    raise Refusal(f"the scores of {stages} stages are not averaged", activation.name)
 
 
 def _last_dim(tensor: gs.Tensor, context: gs.Node) -> int:

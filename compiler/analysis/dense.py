@@ -13,6 +13,7 @@ from onnxgraft.analysis.boxes import measure_coder, verify_coder, verify_linear_
 from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.outputs import recognise_outputs
 from onnxgraft.analysis.structure import (
+    POSTPROCESSING,
     RESHAPING,
     ancestors_before,
     back_through,
@@ -23,6 +24,7 @@ from onnxgraft.analysis.structure import (
     kept_after,
     nms_of,
     producer,
+    refuse_change,
     scalar,
     scalars_near,
     value,
@@ -53,9 +55,6 @@ def analyse_dense(graph: Graph) -> DetectorSpec:
     """
     image = analyse_input(graph)
     outputs = recognise_outputs(graph)
-    for name in (outputs.masks_tensor, outputs.heatmaps_tensor, outputs.semantic_tensor):
-        if name is not None:
-            raise Refusal(f"output {name!r} is none that RetinaNet or FCOS has")
     head = _head(graph, outputs, (image.height, image.width))
     family = "fcos" if head.levels[0].centerness_tensor else "retinanet"
     return DetectorSpec(family=family, image=image, outputs=outputs, dense=head)
@@ -107,6 +106,7 @@ def _candidates(output: gs.Tensor, nms: gs.Node) -> list[gs.Tensor]:
     if gather is None:
         raise Refusal(f"output {output.name!r} is not selected by the suppression of boxes", nms.name)
     joined = gather.inputs[0]
+    refuse_change(output, lambda t: t is joined, f"values of output {output.name!r}", POSTPROCESSING)
     node = producer(joined)
     return list(node.inputs) if node is not None and node.op == "Concat" else [joined]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.structure import dims, first_ancestor
+from onnxgraft.analysis.structure import dims, first_ancestor, refuse_change
 from onnxgraft.detector import BoxHead, MaskHead
 from onnxgraft.errors import Refusal
 from onnxgraft.graph import Graph
@@ -20,6 +20,8 @@ def analyse_mask_head(graph: Graph, masks: gs.Tensor, box_head: BoxHead) -> Mask
     predictor = first_ancestor(masks, lambda n: n.op in ("Conv", "ConvTranspose"))
     if sigmoid is None or predictor is None:
         raise Refusal("the masks do not come from a convolution and a sigmoid", masks.name)
+    refuse_change(masks, lambda t: t is sigmoid.outputs[0], "masks")
+    refuse_change(sigmoid.inputs[0], lambda t: t is predictor.outputs[0], "mask logits")
     logits = predictor.outputs[0]
     if logits.shape is None or len(logits.shape) != 4:
         raise Refusal(f"the mask logits have shape {logits.shape}, expected [D, C, M, M]", predictor.name)

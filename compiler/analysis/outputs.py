@@ -10,6 +10,8 @@ from onnxgraft.errors import Refusal
 from onnxgraft.graph import Graph, ancestors
 
 _PREDICTORS = frozenset({"Conv", "ConvTranspose"})
+_MAPS = frozenset({"masks", "heatmaps", "semantic"})
+_ROLES = ("boxes", "scores", "classes", "masks", "heatmaps", "semantic", "image_size")
 
 
 def recognise_outputs(graph: Graph, needed: tuple[str, ...] = ("boxes", "scores", "classes")) -> Outputs:
@@ -19,40 +21,45 @@ def recognise_outputs(graph: Graph, needed: tuple[str, ...] = ("boxes", "scores"
     Raises:
         Refusal: an output that fits no role, or a role of `needed` without an output.
     """
-    roles: dict[str, str] = {}
-    for tensor in graph.gs.outputs:
-        role = _role(tensor)
-        if role is None or role in roles:
-            raise Refusal(
-                f"output {tensor.name!r} ({tensor.dtype}, {tensor.shape}) is none that a detectron2 detector has; "
-                "--allow-unknown-outputs compiles the rest and leaves it as it is"
-            )
-        roles[role] = tensor.name
+    known, unknown = sort_outputs(graph)
+    for tensor, reason in unknown:
+        raise Refusal(
+            f"output {tensor.name!r} ({tensor.dtype}, {tensor.shape}) {reason}; --allow-unknown-outputs compiles the rest and "
+            "leaves it as it is",
+            tensor.inputs[0].name if tensor.inputs else None,
+        )
     for role in needed:
-        if role not in roles:
+        if role not in known:
             raise Refusal(f"no output looks like the detections' {role}: outputs are "
                           f"{', '.join(repr(t.name) for t in graph.gs.outputs)}")  # fmt: skip
-    return Outputs(
-        boxes_tensor=roles.get("boxes"),
-        scores_tensor=roles.get("scores"),
-        classes_tensor=roles.get("classes"),
-        masks_tensor=roles.get("masks"),
-        heatmaps_tensor=roles.get("heatmaps"),
-        semantic_tensor=roles.get("semantic"),
-        image_size_tensor=roles.get("image_size"),
-    )
+    return Outputs(**{f"{role}_tensor": known[role].name if role in known else None for role in _ROLES})
 
 
-def unknown_outputs(graph: Graph) -> list[gs.Tensor]:
-    """Outputs that fit no role of a detectron2 detector, or one that an earlier output has."""
-    seen: set[str] = set()
-    unknown = []
+def sort_outputs(graph: Graph) -> tuple[dict[str, gs.Tensor], list[tuple[gs.Tensor, str]]]:
+    """The outputs of a detector by their roles, and those that it cannot have, each with the reason.
+
+    Two outputs of one role are two detectors in one graph: the first one counts. Maps need a network that pools boxes, or
+    one that only segments.
+    """
+    known: dict[str, gs.Tensor] = {}
+    unknown: list[tuple[gs.Tensor, str]] = []
+    detects = any(_role(tensor) == "boxes" for tensor in graph.gs.outputs)
+    pools = any(node.op == "RoiAlign" for node in graph.nodes)
     for tensor in graph.gs.outputs:
         role = _role(tensor)
-        if role is None or role in seen:
-            unknown.append(tensor)
-        seen.add(role or "")
-    return unknown
+        if not detects and role is None and tensor.shape is not None and len(tensor.shape) == 3:
+            role = "semantic"  # after the post-processing that detectron2's script leaves in the graph
+        if role is None:
+            unknown.append((tensor, "is none that a detectron2 detector has"))
+        elif role in _MAPS and detects and not pools:
+            unknown.append((tensor, "is none that a detector without RoIAlign has"))
+        elif role in known:
+            plural = role if role.endswith("s") else f"{role} logits"
+            reason = f"looks like {plural}, which output {known[role].name!r} gives: an output of your own, or a second detector"
+            unknown.append((tensor, reason))
+        else:
+            known[role] = tensor
+    return known, unknown
 
 
 def _role(tensor: gs.Tensor) -> str | None:

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.analysis.anchor_grid import cell_anchors, grid_stride
 from onnxgraft.analysis.boxes import measure_coder, verify_coder
 from onnxgraft.analysis.structure import (
+    POSTPROCESSING,
     RESHAPING,
     ancestors_before,
     back_through,
@@ -20,6 +21,7 @@ from onnxgraft.analysis.structure import (
     kept_after,
     nms_of,
     producer,
+    refuse_change,
     scalar,
     scalars_near,
     value,
@@ -49,6 +51,8 @@ def analyse_rpn(graph: Graph, proposals: gs.Tensor, image: tuple[int, int]) -> R
     for node in sorted(topks, key=_locations):  # the coder is measured on the smallest level and verified on all
         level, coder = _level(graph, node, image, coder)
         levels.append(level)
+    selected = {level.selected_tensor for level in levels}
+    refuse_change(proposals, lambda t: t.name in selected, "proposals", POSTPROCESSING)
     assert coder is not None
     levels.sort(key=lambda level: level.stride)
     if len({level.stride for level in levels}) != len(levels):

@@ -11,6 +11,9 @@ from onnxgraft.errors import Refusal
 from onnxgraft.graph import ancestors
 
 RESHAPING = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast"})
+SELECTING = frozenset({"Gather", "GatherND", "GatherElements", "Slice", "Split", "Expand"})
+# detector_postprocess on boxes: scaled by 1 in place, clipped.
+POSTPROCESSING = frozenset({"Clip", "Min", "Max", "ScatterND"})
 
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:
@@ -74,6 +77,27 @@ def ancestors_before(tensor: gs.Tensor, ops: Iterable[str]) -> Iterator[gs.Node]
         yield node
         if node.op not in barrier:
             queue += node.inputs
+
+
+def refuse_change(
+    tensor: gs.Tensor, source: Callable[[gs.Tensor], bool], what: str, also: frozenset[str] = frozenset()
+) -> None:
+    """Hold that the values of `tensor` are those of its sources, only selected, joined and reshaped (or passed by `also`).
+
+    Raises:
+        Refusal: names the node that makes other values of them.
+    """
+    queue, seen = [tensor], set()
+    while queue:
+        current = queue.pop(0)
+        if id(current) in seen or source(current):
+            continue
+        seen.add(id(current))
+        node = producer(current)
+        if node is None or node.op not in RESHAPING | SELECTING | {"Concat"} | also:
+            made = f"a {node.op} makes" if node is not None else "an input is"
+            raise Refusal(f"{made} the {what}, which are not those that the head predicts", node.name if node else current.name)
+        queue += node.inputs if node.op == "Concat" else node.inputs[:1]
 
 
 def descendants(tensor: gs.Tensor) -> set[int]:

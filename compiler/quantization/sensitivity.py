@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxgraft import evaluation
+from onnxgraft import evaluation, golden
 from onnxgraft.errors import InputError
 from onnxgraft.folding import infer_shapes, is_static
 from onnxgraft.golden_references import shapes
@@ -240,7 +240,7 @@ def report_on(
 
     Args:
         run: an int8 build folder, an .onnx file, or the name of a golden graph.
-        images: folder of pictures; the golden mask_rcnn draws scenes that no calibration or evaluation uses.
+        images: folder of pictures; a trained golden graph draws scenes that no calibration or evaluation uses.
         annotations: COCO instances of these pictures, needed with a budget.
         limit: how many pictures rank the layers.
         budget: by how much box and mask AP may fall; budget_images pictures judge it.
@@ -285,8 +285,8 @@ def _material(
             raise InputError("an accuracy budget needs annotated pictures: give --annotations FILE too")
         truth = evaluation.from_files(images, annotations, judged) if judged is not None and annotations else None
         return [p.load() for p in picture_sets.folder(images, limit)], truth
-    if model.partition("@")[0] != "mask_rcnn":
-        raise InputError("give --images DIR: only the golden mask_rcnn draws its own pictures")
+    if golden.evaluation(model) is None:
+        raise InputError("give --images DIR: only trained golden graphs draw their own pictures")
     module = shapes()
     base = module.CALIBRATION + _UNSEEN
     truth = evaluation.from_scenes(judged, base) if judged is not None else None

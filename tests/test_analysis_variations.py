@@ -1,0 +1,112 @@
+"""What detectron2's detectors do not do behind their heads, or with a second network, is refused by node and reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, compose, helper, numpy_helper
+
+from onnxgraft import golden
+from onnxgraft.errors import Refusal
+from onnxgraft.graph import Graph
+from onnxgraft.manager import Context
+from onnxgraft.options import CompileOptions, default_pipeline
+
+Change = Callable[[onnx.ModelProto], None]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("variations")
+
+
+def recognise(model: onnx.ModelProto, member: str, path: Path, allow: bool = False) -> Context:
+    """Run the passes up to the analysis at the size of the member's export."""
+    onnx.save(model, path)
+    _, height, width = json.loads((golden.folder(member) / "meta.json").read_text())["input"]["shape"]
+    graph, ctx = Graph.load(path), Context()
+    options = CompileOptions(height=height, width=width, allow_unknown_outputs=allow)
+    steps = {step.name(): step for step in default_pipeline(options, "onnxruntime").passes}
+    for name in ("upgrade-opset", "simplify", "fix-input"):
+        steps[name].run(graph, ctx)
+    return ctx
+
+
+def changed(rank: int, kind: int, op: str, *constants: float) -> Change:
+    """Put one more operator behind the output of a rank and element type."""
+
+    def change(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        output = next(o for o in graph.output if len(o.type.tensor_type.shape.dim) == rank
+                      and o.type.tensor_type.elem_type == kind and _dims(o) != [2])  # fmt: skip
+        for node in graph.node:
+            for names in (node.input, node.output):
+                names[:] = ["unchanged" if name == output.name else name for name in names]
+        constant = np.array(constants, helper.tensor_dtype_to_np_dtype(kind))
+        operands = ["operand"] if constants else []
+        if constants:
+            graph.initializer.append(numpy_helper.from_array(constant, "operand"))
+        graph.node.append(helper.make_node(op, ["unchanged", *operands], [output.name], name="the-change"))
+
+    return change
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[int]:
+    return [d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+
+
+@pytest.mark.parametrize(
+    ("member", "change", "words"),
+    [
+        ("faster_rcnn_C4_thin", changed(2, FLOAT, "Add", 1.0), "a Add makes the boxes of the detections"),
+        ("faster_rcnn_C4_thin", changed(1, FLOAT, "Sqrt"), "a Sqrt makes the scores of the detections"),
+        ("faster_rcnn_C4_thin", changed(1, INT64, "Add", 1), "a Add makes the classes of the detections"),
+        ("cascade_mask_rcnn_thin", changed(1, FLOAT, "Mul", 0.9), "a Mul makes the scores of the detections"),
+        ("mask_rcnn_DC5_thin", changed(4, FLOAT, "Sqrt"), "a Sqrt makes the masks"),
+        ("retinanet_thin", changed(2, FLOAT, "Add", 1.0), "a Add makes the values of output"),
+        ("fcos_thin", changed(1, FLOAT, "Mul", 0.9), "a Mul makes the values of output"),
+        ("rpn_FPN_thin", changed(2, FLOAT, "Add", 1.0), "a Add makes the proposals"),
+        ("rpn_FPN_thin", changed(1, FLOAT, "Mul", 0.9), "a Mul makes the objectness of the proposals"),
+    ],
+)  # fmt: skip
+def test_what_follows_the_head_is_not_lost_in_silence(member: str, change: Change, words: str, folder: Path) -> None:
+    model = onnx.load(golden.resolve(member, folder))
+    change(model)
+    with pytest.raises(Refusal, match=rf"{words}.*\(node 'the-change'\)"):
+        recognise(model, member, folder / "changed.onnx")
+
+
+def joined(first: str, second: str, folder: Path) -> onnx.ModelProto:
+    """Two members in one graph, over one image."""
+    model, other = (onnx.load(golden.resolve(name, folder)) for name in (first, second))
+    other = compose.add_prefix(other, "second/")
+    for node in other.graph.node:
+        node.input[:] = [model.graph.input[0].name if name == other.graph.input[0].name else name for name in node.input]
+    model.graph.node.extend(other.graph.node)
+    model.graph.initializer.extend(other.graph.initializer)
+    model.graph.output.extend(other.graph.output)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ("rpn_FPN_thin", "rpn_C4_thin", "which output .* gives: an output of your own, or a second detector"),
+        ("retinanet_thin", "fcos_thin", "which output .* gives: an output of your own, or a second detector"),
+        ("semantic_fpn_thin", "rpn_C4_thin", "is none that a detector without RoIAlign has"),
+    ],
+)
+def test_two_networks_are_refused(first: str, second: str, words: str, folder: Path) -> None:
+    model = joined(first, second, folder)
+    with pytest.raises(Refusal, match=rf"{words}.*--allow-unknown-outputs.*\(node '.+'\)"):
+        recognise(model, first, folder / "two.onnx")
+    with pytest.raises(Refusal, match=r"two networks in one graph: the image is also read .*\(node '.+'\)"):
+        recognise(model, first, folder / "two.onnx", allow=True)
