@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+import pytest
 
 from onnxgraft.graph import Graph
 from onnxgraft.instruments.numeric import stage_detections, stage_feeds
@@ -29,6 +31,17 @@ def detect(graph: Graph, ctx: Context, image: np.ndarray, folder: Path) -> Detec
     path = folder / "detect.onnx"
     graph.save(path)
     return stage_detections(OrtRunner(path)(stage_feeds(graph, ctx, image)), ctx)
+
+
+def compare_text(stored: Path, now: str, request: pytest.FixtureRequest) -> None:
+    """Fail with the diff when a text is not as stored; with --update-golden it is stored first."""
+    if request.config.getoption("--update-golden"):
+        stored.parent.mkdir(exist_ok=True)
+        stored.write_text(now)
+    before = stored.read_text()
+    if before != now:
+        diff = list(difflib.unified_diff(before.splitlines(), now.splitlines(), "stored", "now", n=0, lineterm=""))
+        pytest.fail(f"{len(diff)} lines of diff; --update-golden rewrites:\n" + "\n".join(line[:200] for line in diff[:40]))
 
 
 class Stages(Instrument):

@@ -5,10 +5,10 @@ Texts begin with simplify: what comes before is the exporter's. Read the diff be
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import pytest
+from support import compare_text
 
 from onnxgraft import golden
 from onnxgraft.graph import Graph
@@ -42,13 +42,7 @@ def texts(golden_model: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("file", FILES)
 def test_text_after_each_pass(file: str, texts: dict[str, str], request: pytest.FixtureRequest) -> None:
-    if request.config.getoption("--update-golden"):
-        STORED.mkdir(exist_ok=True)
-        (STORED / file).write_text(texts[file])
-    stored = (STORED / file).read_text()
-    if stored != texts[file]:
-        diff = list(difflib.unified_diff(stored.splitlines(), texts[file].splitlines(), "stored", "now", n=0, lineterm=""))
-        pytest.fail(f"{len(diff)} lines of diff; --update-golden rewrites:\n" + "\n".join(line[:200] for line in diff[:40]))
+    compare_text(STORED / file, texts[file], request)
 
 
 @pytest.mark.parametrize("name", FOR_OTHERS)

@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from support import compare_text
 
 from onnxgraft import golden
+from onnxgraft.graph import Graph
+from onnxgraft.text import text
 
 sys.path.insert(0, str(golden.ROOT.parent))
 from golden_graphs import checking, pictures
@@ -64,6 +67,14 @@ def test_every_family_has_a_member() -> None:
 def test_compiled_it_gives_pytorchs_answers(name: str, form: str, folder: Path) -> None:
     found = check(name, form, folder)
     assert found.exact, found
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_text_of_its_plugin_graph_is_as_stored(name: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    home = golden.folder(name)
+    size = picture(name).shape[:2]
+    path, _, _ = checking.compile_form(golden.resolve(name, folder), "plugin", size, folder, home / "meta.json")
+    compare_text(home / "plugin.txt", text(Graph.load(path), canonical=True), request)
 
 
 @pytest.mark.parametrize("name", OPSET_11)

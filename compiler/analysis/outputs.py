@@ -55,7 +55,8 @@ def sort_outputs(graph: Graph) -> tuple[dict[str, gs.Tensor], list[tuple[gs.Tens
             unknown.append((tensor, "is none that a detector without RoIAlign has"))
         elif role in known:
             plural = role if role.endswith("s") else f"{role} logits"
-            reason = f"looks like {plural}, which output {known[role].name!r} gives: an output of your own, or a second detector"
+            first = known[role].name
+            reason = f"looks like {plural}, which output {first!r} gives: an output of your own, or a second detector"
             unknown.append((tensor, reason))
         else:
             known[role] = tensor
