@@ -31,6 +31,8 @@ import numpy as np
 import onnx
 import torch
 from detectron2 import model_zoo
+from detectron2.export import STABLE_ONNX_OPSET_VERSION, TracingAdapter
+from detectron2.modeling import GeneralizedRCNN
 
 from onnxgraft.build import Request, compile
 from onnxgraft.frontends import configs, families, known, numbers, tracing
@@ -126,8 +128,7 @@ class Row:
         try:
             self.data[name] = run()
         except Exception as error:  # whatever goes wrong with one model, the others go on
-            line = (str(error).strip() or "no message").splitlines()[0]
-            self.data[name] = {"error": f"{type(error).__name__}: {line[:240]}"}
+            self.data[name] = {"error": _line(error)}
         self.data.setdefault("seconds", {})[name] = round(time.perf_counter() - started, 1)
         self._write(self.data)
 
@@ -135,6 +136,10 @@ class Row:
         self.data = data
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:240]}"
 
 
 def measure(config: str, size: tuple[int, int], steps: list[str], row: Row, threads: int) -> None:
@@ -183,17 +188,23 @@ def _export(source: Any, image: Any, proposals: Any, family: Any, path: Path, si
 
 def _script(source: Any, image: np.ndarray, work: Path, truth: Any, threads: int) -> dict[str, Any]:
     """What detectron2's tools/deploy/export_model.py traces, at its opset; and whether that compiles to the same."""
-    model = source.model
-    family = families.family_of(model)
-    if family.proposals:
-        return {"error": "detectron2's script has no proposals to give"}
-    if family.name == "keypoint_rcnn" or tracing.smallest_opset(model) == tracing.DEFORM_OPSET:
-        return {"error": "keypoint decoding and deformable convolution have no form in opset 11"}
-    how = families._instances if hasattr(model, "roi_heads") else families._whole
     path = work / "script.onnx"
-    onnx.save(tracing.export(model, image, 11, family=families.Family("script", how)), path)
-    there = {name: value for name, value in truth.items() if family.name != "panoptic_fpn" or name != "semantic_logits"}
-    return {"exported": True, **_check(path, "plugin", image, there, work, threads)}  # of panoptic models instances alone
+    try:
+        _as_the_script_does(source.model, image, path)
+    except Exception as error:  # a tracer may raise anything
+        return {"exported": False, "why": _line(error)}
+    panoptic = families.family_of(source.model).name == "panoptic_fpn"  # of which it traces the instances alone
+    there = {name: value for name, value in truth.items() if not (panoptic and name == "semantic_logits")}
+    return {"exported": True, **_check(path, "plugin", image, there, work, threads)}
+
+
+def _as_the_script_does(model: Any, image: np.ndarray, path: Path) -> None:
+    """detectron2's own tracing (export_tracing of its script), with nothing of ours around it."""
+    how = families._instances if isinstance(model, GeneralizedRCNN) else None
+    adapter = TracingAdapter(model, [{"image": tracing.to_tensor(image)}], how)
+    adapter.eval()
+    with torch.no_grad():
+        torch.onnx.export(adapter, adapter.flattened_inputs, path, opset_version=STABLE_ONNX_OPSET_VERSION, dynamo=False)
 
 
 def _check(path: Path, form: str, image: np.ndarray, truth: Any, work: Path, threads: int) -> dict[str, Any]:
