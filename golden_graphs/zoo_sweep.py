@@ -66,7 +66,7 @@ def zoo() -> list[str]:
 def seed(source: configs.Source, family: str, image: np.ndarray) -> None:
     """Seeded weights with which detections exist and their scores differ."""
     settings = DENSE.get(family, {})
-    spread = {**seeding.SPREAD, "cls_score": SPREAD_OF_SCORES, "conv2_offset": 0.1, **settings.get("spread", {})}
+    spread = {**seeding.SPREAD, "cls_score": SPREAD_OF_SCORES, "conv2_offset": 0.05, **settings.get("spread", {})}
     heads = getattr(source.model, "roi_heads", None)
     background = 0.0
     if heads is not None:
