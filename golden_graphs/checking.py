@@ -19,6 +19,7 @@ from onnxgraft.runtime.match import MatchReport, match
 from onnxgraft.targets import OrtRunner
 
 FORMS = {"plugin": "onnxruntime", "native": "tensorrt-rtx"}  # form: the target whose pipeline makes it
+ALIGNED = "ROIAlignV2"  # what an export below opset 16 meant, unless the user says otherwise
 HEATMAP = 0.01  # mean absolute error of a heatmap's or a semantic map's logits that is still the same
 
 Arrays = Mapping[str, np.ndarray]
@@ -53,13 +54,14 @@ class Check:
 
 
 def compile_form(
-    model: Path, form: str, size: tuple[int, int], folder: Path, numbers: Path | None = None
+    model: Path, form: str, size: tuple[int, int], folder: Path, numbers: Path | None = None, pooler_type: str = ALIGNED
 ) -> tuple[Path, Context, float]:
     """The file of one form of `model`, which must agree with its sidecar `numbers`; and the surgery's seconds."""
     started = time.perf_counter()
     beside = sidecar.find(str(model), model, numbers)
     graph, ctx = Graph.load(model), Context(channel_order=beside.channel_order)
-    pipeline = default_pipeline(CompileOptions(height=size[0], width=size[1], boxes="pixels"), FORMS[form])
+    options = CompileOptions(height=size[0], width=size[1], boxes="pixels", pooler_type=pooler_type)
+    pipeline = default_pipeline(options, FORMS[form])
     PassManager(pipeline.passes, fingerprints=False).run(graph, ctx)
     if ctx.detector is not None:
         beside.check(ctx.detector)
@@ -76,9 +78,10 @@ def check(
     folder: Path,
     numbers: Path | None = None,
     threads: int | None = None,
+    pooler_type: str = ALIGNED,
 ) -> Check:
     """Compile `model` in one form at the size of `image` (uint8 BGR [H,W,3]), run it and compare with `answers`."""
-    path, ctx, surgery = compile_form(model, form, image.shape[:2], folder, numbers)
+    path, ctx, surgery = compile_form(model, form, image.shape[:2], folder, numbers, pooler_type)
     outputs = run(path, image, answers.get("proposals"), threads, ctx.spec().image.order)
     report = None
     if "boxes" in answers:
