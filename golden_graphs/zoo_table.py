@@ -19,8 +19,9 @@ found again with the same class, IoU > 0.99 and |score difference| < 1e-3, and a
 pixels: corners within 0.001 pixels instead of the IoU); heatmaps and semantic logits must agree within 0.01. *plugin* is
 the portable form with TensorRT's plugins as ONNX functions, *native* the exact form without any plugin, both run by ONNX
 Runtime in fp32; *script* is detectron2's own tracing at opset 11, in plugin form (of a Panoptic FPN it has the instances
-alone; the Detectron1 comparisons are compiled with `--pooler-type ROIAlign`, which opset 11 cannot say). Engines are TensorRT for RTX's, built without a GPU. Surgery is the time from the exported file to the plugin graph,
-on the machine of the run, beside other work. `-` was not run; `=` marks a config whose model is another row's, run there.
+alone; the Detectron1 comparisons are compiled with `--pooler-type ROIAlign`, which opset 11 cannot say). Engines are
+TensorRT for RTX's, built without a GPU. Surgery is the time from the exported file to the plugin graph, on the machine of
+the run, beside other work. `-` was not run; `=` marks a config whose model is another row's, run there.
 
 {counts}
 
