@@ -138,11 +138,13 @@ def _calibration(name: str, stream: int, recipe: Recipe, spread: float, mean: fl
         noise = _weight(stream, layer.weight.shape, 1.0)
         output = _linear(layer, inputs, noise)
         axes = [axis for axis in range(output.dim()) if axis != 1]
-        std = float(output.std(dim=axes).mean()) if output.numel() > output.shape[1] else float(output.std())
+        pooled = output.numel() == output.shape[1]  # one value a channel: centred on its own it would always be nothing
+        std = float(output.std()) if pooled else float(output.std(dim=axes).mean())
         scale = float(np.float32(spread / max(std, 1e-6)))
         recipe[key] = (stream, scale)
         layer.weight.data = _weight(stream, layer.weight.shape, scale)
-        bias = mean - scale * output.mean(dim=axes)
+        centre = output.mean().expand(output.shape[1]) if pooled else output.mean(dim=axes)
+        bias = mean - scale * centre
         if background:
             bias[-1] += background
         norm = getattr(layer, "norm", None)
