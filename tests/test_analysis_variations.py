@@ -60,6 +60,20 @@ def _dims(value: onnx.ValueInfoProto) -> list[int]:
     return [d.dim_value for d in value.type.tensor_type.shape.dim]
 
 
+def pooled_wider(model: onnx.ModelProto) -> None:
+    """Let the last pooler, that of the masks, read larger boxes than those that are given out."""
+    graph = model.graph
+    made_by = {output: node for node in graph.node for output in node.output}
+    node = made_by[[n for n in graph.node if n.op_type == "RoiAlign"][-1].input[1]]
+    while node.op_type != "Concat":
+        node = made_by[node.input[0]]
+    boxes = node.input[1]
+    node.input[1] = "wider"
+    graph.initializer.append(numpy_helper.from_array(np.float32(1.1), "operand"))
+    change = helper.make_node("Mul", [boxes, "operand"], ["wider"], name="the-change")
+    graph.node.insert(list(graph.node).index(node), change)
+
+
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
@@ -71,6 +85,7 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
         ("faster_rcnn_C4_thin", changed(1, INT64, "Add", 1), "a Add makes the classes of the detections"),
         ("cascade_mask_rcnn_thin", changed(1, FLOAT, "Mul", 0.9), "a Mul makes the scores of the detections"),
         ("mask_rcnn_DC5_thin", changed(4, FLOAT, "Sqrt"), "a Sqrt makes the masks"),
+        ("mask_rcnn_DC5_thin", pooled_wider, "a Mul makes the boxes that this head is pooled from"),
         ("retinanet_thin", changed(2, FLOAT, "Add", 1.0), "a Add makes the values of output"),
         ("fcos_thin", changed(1, FLOAT, "Mul", 0.9), "a Mul makes the values of output"),
         ("rpn_FPN_thin", changed(2, FLOAT, "Add", 1.0), "a Add makes the proposals"),

@@ -13,6 +13,7 @@ from onnxgraft.analysis.outputs import recognise_outputs
 from onnxgraft.analysis.pooler import analyse_poolers
 from onnxgraft.analysis.rpn import analyse_rpn
 from onnxgraft.analysis.semantic_head import analyse_semantic_head
+from onnxgraft.analysis.structure import refuse_change, selected_from
 from onnxgraft.detector import DetectorSpec, Outputs, Pooler
 from onnxgraft.errors import Refusal
 from onnxgraft.folding import infer_shapes
@@ -40,6 +41,9 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
     given = next((t.name for t in graph.gs.inputs if t is proposals), None)
     semantic = analyse_semantic_head(graph, graph.tensor(outputs.semantic_tensor), image) if outputs.semantic_tensor else None
     box_head = analyse_box_head(graph, outputs, stages, size)
+    detected = selected_from(graph.tensor(outputs.boxes_tensor or ""))
+    for pooler in (p for p in (of_masks, of_heatmaps) if p is not None):
+        refuse_change(graph.tensor(pooler.boxes_tensor), lambda t: id(t) in detected, "boxes that this head is pooled from")
     mask_head = keypoint_head = None
     if outputs.masks_tensor:
         mask_head = analyse_mask_head(graph, graph.tensor(outputs.masks_tensor), box_head)

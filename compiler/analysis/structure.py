@@ -96,8 +96,22 @@ def refuse_change(
         node = producer(current)
         if node is None or node.op not in RESHAPING | SELECTING | {"Concat"} | also:
             made = f"a {node.op} makes" if node is not None else "an input is"
-            raise Refusal(f"{made} the {what}, which are not those that the head predicts", node.name if node else current.name)
+            reason = f"{made} the {what}, where detectron2 only selects and reshapes them"
+            raise Refusal(reason, node.name if node else current.name)
         queue += node.inputs if node.op == "Concat" else node.inputs[:1]
+
+
+def selected_from(tensor: gs.Tensor) -> set[int]:
+    """ids of the tensors whose values `tensor` selects, joins and reshapes, itself included."""
+    found: set[int] = set()
+    queue = [tensor]
+    while queue:
+        current = queue.pop()
+        found.add(id(current))
+        node = producer(current)
+        if node is not None and node.op in RESHAPING | SELECTING:
+            queue.append(node.inputs[0])
+    return found
 
 
 def descendants(tensor: gs.Tensor) -> set[int]:
