@@ -74,6 +74,17 @@ def pooled_wider(model: onnx.ModelProto) -> None:
     graph.node.insert(list(graph.node).index(node), change)
 
 
+def classes_mixed(model: onnx.ModelProto) -> None:
+    """Let boxes of all classes suppress one another: their class moves them apart no more."""
+    branch = [a.g for n in model.graph.node if n.op_type == "If" for a in n.attribute
+              if any(inner.op_type == "NonMaxSuppression" for inner in a.g.node)][-1]  # fmt: skip
+    apart = next(node for node in branch.node if node.op_type == "Mul")
+    label = next(node for node in branch.node if node.op_type == "Cast" and node.output[0] in apart.input)
+    apart.input[:] = ["operand" if name == label.output[0] else name for name in apart.input]
+    branch.node.remove(label)
+    branch.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "operand"))
+
+
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
@@ -97,6 +108,14 @@ def test_what_follows_the_head_is_not_lost_in_silence(member: str, change: Chang
     change(model)
     with pytest.raises(Refusal, match=rf"{words}.*\(node 'the-change'\)"):
         recognise(model, member, folder / "changed.onnx")
+
+
+@pytest.mark.parametrize("member", ["faster_rcnn_C4_thin", "retinanet_thin"])
+def test_classes_that_suppress_one_another_are_refused(member: str, folder: Path) -> None:
+    model = onnx.load(golden.resolve(member, folder))
+    classes_mixed(model)
+    with pytest.raises(Refusal, match=r"boxes of different classes suppress one another here.*\(node '.+'\)"):
+        recognise(model, member, folder / "mixed.onnx")
 
 
 def joined(first: str, second: str, folder: Path) -> onnx.ModelProto:

@@ -16,6 +16,7 @@ from onnxgraft.analysis.structure import (
     kept_after,
     nms_of,
     refuse_change,
+    refuse_mixed_classes,
     scalar,
     scalars_near,
 )
@@ -51,7 +52,9 @@ def analyse_box_head(graph: Graph, outputs: Outputs, stages: list[Pooler], image
     classes = _last_dim(logits, activation) - 1
     decoded = _decoded_boxes(nms[0], proposals, pooled)
     refuse_change(graph.tensor(outputs.boxes_tensor or ""), lambda t: t is decoded, "boxes of the detections")
-    refuse_change(graph.tensor(outputs.classes_tensor or ""), _index, "classes of the detections")
+    labels = graph.tensor(outputs.classes_tensor or "")
+    refuse_change(labels, _index, "classes of the detections")
+    refuse_mixed_classes(nms[0], labels)
     deltas = _regression(decoded, proposals, nms[0])
     width = _last_dim(deltas, nms[0])
     if width not in (4, 4 * classes):

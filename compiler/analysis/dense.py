@@ -25,6 +25,7 @@ from onnxgraft.analysis.structure import (
     nms_of,
     producer,
     refuse_change,
+    refuse_mixed_classes,
     scalar,
     scalars_near,
     value,
@@ -67,6 +68,7 @@ def _head(graph: Graph, outputs: Outputs, image: tuple[int, int]) -> DenseHead:
     nms = nms_of(boxes)
     if nms is None:
         raise Refusal("no non-maximum suppression makes these boxes", boxes.name)
+    refuse_mixed_classes(nms[0], classes)
     parts = [_candidates(tensor, nms[0]) for tensor in (boxes, scores, classes)]
     if len({len(part) for part in parts}) != 1:
         raise Refusal("boxes, scores and classes are joined of different numbers of levels", nms[0].name)

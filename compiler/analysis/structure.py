@@ -8,12 +8,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import Refusal
-from onnxgraft.graph import ancestors
+from onnxgraft.graph import ancestors, node_inputs
 
 RESHAPING = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast"})
 SELECTING = frozenset({"Gather", "GatherND", "GatherElements", "Slice", "Split", "Expand"})
 # detector_postprocess on boxes: scaled by 1 in place, clipped.
 POSTPROCESSING = frozenset({"Clip", "Min", "Max", "ScatterND"})
+_SELECTORS = frozenset({"Gather", "GatherND", "NonZero", "TopK"})
 
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:
@@ -101,17 +102,15 @@ def refuse_change(
         queue += node.inputs if node.op == "Concat" else node.inputs[:1]
 
 
-def selected_from(tensor: gs.Tensor) -> set[int]:
-    """ids of the tensors whose values `tensor` selects, joins and reshapes, itself included."""
-    found: set[int] = set()
-    queue = [tensor]
-    while queue:
-        current = queue.pop()
-        found.add(id(current))
-        node = producer(current)
-        if node is not None and node.op in RESHAPING | SELECTING:
-            queue.append(node.inputs[0])
-    return found
+def selected_from(tensor: gs.Tensor) -> dict[int, gs.Tensor]:
+    """The tensors whose values `tensor` selects and reshapes, itself included, by id."""
+    found: dict[int, gs.Tensor] = {}
+    while True:
+        found[id(tensor)] = tensor
+        node = producer(tensor)
+        if node is None or node.op not in RESHAPING | SELECTING:
+            return found
+        tensor = node.inputs[0]
 
 
 def descendants(tensor: gs.Tensor) -> set[int]:
@@ -146,6 +145,24 @@ def nms_of(tensor: gs.Tensor, stop: Iterable[gs.Tensor] = ()) -> tuple[gs.Node, 
     if node is None:
         return None
     return node, node if node.op == "NonMaxSuppression" else contains_op(node, "NonMaxSuppression") or node
+
+
+def refuse_mixed_classes(nms: gs.Node, classes: gs.Tensor) -> None:
+    """Hold that boxes of different `classes` do not suppress one another: the class of each box enters the suppression.
+
+    Raises:
+        Refusal: the suppression knows the boxes and scores alone.
+    """
+    origin = _origin(classes)
+    read = list(node_inputs(nms))
+    read += [t for entering in read for node in ancestors_before(entering, _SELECTORS) for t in node.outputs]
+    numbers = [t for t in read if t.dtype is not None and np.issubdtype(np.dtype(t.dtype), np.integer)]
+    if not any(len(t.shape or ()) == 1 and _origin(t) is origin for t in numbers):
+        raise Refusal("boxes of different classes suppress one another here; detectron2 keeps classes apart", nms.name)
+
+
+def _origin(tensor: gs.Tensor) -> gs.Tensor:
+    return back_through(tensor, RESHAPING | SELECTING)
 
 
 def iou_threshold(nms: gs.Node) -> float:
