@@ -114,6 +114,11 @@ def run(path: Path, image: np.ndarray, proposals: Any, threads: int | None, orde
     return runner(feeds)
 
 
+def detections_match(answers: Arrays, others: Arrays) -> MatchReport:
+    """The strict match of two sets of PyTorch's detections."""
+    return match(_stored(answers), _stored(others))
+
+
 def _stored(answers: Arrays) -> Detections:
     scores, classes = answers["scores"], answers.get("classes")
     if classes is None:  # of an RPN detectron2 gives logits, the compiled graph probabilities

@@ -40,12 +40,13 @@ from onnxgraft.frontends import configs, families, known, numbers, tracing
 from onnxgraft.options import CompileOptions
 from onnxgraft.targets import get
 
-from . import answers, checking, pictures, seeding, zoo_table
+from . import answers, checking, pictures, rounding, seeding, zoo_table
 
 ENGINES = ("fp32", "fp16", "int8")
 STEPS = ("plugin", "native", "script", *ENGINES)
 LEFT_OUT = re.compile(r"Base|torchvision|mmdet|quick_schedules/|common/|new_baselines/")
 SEED = 20262
+PICTURES = 3  # that are tried when rounding decides what is detected
 SPREAD_OF_SCORES = 2.5
 CANDIDATES = 3000  # boxes and classes above the score threshold, about
 CALIBRATION = 1  # picture: the builds must succeed, their AP is not judged here
@@ -144,22 +145,42 @@ def _line(error: Exception) -> str:
 
 
 def measure(config: str, size: tuple[int, int], steps: list[str], row: Row, threads: int) -> None:
-    """Run the steps that `row` lacks."""
+    """Run the steps that `row` lacks, on the first picture whose detections rounding alone does not decide."""
     wanted = [step for step in steps if step not in row.data]
-    if not wanted:
-        return
-    image = pictures.blocks(SEED, size)
+    for number in range(PICTURES if wanted else 0):
+        image = pictures.blocks(SEED + number, size)
+        if _measured(config, image, wanted, row, threads) or number == PICTURES - 1:
+            break
+
+
+def _measured(config: str, image: np.ndarray, wanted: list[str], row: Row, threads: int) -> bool:
+    """Run the steps on one picture; False, before any engine, when it turns out to tell nothing."""
+    size = (image.shape[0], image.shape[1])
     with tempfile.TemporaryDirectory(prefix="zoo-") as folder:
         work = Path(folder)
         ours = work / "model.onnx"
         truth = _exports(config, image, "script" in wanted, row, work, threads)
         gc.collect()  # the PyTorch model is not needed any more
         if "error" in row.data["export"]:
-            return
+            return True
         for form in (form for form in checking.FORMS if form in wanted):
             row.step(form, lambda form=form: _check(ours, form, image, truth, work, threads))  # type: ignore[misc]
+        judged = [row.data[step] for step in (*checking.FORMS, "script") if step in wanted]
+        if any(step.get("exact") is False for step in judged) and _rounding_decides(config, image, truth, row):
+            return False
         for precision in (step for step in ENGINES if step in wanted):
             row.step(precision, lambda precision=precision: _engine(ours, precision, size, work))  # type: ignore[misc]
+    return True
+
+
+def _rounding_decides(config: str, image: np.ndarray, truth: dict[str, np.ndarray], row: Row) -> bool:
+    source = configs.load(config)
+    seed(source, families.family_of(source.model).name, image)
+    if "boxes" not in truth:
+        return False
+    report = rounding.against_double(source.model, image, truth)
+    row.data.setdefault("undecided", []).append(f"PyTorch in float64: {report}")
+    return not report.exact
 
 
 def _exports(config: str, image: np.ndarray, script: bool, row: Row, work: Path, threads: int) -> dict[str, np.ndarray]:
