@@ -46,6 +46,7 @@ ENGINES = ("fp32", "fp16", "int8")
 STEPS = ("plugin", "native", "script", *ENGINES)
 LEFT_OUT = re.compile(r"Base|torchvision|mmdet|quick_schedules/|common/|new_baselines/")
 SEED = 20262
+DEEP = 40  # residual blocks; through more of them random weights let rounding grow, unless the branches are small
 PICTURES = 3  # that are tried when rounding decides what is detected
 SPREAD_OF_SCORES = 2.5
 CANDIDATES = 3000  # boxes and classes above the score threshold, about
@@ -69,6 +70,8 @@ def seed(source: configs.Source, family: str, image: np.ndarray) -> None:
     """Seeded weights with which detections exist and their scores differ."""
     settings = DENSE.get(family, {})
     spread = {**seeding.SPREAD, "cls_score": SPREAD_OF_SCORES, "conv2_offset": 0.05, **settings.get("spread", {})}
+    if sum(name.endswith(".conv3") for name, _ in source.model.named_modules()) > DEEP:
+        spread[".conv3"] = 0.25
     heads = getattr(source.model, "roi_heads", None)
     background = 0.0
     if heads is not None:
