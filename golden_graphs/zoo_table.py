@@ -51,7 +51,8 @@ def write(names: Sequence[str], results: Path, table: Path) -> None:
     passed_over = [f"- `{row['config']}`: {text}" for row in own for text in row.get("undecided", ())]
     if passed_over:
         text += UNDECIDED + "\n".join(passed_over) + "\n"
-    refused = [f"- `{row['config']}`: {row['script']['why']}" for row in own if "why" in row.get("script", {})]
+    refused = [f"- `{row['config']}`: {row['script']['why'].partition('. ')[0]}" for row in own
+               if "why" in row.get("script", {})]  # fmt: skip
     if refused:
         text += "\n## What detectron2's script does not export, on a machine without a GPU\n\n" + "\n".join(refused) + "\n"
     table.write_text(text)
