@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import lzma
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import detectron2
 import numpy as np
-import onnx
-import torch
 
 from onnxgraft import golden
 from onnxgraft.frontends import families, numbers, tracing
 
-from . import answers, members, pictures, seeding
+from . import answers, exporting, members, pictures, seeding
 
 SEED = 20261
 HEATMAPS = 1  # detections whose heatmaps are stored
@@ -66,15 +62,8 @@ def remake(name: str, member: members.Member, home: Path) -> None:
         "picture": {"seed": SEED, "sha256": hashlib.sha256(image.tobytes()).hexdigest()},
         "detections": len(found.get("boxes", ())),
         "complete_sha256": digests,
-        "versions": {
-            "detectron2": detectron2.__version__,
-            "torch": torch.__version__.partition("+")[0],
-            "onnx": onnx.__version__,
-        },
     }
-    text = json.dumps(meta, indent=1) + "\n"
-    tracing.refuse_paths(text.encode().replace(b".py", b""))
-    (home / "meta.json").write_text(text)
+    exporting.write_meta(home, meta)
 
 
 def compact(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import lzma
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import detectron2
-import onnx
 import torch
 
 from onnxgraft import golden
 from onnxgraft.frontends import families, numbers, tracing
 
-from . import answers, shapes, train_shapes
+from . import answers, exporting, shapes, train_shapes
 from .regenerate import EVALUATION_SCENES, coarser, save_detections
 
 SCENES = 2
@@ -57,15 +54,8 @@ def remake(name: str, weights: Path, home: Path) -> None:
         "class_names": shapes.CLASSES,
         "config": numbers.sidecar(source, image.shape[:2])["config"],
         "complete_sha256": {FILE: digest},
-        "versions": {
-            "detectron2": detectron2.__version__,
-            "torch": torch.__version__.partition("+")[0],
-            "onnx": onnx.__version__,
-        },
     }
-    text = json.dumps(meta, indent=1) + "\n"
-    tracing.refuse_paths(text.encode().replace(b".py", b""))
-    (home / "meta.json").write_text(text)
+    exporting.write_meta(home, meta)
 
 
 def main() -> None:

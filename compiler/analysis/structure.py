@@ -14,7 +14,7 @@ RESHAPING = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"
 SELECTING = frozenset({"Gather", "GatherND", "GatherElements", "Slice", "Split", "Expand"})
 # detector_postprocess on boxes: scaled by 1 in place, clipped.
 POSTPROCESSING = frozenset({"Clip", "Min", "Max", "ScatterND"})
-_SELECTORS = frozenset({"Gather", "GatherND", "NonZero", "TopK"})
+_CANDIDATES = frozenset({"Gather", "GatherND", "NonZero", "TopK"})  # what picks the boxes that are suppressed
 
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:
@@ -155,7 +155,7 @@ def refuse_mixed_classes(nms: gs.Node, classes: gs.Tensor) -> None:
     """
     origin = _origin(classes)
     read = list(node_inputs(nms))
-    read += [t for entering in read for node in ancestors_before(entering, _SELECTORS) for t in node.outputs]
+    read += [t for entering in read for node in ancestors_before(entering, _CANDIDATES) for t in node.outputs]
     numbers = [t for t in read if t.dtype is not None and np.issubdtype(np.dtype(t.dtype), np.integer)]
     if not any(len(t.shape or ()) == 1 and _origin(t) is origin for t in numbers):
         raise Refusal("boxes of different classes suppress one another here; detectron2 keeps classes apart", nms.name)
