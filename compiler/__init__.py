@@ -6,15 +6,21 @@
     print(build.passes["inject-anchors"].diff)
 """
 
-from onnxgraft.build import Build, Request, compile
-from onnxgraft.detector import DetectorSpec
+from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.driver.compile import Build, Request, compile
 from onnxgraft.errors import InputError, MissingExtraError, OnnxgraftError, PassError, PluginError, Refusal, TargetError
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.inspection import inspect
-from onnxgraft.manager import Context, Instrument, Pass, PassManager, PassRecord, Report
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
 from onnxgraft.options import CompileOptions
-from onnxgraft.pipeline import Pipeline, Registry
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.instrument import Instrument
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.pipeline.record import PassRecord, Report
+from onnxgraft.pipeline.registry import Registry
+from onnxgraft.pipeline.syntax import Pipeline
 from onnxgraft.targets import BuilderOptions
+from onnxgraft.tools.inspect import inspect
 
 __all__ = [
     "Build", "Builder", "BuilderOptions", "CompileOptions", "Context", "DetectorSpec", "Graph", "InputError",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from onnxgraft.errors import InputError
-from onnxgraft.pipeline import Pipeline, Registry
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
@@ -43,57 +43,75 @@ class CompileOptions:
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
 
+HARDWARE_LEVELS = ("none", "ampere+", "sameComputeCapability")
 
-def default_pipeline(options: CompileOptions, target: str, registry: Registry | None = None) -> Pipeline:
-    """The passes that compile for a target, in order."""
-    o = options
-    steps: list[tuple[str, dict[str, object]]] = [
-        ("upgrade-opset", {"version": 22} if o.precision == "bf16" else {}),
-        ("repair-roi-align", {"pooler-type": o.pooler_type}),
-        ("simplify", {}),
-        ("fix-input", {"height": o.height, "width": o.width, "batch": o.batch, "proposals": o.proposals,
-                       "allow-unknown-outputs": o.allow_unknown_outputs or None}),
-        ("normalize-input", {"order": o.input_order, "layout": o.input_layout, "dtype": o.input_dtype,
-                             "image-sizes": o.image_sizes or o.exact_padding}),
-        *([("mask-padding", {})] if o.exact_padding else []),
-        ("inject-anchors", {}),
-        ("decode-boxes", {}),
-        ("rpn-nms", {"score-threshold": o.rpn_score_threshold}),
-        ("take-proposals", {}),
-        ("roi-align", {}),
-        ("box-nms", {"score-threshold": o.score_threshold, "iou-threshold": o.iou_threshold,
-                     "detections": o.detections}),
-        ("dense-decode", {}),
-        ("dense-nms", {"score-threshold": o.score_threshold, "iou-threshold": o.iou_threshold,
-                       "detections": o.detections}),
-        ("mask-head", {}),
-        ("keypoint-head", {}),
-        ("deform-conv", {}),
-        ("name-outputs", {"boxes": o.boxes}),
-        *_precision(o, target),
-        *([("split-topk", {})] if target != "onnxruntime" else []),
-        ("lower-plugins", {"target": target, "nms": o.nms, "roi-align": o.roi_align, "roi-sampling": o.roi_sampling,
-                           "deform-conv": o.deform_conv, "max-candidates": o.max_candidates}),
-    ]  # fmt: skip
-    return Pipeline.parse(",".join(_step(name, settings) for name, settings in steps), registry)
+PROFILING_LEVELS = ("none", "layer_names_only", "detailed")
 
 
-def _precision(o: CompileOptions, target: str) -> list[tuple[str, dict[str, object]]]:
-    """The passes that type the graph. ONNX Runtime's integer kernels want fp32 around them, TensorRT's take fp16."""
-    if o.precision == "fp16":
-        return [("fp16", {"keep": o.keep_fp32})]
-    if o.precision == "bf16":
-        if target == "onnxruntime":
-            raise InputError("ONNX Runtime has no bf16 kernels on the CPU: give --target tensorrt or tensorrt-rtx, or fp16")
-        return [("bf16", {"keep": o.keep_fp32})]
-    if o.precision == "int8":
-        quantize: tuple[str, dict[str, object]] = ("quantize", {"keep": o.keep_fp16})
-        if target == "onnxruntime":
-            return [quantize, ("integer-kernels", {})]
-        return [quantize, ("fp16", {"keep": o.keep_fp32})]
-    return []
+@dataclass(frozen=True, kw_only=True)
+class BuilderOptions:
+    """How an engine is built; each field names the trtexec flag that does the same.
+
+    Raises InputError when a value is outside what the flag allows. What one target lacks is
+    refused or noted when the engine is built, not here.
+    """
+
+    workspace: float | None = None
+    """--memPoolSize=workspace:N, in MiB; None leaves TensorRT's own limit."""
+    builder_optimization_level: int | None = None
+    """--builderOptimizationLevel=N, 0 (fastest build) to 5; None is TensorRT's default, 3."""
+    timing_cache: Path | None = None
+    """--timingCacheFile=F: read when it exists, written after the build."""
+    compute_capabilities: tuple[str, ...] = ()
+    """--computeCapabilities=75,89 (TensorRT for RTX): GPUs to build for; none: 8.0 and later."""
+    version_compatible: bool = False
+    """--versionCompatible: the engine also loads in later versions of TensorRT."""
+    hardware_compatibility_level: str = "none"
+    """--hardwareCompatibilityLevel=none|ampere+|sameComputeCapability (not TensorRT for RTX)."""
+    strip_weights: bool = False
+    """--stripWeights: leave the weights out of the engine; they are refitted when it is loaded."""
+    refit: bool = False
+    """--refit: the weights of the engine can be replaced later."""
+    no_tf32: bool = False
+    """--noTF32: fp32 layers never round their inputs to TF32 (10-bit mantissas)."""
+    profiling_verbosity: str = "detailed"
+    """--profilingVerbosity=none|layer_names_only|detailed: what is told about the layers."""
+
+    def __post_init__(self) -> None:
+        level = self.builder_optimization_level
+        if level is not None and not 0 <= level <= 5:
+            raise InputError(f"builderOptimizationLevel is {level}: give 0 to 5")
+        if self.workspace is not None and not self.workspace > 0:
+            raise InputError(f"memPoolSize workspace is {self.workspace:g} MiB: give more than 0")
+        _one_of("hardwareCompatibilityLevel", self.hardware_compatibility_level, HARDWARE_LEVELS)
+        _one_of("profilingVerbosity", self.profiling_verbosity, PROFILING_LEVELS)
+
+    def trtexec_flags(self) -> list[str]:
+        """The options that differ from the defaults, as trtexec writes them."""
+        flags = []
+        if self.workspace is not None:
+            flags.append(f"--memPoolSize=workspace:{self.workspace:g}")
+        if self.builder_optimization_level is not None:
+            flags.append(f"--builderOptimizationLevel={self.builder_optimization_level}")
+        if self.timing_cache is not None:
+            flags.append(f"--timingCacheFile={self.timing_cache}")
+        if self.compute_capabilities:
+            capabilities = ",".join(c.replace(".", "") for c in self.compute_capabilities)
+            flags.append(f"--computeCapabilities={capabilities}")
+        if self.hardware_compatibility_level != "none":
+            flags.append(f"--hardwareCompatibilityLevel={self.hardware_compatibility_level}")
+        switches = {
+            "--versionCompatible": self.version_compatible,
+            "--stripWeights": self.strip_weights,
+            "--refit": self.refit,
+            "--noTF32": self.no_tf32,
+        }
+        flags += [flag for flag, on in switches.items() if on]
+        if self.profiling_verbosity != "layer_names_only":
+            flags.append(f"--profilingVerbosity={self.profiling_verbosity}")
+        return flags
 
 
-def _step(name: str, settings: dict[str, object]) -> str:
-    given = [f"{key}={str(v).lower() if isinstance(v, bool) else v}" for key, v in settings.items() if v is not None]
-    return name + ("{" + ",".join(given) + "}" if given else "")
+def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{flag} is {value!r}: give one of {', '.join(allowed)}")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from onnxgraft.frontends.families import family_of, heatmaps_only
-from onnxgraft.frontends.tracing import deformable, to_tensor
+from onnxgraft.frontends.detectron2.families import family_of, heatmaps_only
+from onnxgraft.frontends.detectron2.tracing import deformable, to_tensor
 
 NAMES = {
     "pred_boxes": "boxes",

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft import sidecar
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context, PassManager
-from onnxgraft.options import CompileOptions, default_pipeline
+from onnxgraft.golden import sidecars
+from onnxgraft.ir.graph import Graph
+from onnxgraft.options import CompileOptions
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.runtime.comparison import MatchReport, match
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.match import MatchReport, match
 from onnxgraft.targets import OrtRunner
 
 FORMS = {"plugin": "onnxruntime", "native": "tensorrt-rtx"}  # form: the target whose pipeline makes it
@@ -58,7 +60,7 @@ def compile_form(
 ) -> tuple[Path, Context, float]:
     """The file of one form of `model`, which must agree with its sidecar `numbers`; and the surgery's seconds."""
     started = time.perf_counter()
-    beside = sidecar.find(str(model), model, numbers)
+    beside = sidecars.find(str(model), model, numbers)
     graph, ctx = Graph.load(model), Context(channel_order=beside.channel_order)
     options = CompileOptions(height=size[0], width=size[1], boxes="pixels", pooler_type=pooler_type)
     pipeline = default_pipeline(options, FORMS[form])

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import torch
 
-from onnxgraft.frontends.tracing import anonymous, export, refuse_paths, skeleton, to_tensor
+from onnxgraft.frontends.detectron2.tracing import anonymous, export, refuse_paths, skeleton, to_tensor
 
 __all__ = ["anonymous", "detections", "export", "refuse_paths", "skeleton", "to_tensor", "write_meta"]
 

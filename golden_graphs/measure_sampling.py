@@ -20,16 +20,17 @@ from pathlib import Path
 import numpy as np
 
 from golden_graphs import shapes
-from onnxgraft import golden
-from onnxgraft.benchmark import peak_mib
-from onnxgraft.build import CACHE
-from onnxgraft.graph import Graph
-from onnxgraft.manager import PassManager
-from onnxgraft.options import CompileOptions, default_pipeline
-from onnxgraft.runtime.coco import evaluate
+from onnxgraft.evaluation.coco import evaluate
+from onnxgraft.files import CACHE
+from onnxgraft.golden import catalog
+from onnxgraft.ir.graph import Graph
+from onnxgraft.options import CompileOptions
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections, from_outputs
-from onnxgraft.runtime.match import match
 from onnxgraft.targets import OrtRunner
+from onnxgraft.tools.benchmark import peak_mib
 
 FORMS = {
     "plugin functions": ("onnxruntime", "exact"),
@@ -43,7 +44,7 @@ IO = {"input": {"name": "input_tensor", "shape": [1, 3, 1344, 1344], "layout": "
 def measure(form: str, scenes: int) -> dict[str, float]:
     """The row of one form, in this process."""
     target, sampling = FORMS[form]
-    graph = Graph.load(golden.resolve("mask_rcnn", CACHE))
+    graph = Graph.load(catalog.resolve("mask_rcnn", CACHE))
     options = CompileOptions(roi_sampling=sampling)
     PassManager(default_pipeline(options, target).passes, fingerprints=False).run(graph)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +60,7 @@ def measure(form: str, scenes: int) -> dict[str, float]:
         outputs = runner(feed)
         times.append(time.perf_counter() - started)
         found[scene] = from_outputs(outputs, IO, 0)
-        reference = Detections.load(golden.folder("mask_rcnn") / "evaluation" / f"scene_{scene}.npz")
+        reference = Detections.load(catalog.folder("mask_rcnn") / "evaluation" / f"scene_{scene}.npz")
         shares.append(match(reference, found[scene]).share)
     peak = peak_mib() - before
     ap = evaluate(shapes.coco(range(scenes)), found)

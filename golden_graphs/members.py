@@ -15,10 +15,9 @@ from detectron2.config import LazyCall, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BottleneckBlock, ResNet
 
-from onnxgraft.frontends import configs
-from onnxgraft.frontends.configs import Source
-
-from . import seeding
+from golden_graphs import seeding
+from onnxgraft.frontends.detectron2 import configs
+from onnxgraft.frontends.detectron2.configs import Source
 
 SIZE = (256, 320)  # not square, so that a mixed-up height and width shows
 LARGER = (320, 352)  # 6600 anchors on one map of stride 16: more than the 6000 that enter its top-k

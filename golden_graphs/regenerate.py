@@ -26,11 +26,10 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
-from onnxgraft import golden
+from golden_graphs import exporting, shapes, zoo
+from onnxgraft.golden import catalog
+from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.match import match
-
-from . import exporting, shapes, zoo
 
 SCENES = 6
 PICTURES = 2  # scenes that are committed as images; lossless they would be 4 MB each
@@ -75,7 +74,7 @@ def mask_rcnn_zoo(output: Path) -> None:
     zoo.store(model, recipe, shapes.scene(0), OPSETS, output)
     images = [shapes.scene(index) for index in range(zoo.SCENES)]
     with tempfile.TemporaryDirectory() as cache:
-        complete = {file: golden.materialise(output, file, Path(cache)) for file in OPSETS}
+        complete = {file: catalog.materialise(output, file, Path(cache)) for file in OPSETS}
         digests = {file: hashlib.sha256(p.read_bytes()).hexdigest() for file, p in complete.items()}
         answers = zoo.reference(complete["model.onnx"], images)
     reports = []

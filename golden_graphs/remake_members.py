@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft import golden
-from onnxgraft.frontends import families, numbers, tracing
-
-from . import answers, exporting, members, pictures, seeding
+from golden_graphs import answers, exporting, members, pictures, seeding
+from onnxgraft.frontends.detectron2 import config_numbers, families, tracing
+from onnxgraft.golden import catalog
+from onnxgraft.golden.weights import PACKED
 
 SEED = 20261
 HEATMAPS = 1  # detections whose heatmaps are stored
@@ -43,15 +43,15 @@ def remake(name: str, member: members.Member, home: Path) -> None:
     for file, (opset, how) in forms.items():
         exported = tracing.export(source.model, image, opset, proposals, how)
         packed = lzma.compress(stripped.strip(file, exported), preset=9)
-        (home / f"{file}{golden.PACKED}").write_bytes(packed)
+        (home / f"{file}{PACKED}").write_bytes(packed)
     stripped.write(home / "weights.json")
     with tempfile.TemporaryDirectory() as folder:  # the weights as they are made again, not as they were folded
         digests = {
-            file: hashlib.sha256(golden.materialise(home, file, Path(folder)).read_bytes()).hexdigest() for file in forms
+            file: hashlib.sha256(catalog.materialise(home, file, Path(folder)).read_bytes()).hexdigest() for file in forms
         }
     found = answers.answers(source.model, image, proposals)
     np.savez_compressed(home / "answers.npz", **compact(found), **({} if proposals is None else {"proposals": proposals}))
-    beside = numbers.sidecar(source, member.size)
+    beside = config_numbers.sidecar(source, member.size)
     meta: dict[str, Any] = {
         "family": family.name,
         "from": member.config,

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from onnxgraft import golden
-from onnxgraft.frontends import families, numbers, tracing
-
-from . import answers, exporting, shapes, train_shapes
-from .regenerate import EVALUATION_SCENES, coarser, save_detections
+from golden_graphs import answers, exporting, shapes, train_shapes
+from golden_graphs.regenerate import EVALUATION_SCENES, coarser, save_detections
+from onnxgraft.frontends.detectron2 import config_numbers, families, tracing
+from onnxgraft.golden import catalog
+from onnxgraft.golden.weights import PACKED
 
 SCENES = 2
 FILE = "model.onnx"
@@ -37,14 +37,14 @@ def remake(name: str, weights: Path, home: Path) -> None:
     exported = tracing.export(model, image, opset, None, family)
     home.mkdir(parents=True, exist_ok=True)
     packed = lzma.compress(exported.SerializeToString(deterministic=True), filters=FILTERS)
-    (home / f"{FILE}{golden.PACKED}").write_bytes(packed)
+    (home / f"{FILE}{PACKED}").write_bytes(packed)
     for index in range(SCENES):
         save_detections(home / "reference" / f"scene_{index}.npz", answers.answers(model, shapes.scene(index)))
     for index in range(EVALUATION_SCENES):
         found = answers.answers(model, shapes.scene(index, shapes.EVALUATION))
         save_detections(home / "evaluation" / f"scene_{index}.npz", coarser(found))
     with tempfile.TemporaryDirectory() as folder:
-        digest = hashlib.sha256(golden.materialise(home, FILE, Path(folder)).read_bytes()).hexdigest()
+        digest = hashlib.sha256(catalog.materialise(home, FILE, Path(folder)).read_bytes()).hexdigest()
     meta: dict[str, Any] = {
         "family": family.name,
         "from": train_shapes.RECIPES[name].config,
@@ -52,7 +52,7 @@ def remake(name: str, weights: Path, home: Path) -> None:
         "input": {"shape": [3, *image.shape[:2]], "dtype": "float32", "range": [0, 255], "layout": "CHW"},
         "opset": {FILE: opset},
         "class_names": shapes.CLASSES,
-        "config": numbers.sidecar(source, image.shape[:2])["config"],
+        "config": config_numbers.sidecar(source, image.shape[:2])["config"],
         "complete_sha256": {FILE: digest},
     }
     exporting.write_meta(home, meta)

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torchvision.ops import boxes
 
-from onnxgraft.runtime.match import MatchReport
-
-from . import answers, checking
+from golden_graphs import answers, checking
+from onnxgraft.runtime.comparison import MatchReport
 
 
 def against_double(model: Any, image: np.ndarray, truth: checking.Arrays) -> MatchReport:

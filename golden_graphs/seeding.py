@@ -19,9 +19,9 @@ from detectron2.layers import DeformConv, FrozenBatchNorm2d, ModulatedDeformConv
 from torch import nn
 from torchvision.ops import deform_conv2d
 
-from onnxgraft import golden
-from onnxgraft.frontends.families import family_of, heatmaps_only
-from onnxgraft.frontends.tracing import boxes_on, deformable, to_tensor
+from onnxgraft.frontends.detectron2.families import family_of, heatmaps_only
+from onnxgraft.frontends.detectron2.tracing import boxes_on, deformable, to_tensor
+from onnxgraft.golden.weights import weights as seeded_weights
 
 SEED = 20260
 STRIPPED = 1024  # bytes; weights of this size and more are not stored
@@ -177,7 +177,7 @@ def _statistics(name: str) -> Any:
 
 def _weight(stream: int, shape: Sequence[int], scale: float) -> torch.Tensor:
     count = int(np.prod(shape))
-    flat = np.concatenate(list(golden.weights(SEED, stream, count, scale)))
+    flat = np.concatenate(list(seeded_weights(SEED, stream, count, scale)))
     return torch.from_numpy(flat.reshape(tuple(shape)))
 
 

@@ -21,10 +21,9 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from onnxgraft.frontends import configs
-from onnxgraft.frontends.configs import Source
-
-from . import shapes
+from golden_graphs import shapes
+from onnxgraft.frontends.detectron2 import configs
+from onnxgraft.frontends.detectron2.configs import Source
 
 SIDE = 320  # pixels
 BATCH = 4

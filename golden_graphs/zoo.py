@@ -16,10 +16,9 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from onnxgraft import golden
-
-from . import exporting, seeding
-from .seeding import Recipe
+from golden_graphs import exporting, seeding
+from golden_graphs.seeding import Recipe
+from onnxgraft.golden.weights import PACKED
 
 NAME = "mask_rcnn_R_50_FPN_3x"
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
@@ -50,7 +49,7 @@ def store(model: nn.Module, recipe: Recipe, image: np.ndarray, opsets: dict[str,
     stripped = seeding.Stripped(model, recipe)
     for file, opset in opsets.items():
         packed = lzma.compress(stripped.strip(file, exporting.export(model, image, opset)), preset=9)
-        (output / f"{file}{golden.PACKED}").write_bytes(packed)
+        (output / f"{file}{PACKED}").write_bytes(packed)
     stripped.write(output / "weights.json")
 
 

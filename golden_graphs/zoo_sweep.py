@@ -35,12 +35,11 @@ from detectron2.export import STABLE_ONNX_OPSET_VERSION, TracingAdapter
 from detectron2.layers import ROIAlign
 from detectron2.modeling import GeneralizedRCNN
 
-from onnxgraft.build import Request, compile
-from onnxgraft.frontends import configs, families, known, numbers, tracing
+from golden_graphs import answers, checking, pictures, rounding, seeding, zoo_table
+from onnxgraft.driver.compile import Request, compile
+from onnxgraft.frontends.detectron2 import config_numbers, configs, families, supported, tracing
 from onnxgraft.options import CompileOptions
 from onnxgraft.targets import get
-
-from . import answers, checking, pictures, rounding, seeding, zoo_table
 
 ENGINES = ("fp32", "fp16", "int8")
 STEPS = ("plugin", "native", "script", *ENGINES)
@@ -75,7 +74,7 @@ def seed(source: configs.Source, family: str, image: np.ndarray) -> None:
     heads = getattr(source.model, "roi_heads", None)
     background = 0.0
     if heads is not None:
-        box = numbers.sidecar(source, image.shape[:2])["config"]["box_head"]
+        box = config_numbers.sidecar(source, image.shape[:2])["config"]["box_head"]
         background = background_of(box["classes"], box["score_threshold"])
     seeding.seeded(source.model, image, background=background, spread=spread, mean=settings.get("mean", {}))
 
@@ -190,7 +189,7 @@ def _exports(config: str, image: np.ndarray, script: bool, row: Row, work: Path,
     """PyTorch's answers; leaves the exports in `work`."""
     size = (image.shape[0], image.shape[1])
     source = configs.load(config)
-    known.refuse_unknown(source.model)
+    supported.refuse_unknown(source.model)
     family = families.family_of(source.model)
     proposals = answers.proposals(SEED, size, 1000) if family.proposals else None
     seed(source, family.name, image)
@@ -207,7 +206,7 @@ def _exports(config: str, image: np.ndarray, script: bool, row: Row, work: Path,
 def _export(source: Any, image: Any, proposals: Any, family: Any, path: Path, size: tuple[int, int]) -> dict[str, Any]:
     opset = tracing.smallest_opset(source.model)
     onnx.save(tracing.export(source.model, image, opset, proposals, family), path)
-    path.with_suffix(".json").write_text(json.dumps(numbers.sidecar(source, size)))
+    path.with_suffix(".json").write_text(json.dumps(config_numbers.sidecar(source, size)))
     return {"opset": opset, "mib": round(path.stat().st_size / 2**20, 1)}
 
 

@@ -9,9 +9,9 @@ import ml_dtypes
 import numpy as np
 
 from onnxgraft.errors import Refusal
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context
+from onnxgraft.ir.graph import Graph
 from onnxgraft.passes.fp16 import Fp16
+from onnxgraft.pipeline.context import Context
 
 OPSET = 22  # from here on ONNX lets Conv and MaxPool be bf16
 

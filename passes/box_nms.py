@@ -8,13 +8,15 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.structure import descendants
-from onnxgraft.detector import BoxHead
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.box_ops import bounds, clip, columns, decode, just_above, set_outputs
-from onnxgraft.passes.plugin_nodes import add_plugin
-from onnxgraft.passes.pooling import pool
+from onnxgraft.detector.spec import BoxHead
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.traverse import descendants
+from onnxgraft.passes.emit.boxes import bounds, clip, columns, decode, just_above, set_outputs
+from onnxgraft.passes.emit.plugin import add_plugin
+from onnxgraft.passes.emit.roi_pooler import pool
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.detector import RPN, RPNLevel
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.box_ops import bounds, clip, columns, decode
+from onnxgraft.detector.spec import RPN, RPNLevel
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
+from onnxgraft.passes.emit.boxes import bounds, clip, columns, decode
 from onnxgraft.passes.fix_input import first_image
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 NEVER = -65536.0  # below what EfficientNMS_TRT gives to boxes under its threshold (-32768)
 _LOWEST_LOGIT = -80.0  # sigmoid(-80) is still a positive float32: a proposal of score 0 is one that does not exist

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.analysis.regions import PLUGIN, offset_layers
 from onnxgraft.errors import Refusal
-from onnxgraft.folding import is_static
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.plugin_nodes import add_plugin
-
-PLUGIN = "ModulatedDeformConv2d"
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.shape_inference import is_static
+from onnxgraft.passes.emit.plugin import add_plugin
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,25 +105,6 @@ def _ones(b: Builder, made: dict[tuple[int, ...], gs.Tensor], offset: gs.Tensor)
         one, sizes = b.floats("one", [1.0]), b.ints("mask_shape", list(shape))
         made[shape] = b.op("Expand", [one, sizes], "mask", shape=list(shape))
     return made[shape]
-
-
-def offset_layers(node: gs.Node) -> list[gs.Node]:
-    """The convolutions that predict the offsets and the mask of a deformable convolution; none for other nodes."""
-    if node.op not in (PLUGIN, "DeformConv"):
-        return []
-    found: list[gs.Node] = []
-    queue = node.inputs[1:3] if node.op == PLUGIN else [*node.inputs[2:3], *node.inputs[4:5]]
-    seen: set[int] = set()
-    while queue:
-        for source in queue.pop().inputs:
-            if id(source) in seen:
-                continue
-            seen.add(id(source))
-            if source.op == "Conv":
-                found.append(source)
-            else:
-                queue += source.inputs
-    return found
 
 
 def multiply_in(precision: str, graph: Graph, ctx: Context, half: set[str], largest: float) -> None:

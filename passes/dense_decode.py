@@ -8,11 +8,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.detector import DenseHead, DenseLevel
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.box_ops import columns, decode
+from onnxgraft.detector.spec import DenseHead, DenseLevel
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
+from onnxgraft.passes.emit.boxes import columns, decode
 from onnxgraft.passes.fix_input import first_image
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.folding import infer_shapes
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.box_ops import bounds, clip, columns, just_above, set_outputs
-from onnxgraft.passes.plugin_nodes import add_plugin
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.shape_inference import infer_shapes
+from onnxgraft.passes.emit.boxes import bounds, clip, columns, just_above, set_outputs
+from onnxgraft.passes.emit.plugin import add_plugin
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 from onnxgraft.plugins.efficient_nms import CAP
 
 

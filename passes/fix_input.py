@@ -10,13 +10,16 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis import analyse
 from onnxgraft.analysis.outputs import sort_outputs
-from onnxgraft.analysis.structure import producer, scalar, value
-from onnxgraft.detector import DetectorSpec
+from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import InputError, Refusal
-from onnxgraft.folding import forget_shapes, infer_shapes, settle
-from onnxgraft.graph import Builder, Graph, ancestors
-from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.box_ops import set_outputs
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.folding import settle
+from onnxgraft.ir.graph import Graph, ancestors
+from onnxgraft.ir.shape_inference import forget_shapes, infer_shapes
+from onnxgraft.ir.traverse import producer, scalar, value
+from onnxgraft.passes.emit.boxes import set_outputs
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 SIZE_DIVISIBILITY = 32  # FPN.size_divisibility of detectron2's ResNet and RegNet backbones
 

@@ -10,10 +10,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
+from onnxgraft.analysis.regions import Regions, find_regions
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
 from onnxgraft.passes import deform_conv
-from onnxgraft.passes.regions import Regions, find_regions
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 LIMIT = 65504.0  # the largest fp16
 HEADROOM = 2.0  # calibration sees a sample: activations above LIMIT / HEADROOM count as overflow

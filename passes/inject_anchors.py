@@ -7,11 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxgraft.detector import DenseLevel, RPNLevel
+from onnxgraft.detector.geometry import grid_anchors
 from onnxgraft.errors import Refusal
-from onnxgraft.folding import evaluate
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.evaluate import evaluate
+from onnxgraft.ir.graph import Graph
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +49,3 @@ class InjectAnchors(Pass):
             ctx.count("anchors", len(flat))
 
 
-def grid_anchors(level: RPNLevel | DenseLevel) -> np.ndarray:
-    """DefaultAnchorGenerator's anchors (detectron2 modeling/anchor_generator.py): float32 [H * W * A, 4], pixels."""
-    start = level.anchor_offset * level.stride
-    x = np.arange(level.width, dtype=np.float32) * np.float32(level.stride) + np.float32(start)
-    y = np.arange(level.height, dtype=np.float32) * np.float32(level.stride) + np.float32(start)
-    grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
-    shifts = np.stack([grid_x, grid_y, grid_x, grid_y], -1).reshape(-1, 1, 4)
-    return (shifts + np.array(level.cell_anchors, np.float32)).reshape(-1, 4)

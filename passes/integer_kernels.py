@@ -9,8 +9,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 SIGNED_WEIGHTS = ("uint8", "int8")
 _TOP, _MIDDLE = 127, 128

@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxgraft.analysis.regions import PLUGIN as DEFORM_CONV
 from onnxgraft.errors import InputError
-from onnxgraft.folding import infer_shapes
-from onnxgraft.graph import IR_VERSION, PLUGIN_DOMAIN, Graph, Origin
-from onnxgraft.manager import Context, Pass
-from onnxgraft.passes import deform_conv
+from onnxgraft.ir.graph import IR_VERSION, PLUGIN_DOMAIN, Graph, Origin
+from onnxgraft.ir.shape_inference import infer_shapes
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 from onnxgraft.plugins import REGISTRY
 
 SAMPLINGS = ("exact", "masked4", "fixed2")
@@ -69,7 +70,7 @@ class LowerPlugins(Pass):
     def _form(self, op: str) -> str:
         if "NMS" in op:
             return self.nms
-        return self.deform_conv if op == deform_conv.PLUGIN else self.roi_align
+        return self.deform_conv if op == DEFORM_CONV else self.roi_align
 
     def _options(self, node: gs.Node, ctx: Context) -> dict[str, Any]:
         known = {option.name for option in REGISTRY[node.op].options}

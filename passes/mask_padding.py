@@ -8,13 +8,15 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.structure import descendants
 from onnxgraft.errors import InputError, Refusal
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.traverse import descendants
 from onnxgraft.passes.decode_boxes import NEVER
 from onnxgraft.passes.fix_input import SIZE_DIVISIBILITY
 from onnxgraft.passes.normalize_input import SIZES_NAME
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 _WHOLE_CANVAS = {"GlobalAveragePool", "AveragePool", "ReduceMean", "InstanceNormalization", "GroupNormalization"}
 _WINDOWED = {"Conv", "DeformConv", "MaxPool"}

@@ -8,9 +8,11 @@ from typing import ClassVar
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError, Refusal
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.box_ops import set_outputs
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
+from onnxgraft.passes.emit.boxes import set_outputs
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 _ORDER = (
     ("num_detections", "num_detections"),

@@ -9,8 +9,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 INPUT_NAME = "input_tensor"  # as NVIDIA's sample calls it
 SIZES_NAME = "image_sizes"

@@ -9,11 +9,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.analysis.qdq_placement import Sites, find_sites
+from onnxgraft.analysis.regions import Regions, find_regions
 from onnxgraft.errors import Refusal
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.quantization_sites import Sites, find_sites
-from onnxgraft.passes.regions import Regions, find_regions
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 LEVELS = 127.0
 _SMALLEST = float(np.finfo(np.float16).smallest_subnormal)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context, Pass
+from onnxgraft.ir.graph import Graph
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 _FIRST_OPSET_WITH_ALIGNMENT = 16
 _ALIGNMENT = {"ROIAlignV2": "half_pixel", "ROIAlign": "output_half_pixel"}

@@ -8,12 +8,14 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.detector import CascadeStage, Pooler
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.box_ops import bounds, clip, decode
+from onnxgraft.detector.spec import CascadeStage, Pooler
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
+from onnxgraft.passes.emit.boxes import bounds, clip, decode
+from onnxgraft.passes.emit.roi_pooler import pool
 from onnxgraft.passes.fix_input import first_image
-from onnxgraft.passes.pooling import pool
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 
 @dataclass(frozen=True, kw_only=True)

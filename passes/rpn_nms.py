@@ -8,12 +8,14 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.box_ops import just_above, set_outputs
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
 from onnxgraft.passes.decode_boxes import NEVER
+from onnxgraft.passes.emit.boxes import just_above, set_outputs
+from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.passes.fix_input import first_image
-from onnxgraft.passes.plugin_nodes import add_plugin
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 from onnxgraft.plugins.efficient_nms import CAP
 
 

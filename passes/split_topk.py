@@ -8,10 +8,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.structure import scalar
 from onnxgraft.errors import Refusal
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.traverse import scalar
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.graph import Builder, Graph
-from onnxgraft.manager import Context, Pass
-from onnxgraft.passes.box_ops import columns
+from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.graph import Graph
+from onnxgraft.passes.emit.boxes import columns
 from onnxgraft.passes.fix_input import first_image
 from onnxgraft.passes.rpn_nms import first_valid_rows
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 PROPOSALS_NAME = "proposals"
 

@@ -10,9 +10,11 @@ import onnx_graphsurgeon as gs
 from onnx import version_converter
 
 from onnxgraft.errors import Refusal
-from onnxgraft.graph import Graph, weight_of
-from onnxgraft.manager import Context, Pass
-from onnxgraft.onnx_file import Skeleton
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.serde import Skeleton
+from onnxgraft.ir.weights import weight_of
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 import onnx
 
 from onnxgraft.errors import PluginError
-from onnxgraft.plugins.base import DOMAIN, Attribute, PluginOp
 from onnxgraft.plugins.efficient_nms import EfficientNMS
 from onnxgraft.plugins.modulated_deform_conv import ModulatedDeformConv2d
+from onnxgraft.plugins.op import DOMAIN, PluginOp
 from onnxgraft.plugins.pyramid_roi_align import PyramidROIAlign
 from onnxgraft.plugins.roi_align import ROIAlign
+from onnxgraft.plugins.schema import Attribute
 from onnxgraft.plugins.uncapped_nms import UncappedNMS
 
 __all__ = ["DOMAIN", "REGISTRY", "Attribute", "PluginOp", "functions_for", "get"]

@@ -27,9 +27,10 @@ import onnx
 from onnx import AttributeProto, TensorProto
 
 from onnxgraft.errors import PluginError
-from onnxgraft.plugins.base import Attribute, PluginOp, Shape, choice, flag
 from onnxgraft.plugins.builder import Builder, Value
-from onnxgraft.plugins.native_nms import NmsProblem, lower_nms
+from onnxgraft.plugins.native.nms import NmsProblem, lower_nms
+from onnxgraft.plugins.op import PluginOp, Shape
+from onnxgraft.plugins.schema import Attribute, choice, flag
 
 CAP = 5000
 """Boxes per image that enter the suppression, across classes."""

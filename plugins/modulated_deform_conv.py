@@ -28,9 +28,10 @@ import onnx
 from onnx import AttributeProto
 
 from onnxgraft.errors import PluginError
-from onnxgraft.plugins.base import Attribute, PluginOp, Shape
 from onnxgraft.plugins.builder import Builder
-from onnxgraft.plugins.native_deform_conv import OPTIONS, Sampling, lowered
+from onnxgraft.plugins.native.deform_conv import OPTIONS, Sampling, lowered
+from onnxgraft.plugins.op import PluginOp, Shape
+from onnxgraft.plugins.schema import Attribute
 
 _INT, _INTS = AttributeProto.INT, AttributeProto.INTS
 DEFORM_CONV_OPSET = 19

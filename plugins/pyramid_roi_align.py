@@ -27,16 +27,10 @@ import onnx
 from onnx import AttributeProto, TensorProto
 
 from onnxgraft.errors import PluginError
-from onnxgraft.plugins.base import Attribute, PluginOp, Shape, choice, flag
 from onnxgraft.plugins.builder import Builder, Value, tensor_info
-from onnxgraft.plugins.native_roi_align import (
-    OPTIONS,
-    Axis,
-    Pooling,
-    map_rows,
-    output_graph,
-    pool,
-)
+from onnxgraft.plugins.native.roi_align import OPTIONS, Axis, Pooling, map_rows, output_graph, pool
+from onnxgraft.plugins.op import PluginOp, Shape
+from onnxgraft.plugins.schema import Attribute, choice, flag
 
 LEVELS = 4
 SHORTEST = float(2.0**-12)

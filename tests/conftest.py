@@ -10,10 +10,12 @@ import pytest
 from support import SEED, SIZE, Stages, run_unordered
 from target_models import CONV_NET, write
 
-from onnxgraft import golden, golden_references
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context, Pass, PassRecord
-from onnxgraft.targets import devices
+from onnxgraft.golden import catalog, references
+from onnxgraft.ir.graph import Graph
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.record import PassRecord
+from onnxgraft.targets.trt import devices
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,13 +25,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def golden_model() -> Path:
     """The trained detector, exported at opset 16."""
-    return golden.ROOT / "mask_rcnn" / "model.onnx"
+    return catalog.ROOT / "mask_rcnn" / "model.onnx"
 
 
 @pytest.fixture(scope="session")
 def scene() -> np.ndarray:
     """A small drawn scene, uint8 BGR [256, 320, 3]."""
-    return golden_references.shapes().draw(SEED, SIZE)[0]
+    return references.shapes().draw(SEED, SIZE)[0]
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper, version_converter
 
-from onnxgraft.graph import Graph
+from onnxgraft.ir.graph import Graph
 
 OPSET = 19
 

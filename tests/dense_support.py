@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft import golden
+from onnxgraft.golden import catalog
 from onnxgraft.runtime.detections import Detections
 
 MEMBERS = {"retinanet": "retinanet_thin", "fcos": "fcos_thin"}
@@ -23,12 +23,12 @@ def picture(seed: int) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _pictures() -> dict[str, Any]:
     found: dict[str, Any] = {"__name__": "pictures"}
-    exec((golden.ROOT / "pictures.py").read_text(), found)
+    exec((catalog.ROOT / "pictures.py").read_text(), found)
     return found
 
 
 def meta(family: str) -> dict[str, Any]:
-    return json.loads((golden.ROOT / MEMBERS[family] / "meta.json").read_text())
+    return json.loads((catalog.ROOT / MEMBERS[family] / "meta.json").read_text())
 
 
 def golden_picture(family: str) -> np.ndarray:
@@ -37,9 +37,9 @@ def golden_picture(family: str) -> np.ndarray:
 
 def answers(family: str) -> Detections:
     """PyTorch's detections of the golden picture."""
-    stored = np.load(golden.ROOT / MEMBERS[family] / "answers.npz")
+    stored = np.load(catalog.ROOT / MEMBERS[family] / "answers.npz")
     return Detections.of(stored["boxes"], stored["scores"], stored["classes"], None)
 
 
 def model(family: str, cache: Path, variant: str = "") -> Path:
-    return golden.resolve(MEMBERS[family] + variant, cache)
+    return catalog.resolve(MEMBERS[family] + variant, cache)

@@ -14,12 +14,16 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxgraft.graph import Graph
-from onnxgraft.instruments.numeric import stage_detections, stage_feeds
-from onnxgraft.manager import Context, Instrument, Pass, PassManager, PassRecord, Report
-from onnxgraft.options import CompileOptions, default_pipeline
-from onnxgraft.pipeline import Pipeline
+from onnxgraft.ir.graph import Graph
+from onnxgraft.options import CompileOptions
+from onnxgraft.passes.default import default_pipeline, parse_pipeline
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.instrument import Instrument
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.pipeline.record import PassRecord, Report
 from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.feeds import stage_detections, stage_feeds
 from onnxgraft.targets import OrtRunner
 
 SIZE = (256, 320)  # not square, so that a mixed-up height and width shows
@@ -88,7 +92,7 @@ class Stages(Instrument):
     def go_on(self, before: str, changed: str = "", until: str = "name-outputs") -> tuple[Graph, Context, Report]:
         """Run the rest of the pipeline from before a pass, with some of its passes given anew as text."""
         graph, ctx = self.before_pass(before)
-        anew = {step.name(): step for step in Pipeline.parse(changed).passes} if changed else {}
+        anew = {step.name(): step for step in parse_pipeline(changed).passes} if changed else {}
         names = self.names[self.names.index(before) : self.names.index(until) + 1]
         steps = [anew.get(s.name(), s) for s in self.pipeline.passes if s.name() in names]
         return graph, ctx, run_unordered(steps, graph, ctx)
@@ -140,7 +144,7 @@ def run_graph(graph: Graph, feeds: dict[str, np.ndarray], folder: Path) -> list[
 
 def cli(*arguments: object, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    command = [sys.executable, "-c", "from onnxgraft.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from onnxgraft.cli.build import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout)
 
 

@@ -11,7 +11,7 @@ import onnx.parser
 import pytest
 
 from onnxgraft import targets
-from onnxgraft.targets import dialect
+from onnxgraft.targets.trt import dialect
 
 RTX = targets.get("tensorrt-rtx")
 needs_rtx = pytest.mark.skipif(RTX.available() is not None, reason=str(RTX.available()))

@@ -13,8 +13,9 @@ import onnxsim
 import pytest
 
 from onnxgraft.analysis.rpn import closed_form_cells
-from onnxgraft.detector import DetectorSpec, Pooler
-from onnxgraft.inspection import inspect, spec_rows
+from onnxgraft.detector.describe import spec_rows
+from onnxgraft.detector.spec import DetectorSpec, Pooler
+from onnxgraft.tools.inspect import inspect
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,17 @@ import onnxsim
 import pytest
 
 from onnxgraft.analysis import analyse
-from onnxgraft.detector import DetectorSpec
+from onnxgraft.detector.describe import spec_rows
+from onnxgraft.detector.sidecar import Sidecar
+from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import InputError, PassError, Refusal
-from onnxgraft.folding import settle
-from onnxgraft.graph import Graph
-from onnxgraft.inspection import inspect, spec_rows
-from onnxgraft.manager import Context, PassManager
-from onnxgraft.options import CompileOptions, default_pipeline
-from onnxgraft.sidecar import Sidecar
+from onnxgraft.ir.folding import settle
+from onnxgraft.ir.graph import Graph
+from onnxgraft.options import CompileOptions
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.tools.inspect import inspect
 
 STRIDES = [8, 16, 32, 64, 128]
 

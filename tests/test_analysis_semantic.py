@@ -10,10 +10,12 @@ from support import parse_graph
 
 from onnxgraft.analysis import analyse
 from onnxgraft.errors import Refusal
-from onnxgraft.folding import settle
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context, PassManager
-from onnxgraft.options import CompileOptions, default_pipeline
+from onnxgraft.ir.folding import settle
+from onnxgraft.ir.graph import Graph
+from onnxgraft.options import CompileOptions
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.runtime import semantic
 from onnxgraft.runtime.detections import from_outputs
 from onnxgraft.targets import OrtRunner

@@ -11,11 +11,12 @@ import onnx
 import pytest
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from onnxgraft import golden
 from onnxgraft.errors import Refusal
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context
-from onnxgraft.options import CompileOptions, default_pipeline
+from onnxgraft.golden import catalog
+from onnxgraft.ir.graph import Graph
+from onnxgraft.options import CompileOptions
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.context import Context
 
 Change = Callable[[onnx.ModelProto], None]
 
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recognise(model: onnx.ModelProto, member: str, path: Path, allow: bool = False) -> Context:
     """Run the passes up to the analysis at the size of the member's export."""
     onnx.save(model, path)
-    _, height, width = json.loads((golden.folder(member) / "meta.json").read_text())["input"]["shape"]
+    _, height, width = json.loads((catalog.folder(member) / "meta.json").read_text())["input"]["shape"]
     graph, ctx = Graph.load(path), Context()
     options = CompileOptions(height=height, width=width, allow_unknown_outputs=allow)
     steps = {step.name(): step for step in default_pipeline(options, "onnxruntime").passes}
@@ -104,7 +105,7 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
     ],
 )  # fmt: skip
 def test_what_follows_the_head_is_not_lost_in_silence(member: str, change: Change, words: str, folder: Path) -> None:
-    model = onnx.load(golden.resolve(member, folder))
+    model = onnx.load(catalog.resolve(member, folder))
     change(model)
     with pytest.raises(Refusal, match=rf"{words}.*\(node 'the-change'\)"):
         recognise(model, member, folder / "changed.onnx")
@@ -112,7 +113,7 @@ def test_what_follows_the_head_is_not_lost_in_silence(member: str, change: Chang
 
 @pytest.mark.parametrize("member", ["faster_rcnn_C4_thin", "retinanet_thin"])
 def test_classes_that_suppress_one_another_are_refused(member: str, folder: Path) -> None:
-    model = onnx.load(golden.resolve(member, folder))
+    model = onnx.load(catalog.resolve(member, folder))
     classes_mixed(model)
     with pytest.raises(Refusal, match=r"boxes of different classes suppress one another here.*\(node '.+'\)"):
         recognise(model, member, folder / "mixed.onnx")
@@ -120,7 +121,7 @@ def test_classes_that_suppress_one_another_are_refused(member: str, folder: Path
 
 def joined(first: str, second: str, folder: Path) -> onnx.ModelProto:
     """Two members in one graph, over one image."""
-    model, other = (onnx.load(golden.resolve(name, folder)) for name in (first, second))
+    model, other = (onnx.load(catalog.resolve(name, folder)) for name in (first, second))
     other = compose.add_prefix(other, "second/")
     for node in other.graph.node:
         node.input[:] = [model.graph.input[0].name if name == other.graph.input[0].name else name for name in node.input]

@@ -12,7 +12,7 @@ import pytest
 from test_manager import BAD, MODEL
 
 from onnxgraft import InputError, Request
-from onnxgraft.bisection import Stage, bisect
+from onnxgraft.tools.bisect import Stage, bisect
 
 LENGTH = 16
 PASSES = """

@@ -16,7 +16,7 @@ from support import assert_one_line_error, cli
 
 import onnxgraft
 from onnxgraft import CompileOptions, InputError, Request
-from onnxgraft.build_folder import TIMES, new_folder
+from onnxgraft.driver.build_folder import TIMES, new_folder
 
 SMALL = CompileOptions(height=64, width=96)
 MEASURED = re.compile(rb'[\d.]+ (?:s|ms)\b|width: ?[\d.]+%|"seconds":[\d.e-]+')  # report.html shows the seconds of times.json
@@ -42,7 +42,7 @@ def test_an_engine_built_twice_has_the_same_bytes(golden_model: Path, tmp_path: 
     """In two processes with different hash seeds. (NVIDIA's builder orders the outputs by their place in memory, so an
     engine that is built late in a busy process can differ in that.)"""
     for name, seed in (("a", "7"), ("b", "8")):
-        command = [sys.executable, "-c", "from onnxgraft.cli import main; main()", "build", str(golden_model)]
+        command = [sys.executable, "-c", "from onnxgraft.cli.build import main; main()", "build", str(golden_model)]
         command += ["--size", "64x96", "--target", "tensorrt-rtx", "-o", name]
         subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True)
     first, second = digests(tmp_path / "a"), digests(tmp_path / "b")
@@ -61,7 +61,7 @@ def test_nothing_tells_of_the_place_it_was_built_in(golden_model: Path, tmp_path
 
 def start_build(model: Path, folder: Path) -> subprocess.Popen[str]:
     """A build in a process of its own that has begun to write."""
-    command = [sys.executable, "-c", "from onnxgraft.cli import main; main()", "build", str(model)]
+    command = [sys.executable, "-c", "from onnxgraft.cli.build import main; main()", "build", str(model)]
     command += ["--size", "64x96", "--target", "tensorrt-rtx", "-o", str(folder)]
     process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60

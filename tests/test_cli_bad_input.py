@@ -10,7 +10,7 @@ import onnx
 import pytest
 from support import assert_one_line_error, cli, parse_graph
 
-from onnxgraft.cli import main
+from onnxgraft.cli.main import main
 
 Refused = Callable[..., str]
 

@@ -14,10 +14,11 @@ import pytest
 
 from onnxgraft import Builder, Context, Graph, PassManager
 from onnxgraft.instruments import Promises, Verify
-from onnxgraft.matching import Const, Match, Op, Reject, Rewrite, Var, misses
-from onnxgraft.onnx_file import Skeleton
-from onnxgraft.pass_docs import describe, markdown
-from onnxgraft.pipeline import Registry
+from onnxgraft.ir.pattern import Const, Match, Op, Reject, Var, misses
+from onnxgraft.ir.serde import Skeleton
+from onnxgraft.passes.default import known_passes
+from onnxgraft.pipeline.docs import describe, markdown
+from onnxgraft.pipeline.rewrite import Rewrite
 
 X = Var("x")
 
@@ -114,7 +115,7 @@ def test_documentation_comes_from_the_class() -> None:
 
 
 def test_every_built_in_pass_documents_itself() -> None:
-    for kind in Registry.default():
+    for kind in known_passes():
         doc = describe(kind)
         assert doc.summary.endswith("."), doc.name
         assert doc.text, f"{doc.name} does not say when it is legal"

@@ -11,9 +11,11 @@ import pytest
 from test_manager import MODEL
 from typer.testing import CliRunner
 
-from onnxgraft import InputError, Request, compile, golden
-from onnxgraft.cli import app
-from onnxgraft.diffing import count_lines, diff_models, operators, read_run
+from onnxgraft import InputError, Request, compile
+from onnxgraft.cli.main import app
+from onnxgraft.golden import catalog
+from onnxgraft.ir.textdiff import count_lines, diff_models, operators
+from onnxgraft.report.reader import read_run
 
 COLOUR = re.compile(r"\x1b\[")
 
@@ -72,7 +74,7 @@ def test_diff_of_a_pass(run: Path) -> None:
 def test_a_terminal_gets_colours(run: Path) -> None:
     from rich.console import Console
 
-    from onnxgraft.viewer.command import show
+    from onnxgraft.tools.diff import show
 
     console = Console(force_terminal=True, color_system="standard", width=200)
     with console.capture() as captured:
@@ -144,7 +146,7 @@ def test_renaming_the_real_detector_is_no_change(golden_model: Path, tmp_path: P
 
 
 def test_a_change_under_other_names_is_the_only_one_shown(tmp_path: Path) -> None:
-    source = golden.ROOT / "mask_rcnn" / "model.onnx"
+    source = catalog.ROOT / "mask_rcnn" / "model.onnx"
     model = onnx.load(renamed(source, tmp_path / "renamed.onnx"))
     pools = [node for node in model.graph.node if node.op_type == "MaxPool"]
     pools[0].attribute.append(onnx.helper.make_attribute("storage_order", 1))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxgraft.pass_docs import describe_all
-from onnxgraft.pipeline import Registry
+from onnxgraft.passes.default import known_passes
+from onnxgraft.pipeline.docs import describe_all
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -54,7 +54,7 @@ def test_every_page_is_reached_from_the_start() -> None:
 
 def test_the_page_of_passes_knows_all_of_them() -> None:
     page = (DOCS / "passes.md").read_text()
-    for doc in describe_all(Registry.default()):
+    for doc in describe_all(known_passes()):
         part = page.partition(f"## {doc.name}\n")[2].partition("\n## ")[0]
         assert part, f"docs/passes.md lacks {doc.name}: onnxgraft passes --markdown > docs/passes.md"
         for option in doc.options:

@@ -14,10 +14,10 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from onnxgraft.cli import app
+from onnxgraft.cli.main import app
 from onnxgraft.errors import InputError
-from onnxgraft.frontends import detectron2 as frontend
-from onnxgraft.sidecar import find
+from onnxgraft.frontends.detectron2 import export as frontend
+from onnxgraft.golden.sidecars import find
 
 MISSING = [name for name in ("torch", "detectron2") if importlib.util.find_spec(name) is None]
 torched = pytest.mark.skipif(bool(MISSING), reason=f"{' and '.join(MISSING)} not installed: they are the extra [export]")
@@ -154,7 +154,7 @@ def test_checkpoints_fit_or_are_refused(tmp_path: Path) -> None:
 
     import torch
 
-    from onnxgraft.frontends import configs
+    from onnxgraft.frontends.detectron2 import configs
 
     source = configs.load(FASTER, THIN)
     weights = source.model.state_dict()

@@ -9,15 +9,15 @@ import onnx_graphsurgeon as gs
 import pytest
 from support import Stages, detect, run_unordered
 
+from onnxgraft.analysis.regions import find_regions
 from onnxgraft.errors import InputError, PassError
-from onnxgraft.graph import Graph
 from onnxgraft.instruments.verify import verify_graph
-from onnxgraft.manager import Context
+from onnxgraft.ir.graph import Graph
 from onnxgraft.passes import Bf16, Fp16
-from onnxgraft.passes.regions import find_regions
+from onnxgraft.pipeline.context import Context
 from onnxgraft.quantization.collect import input_feeds
+from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.images import ResizeRule
-from onnxgraft.runtime.match import match
 from onnxgraft.targets import OrtRunner
 
 SINGLE = {"NonMaxSuppression", "TopK", "Softmax", "Exp", "EfficientNMS_TRT", "PyramidROIAlign_TRT"}

@@ -14,12 +14,13 @@ import onnx
 import onnxruntime
 import pytest
 
-from onnxgraft import golden
 from onnxgraft.errors import InputError
+from onnxgraft.golden import catalog
+from onnxgraft.golden.weights import weights as seeded_weights
+from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.match import match
 
-sys.path.insert(0, str(golden.ROOT.parent))
+sys.path.insert(0, str(catalog.ROOT.parent))
 from golden_graphs import shapes
 
 ZOO = "mask_rcnn_R_50_FPN_3x"
@@ -32,7 +33,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def meta(name: str) -> dict:
-    return json.loads((golden.folder(name) / "meta.json").read_text())
+    return json.loads((catalog.folder(name) / "meta.json").read_text())
 
 
 def detect(path: Path, image: np.ndarray) -> Detections:
@@ -48,33 +49,33 @@ def detect(path: Path, image: np.ndarray) -> Detections:
 def test_a_file_is_itself(tmp_path: Path) -> None:
     file = tmp_path / "mask_rcnn"  # a file wins over the golden graph of the same name
     file.write_bytes(b"")
-    assert golden.resolve(str(file), tmp_path) == file
+    assert catalog.resolve(str(file), tmp_path) == file
 
 
 def test_unknown_name_lists_the_known() -> None:
     with pytest.raises(InputError, match=r"'yolo' is neither .*\bmask_rcnn, mask_rcnn@opset11"):
-        golden.resolve("yolo", Path("unused"))
+        catalog.resolve("yolo", Path("unused"))
     with pytest.raises(InputError, match=r"'mask_rnn' is neither .* did you mean 'mask_rcnn'"):
-        golden.resolve("mask_rnn", Path("unused"))
+        catalog.resolve("mask_rnn", Path("unused"))
     with pytest.raises(InputError, match="'mask_rcnn@opset9' is neither"):
-        golden.resolve("mask_rcnn@opset9", Path("unused"))
+        catalog.resolve("mask_rcnn@opset9", Path("unused"))
 
 
 def test_missing_file_is_not_looked_up() -> None:
     for missing in ("gone.onnx", "folder/mask_rcnn"):
         with pytest.raises(InputError, match=f"{missing}: no such file"):
-            golden.resolve(missing, Path("unused"))
+            catalog.resolve(missing, Path("unused"))
 
 
 def test_without_the_source_tree(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(golden, "ROOT", tmp_path / "golden_graphs")
+    monkeypatch.setattr(catalog, "ROOT", tmp_path / "golden_graphs")
     with pytest.raises(InputError, match="golden_graphs is not there"):
-        golden.resolve("mask_rcnn", tmp_path)
+        catalog.resolve("mask_rcnn", tmp_path)
 
 
 def test_weights_are_pinned() -> None:
     # Philox4x64-10 with key (20260, 3), as any implementation gives it
-    (first,) = golden.weights(20260, 3, 5, 0.5)
+    (first,) = seeded_weights(20260, 3, 5, 0.5)
     assert first.dtype == np.float32
     bits = np.random.Philox(key=np.array([20260, 3], np.uint64)).random_raw(3)
     words = [int(draw) >> shift & 0xFFFFFFFF for draw in bits for shift in (0, 32)][:5]
@@ -82,21 +83,21 @@ def test_weights_are_pinned() -> None:
 
 
 def test_weights_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    (whole,) = golden.weights(1, 2, 1001, 0.3)
-    monkeypatch.setattr(golden, "CHUNK", 64)
-    np.testing.assert_array_equal(np.concatenate(list(golden.weights(1, 2, 1001, 0.3))), whole)
+    (whole,) = seeded_weights(1, 2, 1001, 0.3)
+    monkeypatch.setattr(catalog, "CHUNK", 64)
+    np.testing.assert_array_equal(np.concatenate(list(seeded_weights(1, 2, 1001, 0.3))), whole)
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", ZOO])
 def test_files_are_those_of_the_listing(name: str) -> None:
-    home = golden.folder(name)
+    home = catalog.folder(name)
     for file, digest in meta(name)["sha256"].items():
         assert hashlib.sha256((home / file).read_bytes()).hexdigest() == digest, file
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", ZOO])
 def test_nothing_tells_of_the_machine(name: str) -> None:
-    for file in golden.folder(name).glob("*.*"):
+    for file in catalog.folder(name).glob("*.*"):
         model = re.compile(rb"site-packages|/home/|/root/|/tmp/|/usr/")
         data = file.read_bytes()
         if file.suffix == ".onnx":  # weights are noise and may spell anything
@@ -108,7 +109,7 @@ def test_nothing_tells_of_the_machine(name: str) -> None:
 
 
 def test_opset_11_shares_the_weights() -> None:
-    home = golden.folder("mask_rcnn")
+    home = catalog.folder("mask_rcnn")
     assert (home / "model_opset11.onnx").stat().st_size < 500_000
     onnx.checker.check_model(str(home / "model_opset11.onnx"))
     full, shared = (onnx.load(home / file) for file in ("model.onnx", "model_opset11.onnx"))
@@ -123,14 +124,14 @@ def test_opset_11_shares_the_weights() -> None:
 
 @pytest.mark.slow
 def test_full_size_is_written_once_and_the_same(cache: Path, tmp_path: Path) -> None:
-    path = golden.resolve(ZOO, cache)
-    again = golden.resolve(ZOO, tmp_path)
+    path = catalog.resolve(ZOO, cache)
+    again = catalog.resolve(ZOO, tmp_path)
     digests = {hashlib.sha256(file.read_bytes()).hexdigest() for file in (path, again)}
     assert digests == {meta(ZOO)["complete_sha256"]["model.onnx"]}
     assert [file.name for file in tmp_path.iterdir()] == [again.name]
 
     written = path.stat().st_mtime_ns
-    assert golden.resolve(ZOO, cache) == path
+    assert catalog.resolve(ZOO, cache) == path
     assert path.stat().st_mtime_ns == written
     onnx.checker.check_model(str(path))
 
@@ -138,7 +139,7 @@ def test_full_size_is_written_once_and_the_same(cache: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_full_size_opsets_have_the_same_weights(cache: Path) -> None:
     def weights(name: str) -> list[str]:
-        model = onnx.load(golden.resolve(name, cache))
+        model = onnx.load(catalog.resolve(name, cache))
         large = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= 1024]
         assert sum(len(tensor.raw_data) for tensor in large) > 177_000_000
         return sorted(hashlib.sha256(tensor.raw_data).hexdigest() for tensor in large)
@@ -149,16 +150,16 @@ def test_full_size_opsets_have_the_same_weights(cache: Path) -> None:
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, no folder")
     with pytest.raises(InputError, match=r"cannot write .*cache"):
-        golden.resolve(ZOO, tmp_path / "cache")
+        catalog.resolve(ZOO, tmp_path / "cache")
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(golden, "weights", full)
+    monkeypatch.setattr(catalog, "weights", full)
     with pytest.raises(InputError, match="No space left on device"):
-        golden.resolve(ZOO, tmp_path)
+        catalog.resolve(ZOO, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -171,7 +172,7 @@ def test_scenes_are_redrawn_to_the_byte() -> None:
 
 def test_pictures_show_the_scenes() -> None:
     for index in (0, 1):
-        picture = cv2.imread(str(golden.folder("mask_rcnn") / "images" / f"scene_{index}.jpg"))
+        picture = cv2.imread(str(catalog.folder("mask_rcnn") / "images" / f"scene_{index}.jpg"))
         assert picture is not None
         error = np.abs(picture.astype(int) - shapes.scene(index))
         assert error.mean() < 6  # JPEG of noise; another scene is off by 40 and more
@@ -194,30 +195,30 @@ def test_annotations_fit_the_pictures() -> None:
 
 
 def test_trained_detector_gives_pytorchs_answers(cache: Path) -> None:
-    home = golden.folder("mask_rcnn")
+    home = catalog.folder("mask_rcnn")
     report = match(
         Detections.load(home / "reference" / "scene_1.npz"),
-        detect(golden.resolve("mask_rcnn", cache), shapes.scene(1)),
+        detect(catalog.resolve("mask_rcnn", cache), shapes.scene(1)),
     )
     assert report.exact, report
 
 
 def test_trained_detector_at_opset_11_does_not(cache: Path) -> None:
     # the half pixel that RoiAlign lost in the export: the reference can tell
-    home = golden.folder("mask_rcnn")
+    home = catalog.folder("mask_rcnn")
     report = match(
         Detections.load(home / "reference" / "scene_1.npz"),
-        detect(golden.resolve("mask_rcnn@opset11", cache), shapes.scene(1)),
+        detect(catalog.resolve("mask_rcnn@opset11", cache), shapes.scene(1)),
     )
     assert report.share < 0.2, report
 
 
 @pytest.mark.slow
 def test_full_size_gives_its_reference(cache: Path) -> None:
-    reference = Detections.load(golden.folder(ZOO) / "reference" / "scene_0.npz")
+    reference = Detections.load(catalog.folder(ZOO) / "reference" / "scene_0.npz")
     assert len(reference) == 100
     assert len(np.unique(reference.scores)) == 100
-    report = match(reference, detect(golden.resolve(ZOO, cache), shapes.scene(0)))
+    report = match(reference, detect(catalog.resolve(ZOO, cache), shapes.scene(0)))
     assert report.exact, report
 
 

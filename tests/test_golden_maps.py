@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 from test_zoo import answers, checking, meta, picture
 
-from onnxgraft import golden
-from onnxgraft.runtime import Placement, match, to_original
+from onnxgraft.golden import catalog
+from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections, from_outputs
-from onnxgraft.runtime.infer import ImageResult
+from onnxgraft.runtime.images import Placement
+from onnxgraft.runtime.postprocess import to_original
+from onnxgraft.runtime.session import ImageResult
 
 
 def found(name: str, folder: Path) -> ImageResult:
     image = picture(name)
     size = (image.shape[0], image.shape[1])
-    home = golden.folder(name)
-    path, ctx, _ = checking.compile_form(golden.resolve(name, folder), "plugin", size, folder, home / "meta.json")
+    home = catalog.folder(name)
+    path, ctx, _ = checking.compile_form(catalog.resolve(name, folder), "plugin", size, folder, home / "meta.json")
     raw = from_outputs(checking.run(path, image, None, 2, meta(name)["config"]["channel_order"]), ctx.io)
     placement = Placement(size, size, size)
     return ImageResult(None, image, placement, raw, to_original(raw, placement))

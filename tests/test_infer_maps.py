@@ -18,11 +18,11 @@ from onnx import helper, numpy_helper
 from support import assert_one_line_error, cli
 from test_analysis_semantic import LOGITS, network
 
-from onnxgraft import evaluation, inference
-from onnxgraft.build import Request, compile
+from onnxgraft.driver.compile import Request, compile
 from onnxgraft.errors import InputError
 from onnxgraft.options import CompileOptions
-from onnxgraft.verification import verify
+from onnxgraft.tools import evaluate, infer
+from onnxgraft.tools.verify import verify
 
 STORED = np.load(Path(__file__).parent / "data" / "runtime_maps.npz")
 CANVAS, PICTURE = (64, 96), (83, 125)
@@ -81,7 +81,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_panoptic_json_and_picture(panoptic: Path, picture: Path, tmp_path: Path) -> None:
-    lines = inference.infer(panoptic, [picture], tmp_path / "o.json", tmp_path / "drawn")
+    lines = infer.infer(panoptic, [picture], tmp_path / "o.json", tmp_path / "drawn")
     assert lines == [f"{picture}: 6 detections, 9 panoptic segments"]
     (entry,) = json.loads((tmp_path / "o.json").read_text())
     assert list(entry) == ["file", "boxes", "scores", "classes", "masks", "semantic", "panoptic"]
@@ -97,7 +97,7 @@ def test_keypoints_in_json(tmp_path: Path, picture: Path) -> None:
     boxes = STORED["heatmap_boxes"]
     outputs = detected(boxes, np.linspace(0.9, 0.5, len(boxes)), np.zeros(len(boxes)))
     build = stand_in(tmp_path / "keypoints", outputs | {"detection_keypoint_heatmaps": STORED["heatmaps"]})
-    inference.infer(build, [picture], tmp_path / "o.json", tmp_path / "drawn", min_score=0.85)
+    infer.infer(build, [picture], tmp_path / "o.json", tmp_path / "drawn", min_score=0.85)
     (entry,) = json.loads((tmp_path / "o.json").read_text())
     assert len(entry["keypoints"]) == len(entry["boxes"]) == 1
     scale = np.array([PICTURE[1] / 90, PICTURE[0] / 60])
@@ -106,7 +106,7 @@ def test_keypoints_in_json(tmp_path: Path, picture: Path) -> None:
 
 
 def test_a_network_that_only_segments(segmenter: Path, picture: Path, tmp_path: Path) -> None:
-    (line,) = inference.infer(segmenter, [picture], tmp_path / "o.json", tmp_path / "drawn")
+    (line,) = infer.infer(segmenter, [picture], tmp_path / "o.json", tmp_path / "drawn")
     (entry,) = json.loads((tmp_path / "o.json").read_text())
     assert line == f"{picture}: {len(entry['semantic'])} semantic classes"
     assert entry["boxes"] == []
@@ -135,7 +135,7 @@ def test_verify_sees_a_changed_map(segmenter: Path, picture: Path, tmp_path: Pat
 
 
 def test_mean_iou_of_its_own_answers_is_one(segmenter: Path, picture: Path, tmp_path: Path) -> None:
-    inference.infer(segmenter, [picture], tmp_path / "o.json")
+    infer.infer(segmenter, [picture], tmp_path / "o.json")
     (entry,) = json.loads((tmp_path / "o.json").read_text())
     from onnxgraft.runtime.masks import decode
 
@@ -145,13 +145,13 @@ def test_mean_iou_of_its_own_answers_is_one(segmenter: Path, picture: Path, tmp_
     truth = tmp_path / "truth"
     truth.mkdir()
     cv2.imwrite(str(truth / "photo.png"), labels)
-    report = evaluation.evaluate(str(segmenter), picture.parent, semantic=truth)
+    report = evaluate.evaluate(str(segmenter), picture.parent, semantic=truth)
     assert report["rows"]["out"]["semantic"]["mIoU"] == 1
     assert report["images"] == 1
     cv2.imwrite(str(truth / "photo.png"), 4 - labels)
-    worse = evaluation.evaluate(str(segmenter), picture.parent, semantic=truth)
+    worse = evaluate.evaluate(str(segmenter), picture.parent, semantic=truth)
     assert worse["rows"]["out"]["semantic"]["mIoU"] < 0.9
-    assert [cell for cell in evaluation.table(worse)[0] if cell] == ["mIoU", "pixel accuracy"]
+    assert [cell for cell in evaluate.table(worse)[0] if cell] == ["mIoU", "pixel accuracy"]
 
 
 def annotations(picture: Path) -> Path:
@@ -164,10 +164,10 @@ def annotations(picture: Path) -> Path:
 
 
 def test_eval_says_what_it_does_not_know(panoptic: Path, segmenter: Path, picture: Path) -> None:
-    report = evaluation.evaluate(str(panoptic), picture.parent, annotations(picture))
-    assert report["what"].endswith(evaluation.NO_PANOPTIC_QUALITY)
+    report = evaluate.evaluate(str(panoptic), picture.parent, annotations(picture))
+    assert report["what"].endswith(evaluate.NO_PANOPTIC_QUALITY)
     with pytest.raises(InputError, match="this network only segments: give --semantic DIR"):
-        evaluation.evaluate(str(segmenter), picture.parent, annotations(picture))
+        evaluate.evaluate(str(segmenter), picture.parent, annotations(picture))
 
 
 def test_eval_refuses_semantic_truth_that_does_not_fit(segmenter: Path, picture: Path, tmp_path: Path) -> None:
@@ -175,10 +175,10 @@ def test_eval_refuses_semantic_truth_that_does_not_fit(segmenter: Path, picture:
     assert_one_line_error(cli("eval", segmenter, "--images", picture.parent, "--semantic", truth), "truth", "no folder")
     truth.mkdir()
     with pytest.raises(InputError, match=r"none of its pictures has a NAME\.png"):
-        evaluation.evaluate(str(segmenter), picture.parent, semantic=truth)
+        evaluate.evaluate(str(segmenter), picture.parent, semantic=truth)
     cv2.imwrite(str(truth / "photo.png"), np.zeros((4, 4), np.uint8))
     with pytest.raises(InputError, match="the semantic truth is 4x4, the picture 83x125"):
-        evaluation.evaluate(str(segmenter), picture.parent, semantic=truth)
+        evaluate.evaluate(str(segmenter), picture.parent, semantic=truth)
     plain = stand_in(tmp_path / "plain", detected(np.ones((1, 4)), np.ones(1), np.zeros(1)))
     with pytest.raises(InputError, match="this network has no semantic head"):
-        evaluation.evaluate(str(plain), picture.parent, semantic=truth)
+        evaluate.evaluate(str(plain), picture.parent, semantic=truth)

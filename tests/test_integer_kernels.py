@@ -10,13 +10,14 @@ import onnxruntime as ort
 import pytest
 from support import Stages, parse_graph, run_unordered
 
+from onnxgraft.analysis.regions import find_regions
 from onnxgraft.errors import InputError, PassError
-from onnxgraft.graph import Graph
 from onnxgraft.instruments.verify import verify_graph
-from onnxgraft.manager import Context
-from onnxgraft.options import CompileOptions, default_pipeline
+from onnxgraft.ir.graph import Graph
+from onnxgraft.options import CompileOptions
 from onnxgraft.passes import IntegerKernels, Quantize
-from onnxgraft.passes.regions import find_regions
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.context import Context
 
 SIZE, CHANNELS = 12, 4
 
@@ -43,7 +44,7 @@ def numbers(seed: int) -> str:
 
 def quantize(graph: Graph, scales: dict[str, float]) -> None:
     """Q/DQ before each Conv, as the quantize pass writes them."""
-    from onnxgraft.passes.quantization_sites import Sites
+    from onnxgraft.analysis.qdq_placement import Sites
     from onnxgraft.passes.quantize import Quantize as Pass
     from onnxgraft.passes.quantize import _dequantized
 
@@ -131,7 +132,7 @@ def test_only_the_onnxruntime_target_gets_it() -> None:
 
 def test_it_needs_a_quantized_graph(stages: Stages) -> None:
     graph, ctx = stages.after_pass("name-outputs")
-    from onnxgraft.manager import PassManager
+    from onnxgraft.pipeline.manager import PassManager
 
     with pytest.raises((PassError, InputError), match="quantized"):
         PassManager([IntegerKernels()]).run(graph, ctx)

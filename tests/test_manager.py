@@ -13,10 +13,11 @@ import pytest
 import onnxgraft
 from onnxgraft import Context, Graph, InputError, Instrument, Pass, PassError, PassManager, Pipeline, Registry
 from onnxgraft.instruments import PrintText, Texts
-from onnxgraft.options import CompileOptions, default_pipeline
+from onnxgraft.options import CompileOptions
 from onnxgraft.passes import FixInput, InjectAnchors, Simplify
-from onnxgraft.pipeline import load_file
-from onnxgraft.repeat import Repeat
+from onnxgraft.passes.default import default_pipeline, known_passes, parse_pipeline
+from onnxgraft.pipeline.registry import load_file
+from onnxgraft.pipeline.repeat import Repeat
 
 BAD = Path(__file__).parent / "data" / "bad_passes.py"
 MODEL = """<ir_version: 10, opset_import: ["" : 17]>
@@ -38,7 +39,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def registry() -> Registry:
-    return Registry.default([BAD])
+    return known_passes([BAD])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def test_a_second_run_of_simplify_changes_nothing(model: Path) -> None:
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt", "tensorrt-rtx"])
 def test_default_pipelines_round_trip(target: str) -> None:
     pipeline = default_pipeline(CompileOptions(batch=4, score_threshold=0.25, image_sizes=True), target)
-    assert Pipeline.parse(str(pipeline)) == pipeline
+    assert parse_pipeline(str(pipeline)) == pipeline
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_impossible_order_names_the_missing_fact() -> None:
 
 
 def test_skip_and_stop_after() -> None:
-    pipeline = Pipeline.parse("upgrade-opset,simplify,repair-roi-align")
+    pipeline = parse_pipeline("upgrade-opset,simplify,repair-roi-align")
     assert str(pipeline.skip("simplify")) == "upgrade-opset,repair-roi-align"
     assert str(pipeline.stop_after("simplify")) == "upgrade-opset,simplify"
     with pytest.raises(InputError, match="has no pass 'fix-input'; it has upgrade-opset, simplify"):
@@ -170,7 +171,7 @@ def test_entry_points_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[onnxgraft.passes]\nflips = their_package:Flips\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert Registry.default()["flips"].__module__ == "their_package"
+    assert known_passes()["flips"].__module__ == "their_package"
 
 
 def test_public_names_exist() -> None:

@@ -17,7 +17,7 @@ from support import assert_one_line_error, cli
 from test_manager import BAD, MODEL
 
 from onnxgraft import PassError, Request, compile
-from onnxgraft.diffing import read_run
+from onnxgraft.report.reader import read_run
 
 FAULTS = [
     ("throws", "ZeroDivisionError.*bad_passes.py:"),

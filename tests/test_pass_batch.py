@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from support import SIZE, Stages, run_unordered, same
 
-from onnxgraft.golden_references import shapes
+from onnxgraft.golden.references import shapes
 from onnxgraft.passes import LowerPlugins
 from onnxgraft.runtime.detections import from_outputs
 from onnxgraft.targets import OrtRunner

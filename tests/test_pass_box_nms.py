@@ -9,8 +9,8 @@ import pytest
 from support import Stages, detect, run_unordered, same
 
 from onnxgraft.errors import PassError
-from onnxgraft.manager import PassManager
 from onnxgraft.passes import BoxNMS
+from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.runtime.detections import Detections
 
 

@@ -9,9 +9,9 @@ import pytest
 from support import Stages, run_unordered, same
 
 from onnxgraft.errors import PassError
-from onnxgraft.folding import evaluate
-from onnxgraft.manager import PassManager
+from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.passes import DecodeBoxes
+from onnxgraft.pipeline.manager import PassManager
 
 LEVEL = 4  # stride 64: 4 x 5 locations, 60 anchors, all of which pass the top-k
 

@@ -11,18 +11,20 @@ from deformed import block, deform
 from PIL import Image
 from support import SIZE, detect, node_of, run_graph, run_unordered, same
 
-from onnxgraft import golden_references
-from onnxgraft.build import Request, compile
+from onnxgraft.analysis.regions import find_regions, offset_layers
+from onnxgraft.driver.compile import Request, compile
 from onnxgraft.errors import OnnxgraftError
-from onnxgraft.graph import PLUGIN_DOMAIN, Graph
+from onnxgraft.golden import references
 from onnxgraft.instruments import verify_graph
-from onnxgraft.manager import Context, PassManager, PassRecord
-from onnxgraft.options import CompileOptions, default_pipeline
+from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
+from onnxgraft.options import CompileOptions
 from onnxgraft.passes import DeformConv, Fp16, LowerPlugins
-from onnxgraft.passes.deform_conv import offset_layers
-from onnxgraft.passes.regions import find_regions
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.pipeline.record import PassRecord
+from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.match import match
 
 PLUGIN = "ModulatedDeformConv2d"
 X = {"x": np.random.default_rng(3).normal(size=(2, 4, 6, 7)).astype(np.float32)}
@@ -246,7 +248,7 @@ def test_tensorrt_rtx_builds_the_detector(modulated: Path, scene: np.ndarray, tm
 
 
 def test_the_canvas_does_not_matter_with_exact_padding(modulated: Path, tmp_path: Path) -> None:
-    picture = golden_references.shapes().draw(3_000_000_001, padded.TRUE)[0]
+    picture = references.shapes().draw(3_000_000_001, padded.TRUE)[0]
     alone = padded.detect(modulated, tmp_path, picture, (256, 320), False, "onnxruntime")
     assert len(alone) > 5
     assert match(alone, padded.detect(modulated, tmp_path, picture, (416, 384), True, "onnxruntime")).exact

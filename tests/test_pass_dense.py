@@ -11,14 +11,16 @@ import pytest
 from support import SIZE, Stages, detect, run_unordered, same
 
 from onnxgraft.errors import PassError
-from onnxgraft.folding import evaluate
-from onnxgraft.graph import PLUGIN_DOMAIN, Graph
-from onnxgraft.instruments.numeric import stage_detections
-from onnxgraft.manager import Context, PassManager
-from onnxgraft.options import CompileOptions, default_pipeline
+from onnxgraft.ir.evaluate import evaluate
+from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
+from onnxgraft.options import CompileOptions
 from onnxgraft.passes import DenseDecode, DenseNMS
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.match import match
+from onnxgraft.runtime.feeds import stage_detections
 from onnxgraft.targets import OrtRunner
 
 FAMILIES = ["retinanet", "fcos"]

@@ -8,13 +8,14 @@ import exports
 import pytest
 from support import SEED, Stages, detect, run_unordered
 
-from onnxgraft import golden_references
 from onnxgraft.errors import OnnxgraftError
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context
+from onnxgraft.golden import references
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.printer import fingerprint as fingerprint_of
 from onnxgraft.passes import FixInput, Simplify, UpgradeOpset
+from onnxgraft.pipeline.context import Context
+from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.match import match
 
 
 def test_fires_on_the_golden_export(stages: Stages) -> None:
@@ -32,7 +33,7 @@ def test_another_size_gives_what_detectron2_gives_there(stages: Stages, tmp_path
     """Exported at 1344x1344, fixed to 480x640; the reference is detectron2 in PyTorch on the image of 480x640."""
     graph, ctx = stages.after_pass("simplify")
     FixInput(height=480, width=640).run(graph, ctx)
-    image = golden_references.shapes().draw(SEED, (480, 640))[0]
+    image = references.shapes().draw(SEED, (480, 640))[0]
     reference = Detections.load(Path(__file__).parent / "data" / "mask_rcnn_480x640.npz")
     report = match(reference, detect(graph, ctx, image, tmp_path))
     assert len(reference) == 19
@@ -52,11 +53,11 @@ def test_another_size_gives_what_detectron2_gives_there(stages: Stages, tmp_path
 )
 def test_impossible_sizes_are_refused(step: FixInput, reason: str, stages: Stages) -> None:
     graph, ctx = stages.after_pass("simplify")
-    before = graph.fingerprint()
+    before = fingerprint_of(graph)
     with pytest.raises(OnnxgraftError) as refused:
         run_unordered([step], graph, ctx)
     assert str(refused.value) == f"fix-input: {reason}"
-    assert graph.fingerprint() == before
+    assert fingerprint_of(graph) == before
 
 
 def test_a_graph_that_was_simplified_at_its_size_keeps_it(tmp_path: Path) -> None:

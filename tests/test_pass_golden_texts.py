@@ -10,13 +10,18 @@ from pathlib import Path
 import pytest
 from support import compare_text
 
-from onnxgraft import golden
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context, Instrument, Pass, PassManager, PassRecord
-from onnxgraft.options import CompileOptions, default_pipeline
-from onnxgraft.text import text
+from onnxgraft.golden import catalog
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.printer import text
+from onnxgraft.options import CompileOptions
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.instrument import Instrument
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.pipeline.record import PassRecord
 
-STORED = golden.ROOT / "mask_rcnn" / "passes"
+STORED = catalog.ROOT / "mask_rcnn" / "passes"
 PIPELINE = default_pipeline(CompileOptions(), "onnxruntime")
 NAMES = [step.name() for step in PIPELINE.passes]
 # Passes for parts that a Mask R-CNN lacks, which therefore leave it as it is; they have no text of their own.

@@ -10,8 +10,8 @@ import pytest
 from support import Stages, run_unordered, same
 
 from onnxgraft.errors import PassError
-from onnxgraft.folding import evaluate
-from onnxgraft.graph import ancestors
+from onnxgraft.ir.evaluate import evaluate
+from onnxgraft.ir.graph import ancestors
 from onnxgraft.passes import InjectAnchors
 
 

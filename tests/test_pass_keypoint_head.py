@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from support import parse_graph, run_graph, run_unordered
 
-from onnxgraft.detector import DetectorSpec, ImageInput, KeypointHead, Outputs, SemanticHead
+from onnxgraft.detector.spec import DetectorSpec, ImageInput, KeypointHead, Outputs, SemanticHead
 from onnxgraft.errors import PassError
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context, PassManager
+from onnxgraft.ir.graph import Graph
 from onnxgraft.passes import KeypointHead as KeypointPass
 from onnxgraft.passes import NameOutputs
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.manager import PassManager
 
 # Two images of three detections, two keypoints, heatmaps of 4 x 4; the rows of all images follow one another.
 GRAPH = """

@@ -9,10 +9,11 @@ import pytest
 from support import Stages, detect, run_unordered, same
 
 from onnxgraft.errors import OnnxgraftError
-from onnxgraft.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.instruments import verify_graph
-from onnxgraft.manager import Context, PassRecord
+from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.passes import LowerPlugins
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.record import PassRecord
 
 PLUGINS = ["EfficientNMS_TRT", "EfficientNMS_TRT", "PyramidROIAlign_TRT", "PyramidROIAlign_TRT"]
 

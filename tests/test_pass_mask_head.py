@@ -7,9 +7,9 @@ import pytest
 from support import Stages, run_unordered, same
 
 from onnxgraft.errors import PassError
-from onnxgraft.folding import evaluate
-from onnxgraft.manager import PassManager
+from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.passes import MaskHead
+from onnxgraft.pipeline.manager import PassManager
 
 
 def test_fires_and_changes_no_detection(stages: Stages) -> None:

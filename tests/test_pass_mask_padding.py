@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxgraft import golden_references
 from onnxgraft.errors import InputError, PassError
-from onnxgraft.graph import Graph
-from onnxgraft.instruments.numeric import stage_detections
-from onnxgraft.manager import Context, PassManager
-from onnxgraft.options import CompileOptions, default_pipeline
+from onnxgraft.golden import references
+from onnxgraft.ir.graph import Graph
+from onnxgraft.options import CompileOptions
 from onnxgraft.passes import MaskPadding
+from onnxgraft.passes.default import default_pipeline
 from onnxgraft.passes.mask_padding import _trunk
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.match import match
+from onnxgraft.runtime.feeds import stage_detections
 from onnxgraft.targets import OrtRunner
 
 TRUE = (236, 300)  # of the image; 256 x 320 is what detectron2 pads it to
@@ -25,7 +27,7 @@ TRUE = (236, 300)  # of the image; 256 x 320 is what detectron2 pads it to
 @pytest.fixture(scope="module")
 def picture() -> np.ndarray:
     """A drawn image of the true size, uint8 BGR."""
-    return golden_references.shapes().draw(3_000_000_001, TRUE)[0]
+    return references.shapes().draw(3_000_000_001, TRUE)[0]
 
 
 def detect(model: Path, folder: Path, picture: np.ndarray, canvas: tuple[int, int], exact: bool, target: str) -> Detections:

@@ -9,8 +9,8 @@ import pytest
 from support import Stages, detect, run_unordered, same
 
 from onnxgraft.errors import OnnxgraftError
-from onnxgraft.instruments.numeric import stage_detections
 from onnxgraft.passes import NormalizeInput
+from onnxgraft.runtime.feeds import stage_detections
 from onnxgraft.targets import OrtRunner
 
 

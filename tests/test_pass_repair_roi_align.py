@@ -9,9 +9,9 @@ import pytest
 from support import Stages, parse_graph, run_graph, run_unordered
 
 from onnxgraft.errors import OnnxgraftError
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context
+from onnxgraft.ir.graph import Graph
 from onnxgraft.passes import RepairRoiAlign, UpgradeOpset
+from onnxgraft.pipeline.context import Context
 
 ROI_ALIGN = """
 <ir_version: 8, opset_import: ["" : OPSET]>

@@ -10,7 +10,7 @@ from support import SIZE, Stages, detect, run_unordered, same
 
 from onnxgraft.errors import PassError
 from onnxgraft.passes import FixInput, RoiAlign
-from onnxgraft.passes.pooling import fpn_scale
+from onnxgraft.passes.emit.roi_pooler import fpn_scale
 
 
 def test_fires_and_changes_no_detection(stages: Stages) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from support import Stages, detect, run_unordered, same
 
-from onnxgraft.graph import PLUGIN_DOMAIN, Graph
-from onnxgraft.manager import Context
+from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.passes import RpnNMS
+from onnxgraft.pipeline.context import Context
 from onnxgraft.targets import OrtRunner
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from support import Stages, detect, run_unordered
 
-from onnxgraft import golden, golden_references
-from onnxgraft.graph import is_large, weight_of
+from onnxgraft.golden import catalog, references
+from onnxgraft.ir.weights import is_large, weight_of
 from onnxgraft.passes import Simplify
+from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.match import match
 
 
 def test_fires_on_the_golden_export(stages: Stages) -> None:
@@ -45,8 +45,8 @@ def test_second_run_changes_nothing(stages: Stages) -> None:
 def test_detections_are_pytorchs(stages: Stages, tmp_path: Path) -> None:
     """At the size of the export: everything up to here, against detectron2's stored answers."""
     graph, ctx = stages.after_pass("simplify")
-    scene = golden_references.shapes().scene(2)
-    reference = Detections.load(golden.ROOT / "mask_rcnn" / "reference" / "scene_2.npz")
+    scene = references.shapes().scene(2)
+    reference = Detections.load(catalog.ROOT / "mask_rcnn" / "reference" / "scene_2.npz")
     report = match(reference, detect(graph, ctx, scene, tmp_path))
     assert report.exact, report
     assert report.box_px < 2e-3

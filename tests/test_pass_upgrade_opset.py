@@ -9,9 +9,9 @@ import pytest
 from support import Stages, parse_graph, run_graph, run_unordered
 
 from onnxgraft.errors import PassError
-from onnxgraft.graph import is_large, weight_of
-from onnxgraft.manager import Context
+from onnxgraft.ir.weights import is_large, weight_of
 from onnxgraft.passes import UpgradeOpset
+from onnxgraft.pipeline.context import Context
 
 OPSET_11 = """
 <ir_version: 7, opset_import: ["" : 11]>

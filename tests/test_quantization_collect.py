@@ -13,12 +13,12 @@ from PIL import Image
 from support import parse_graph
 
 from onnxgraft.errors import InputError
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context
-from onnxgraft.quantization import pictures as picture_sets
+from onnxgraft.ir.graph import Graph
+from onnxgraft.pipeline.context import Context
+from onnxgraft.quantization import dataset as picture_sets
 from onnxgraft.quantization.calibration import Calibration, Key
 from onnxgraft.quantization.collect import collect
-from onnxgraft.quantization.pictures import Picture
+from onnxgraft.quantization.dataset import Picture
 
 SIZE = 16
 KEY = Key("tiny", {"canvas": [SIZE, SIZE]})

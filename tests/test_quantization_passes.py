@@ -11,21 +11,23 @@ import pytest
 from support import Stages, detect, parse_graph, run_unordered
 from target_models import needs_rtx
 
-from onnxgraft import golden, targets
-from onnxgraft.analysis.structure import producer
-from onnxgraft.build import Request, compile
+from onnxgraft import targets
+from onnxgraft.analysis.regions import find_regions
+from onnxgraft.driver.compile import Request, compile
 from onnxgraft.errors import InputError, PassError, Refusal
-from onnxgraft.graph import Graph
+from onnxgraft.golden import catalog
 from onnxgraft.instruments.verify import verify_graph
-from onnxgraft.manager import Context
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.traverse import producer
 from onnxgraft.options import CompileOptions
 from onnxgraft.passes import Fp16, LowerPlugins, Quantize
 from onnxgraft.passes.quantize import exact_scales, quantize_weights, refuse_quantized
-from onnxgraft.passes.regions import find_regions
-from onnxgraft.quantization import Provider, trt_cache
+from onnxgraft.pipeline.context import Context
+from onnxgraft.quantization import trt_cache
+from onnxgraft.quantization.calibrate import prepare
 from onnxgraft.quantization.calibration import Calibration
-from onnxgraft.quantization.run import prepare
-from onnxgraft.runtime.match import match
+from onnxgraft.quantization.ranges import Provider
+from onnxgraft.runtime.comparison import match
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +255,7 @@ def test_bad_method_is_refused_before_any_work(tmp_path: Path) -> None:
 
 
 def test_the_shipped_calibration_fits_the_golden_graph() -> None:
-    held = Calibration.load(golden.folder("mask_rcnn") / "calibration.json")
+    held = Calibration.load(catalog.folder("mask_rcnn") / "calibration.json")
     prepared = prepare("mask_rcnn")
     assert prepared.key.difference(held.key) is None
     assert set(prepared.names) == set(held.tensors)

@@ -8,9 +8,10 @@ import cv2
 import pytest
 
 from onnxgraft.errors import InputError, MissingExtraError
-from onnxgraft.golden_references import shapes
-from onnxgraft.quantization import merge_files, ray_shards
-from onnxgraft.quantization.run import calibrate
+from onnxgraft.golden.references import shapes
+from onnxgraft.quantization import distributed
+from onnxgraft.quantization.calibrate import calibrate
+from onnxgraft.quantization.calibration import merge_files
 
 SIZE = (256, 256)
 
@@ -42,9 +43,9 @@ def test_local_ray_gives_the_bytes_of_one_run(images: Path, whole: bytes, tmp_pa
     ray = pytest.importorskip("ray", reason="Ray is not installed (extra [ray])")
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, configure_logging=False)
     try:
-        ray_shards.calibrate("mask_rcnn", tmp_path / "ray.json", images, size=SIZE, shards=2)
+        distributed.calibrate("mask_rcnn", tmp_path / "ray.json", images, size=SIZE, shards=2)
         with pytest.raises(InputError, match=r"shard 1/1: .*no such folder"):
-            ray_shards.calibrate("mask_rcnn", tmp_path / "none.json", tmp_path / "absent", size=SIZE, shards=1)
+            distributed.calibrate("mask_rcnn", tmp_path / "none.json", tmp_path / "absent", size=SIZE, shards=1)
     finally:
         ray.shutdown()
     assert (tmp_path / "ray.json").read_bytes() == whole
@@ -54,4 +55,4 @@ def test_local_ray_gives_the_bytes_of_one_run(images: Path, whole: bytes, tmp_pa
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'onnxgraft\[ray\]'"):
-        ray_shards.calibrate("mask_rcnn", tmp_path / "calibration.json")
+        distributed.calibrate("mask_rcnn", tmp_path / "calibration.json")

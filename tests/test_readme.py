@@ -9,7 +9,7 @@ from pathlib import Path
 
 from support import cli
 
-from onnxgraft import golden
+from onnxgraft.golden import catalog
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 COMMAND = re.compile(r"^    (onnxgraft (?:[^#\n]|(?<! )#)*?) *(?:# .*)?$", re.MULTILINE)
@@ -28,7 +28,7 @@ class MyPass(Pass):
 
 
 def test_commands_run_in_order(tmp_path: Path) -> None:
-    source = golden.ROOT / "mask_rcnn"
+    source = catalog.ROOT / "mask_rcnn"
     shutil.copy(source / "model.onnx", tmp_path / "model.onnx")
     shutil.copy(source / "images" / "scene_0.jpg", tmp_path / "photo.jpg")
     (tmp_path / "my_passes.py").write_text(MY_PASS)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from onnxgraft.errors import InputError
-from onnxgraft.runtime import Placement, ResizeRule, place, read_image
+from onnxgraft.runtime.images import Placement, ResizeRule, place, read_image
 
 MEAN = (103.53, 116.28, 123.675)
 

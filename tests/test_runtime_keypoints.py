@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from onnxgraft.errors import InputError
-from onnxgraft.runtime import Detections, Placement, coco, interpolation, results, to_original
+from onnxgraft.evaluation import coco
+from onnxgraft.runtime import interpolation, results
+from onnxgraft.runtime.comparison import match
+from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.draw import draw
+from onnxgraft.runtime.images import Placement
 from onnxgraft.runtime.keypoints import decode
-from onnxgraft.runtime.match import match
-from onnxgraft.runtime.postprocess import ImageDetections
+from onnxgraft.runtime.postprocess import ImageDetections, to_original
 
 STORED = np.load(Path(__file__).parent / "data" / "runtime_maps.npz")
 SIZES = {"up": (11, 23), "down": (3, 5), "mixed": (4, 40)}

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxgraft.runtime import Detections, ImageDetections, Placement, to_original
+from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.images import Placement
 from onnxgraft.runtime.masks import decode, encode, paste, patches
+from onnxgraft.runtime.postprocess import ImageDetections, to_original
 
 FIXTURE = Path(__file__).parent / "data" / "runtime_masks.npz"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from onnxgraft.errors import InputError
-from onnxgraft.runtime import Detections, from_outputs, from_raw_export, match
-from onnxgraft.runtime.match import _assign, box_iou
+from onnxgraft.runtime.comparison import _assign, box_iou, match
+from onnxgraft.runtime.detections import Detections, from_outputs, from_raw_export
 
 
 def detections(n: int, seed: int = 0, masks: bool = True) -> Detections:

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from onnxgraft.errors import InputError
-from onnxgraft.runtime import Detections, ImageDetections, results
-from onnxgraft.runtime.coco import evaluate
+from onnxgraft.evaluation.coco import evaluate
+from onnxgraft.runtime import results
+from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.draw import colour, draw
 from onnxgraft.runtime.masks import decode, encode
+from onnxgraft.runtime.postprocess import ImageDetections
 
 
 def two(masks: bool = True) -> ImageDetections:

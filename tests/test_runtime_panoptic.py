@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxgraft import sidecar
+from onnxgraft.detector.spec import Combine
 from onnxgraft.errors import InputError
+from onnxgraft.evaluation.miou import MeanIoU, read_labels
+from onnxgraft.golden import sidecars
 from onnxgraft.quantization.sensitivity import damage
-from onnxgraft.runtime import Detections, Placement, panoptic, semantic, to_original
-from onnxgraft.runtime.detections import from_outputs, from_raw_export
+from onnxgraft.runtime import panoptic, semantic
+from onnxgraft.runtime.comparison import match
+from onnxgraft.runtime.detections import Detections, from_outputs, from_raw_export
 from onnxgraft.runtime.draw import draw_panoptic, draw_semantic
-from onnxgraft.runtime.infer import ImageResult
+from onnxgraft.runtime.images import Placement
 from onnxgraft.runtime.masks import decode
-from onnxgraft.runtime.match import match
-from onnxgraft.runtime.miou import MeanIoU, read_labels
-from onnxgraft.runtime.panoptic import Combine
+from onnxgraft.runtime.postprocess import to_original
+from onnxgraft.runtime.session import ImageResult
 
 STORED = np.load(Path(__file__).parent / "data" / "runtime_maps.npz")
 PLACEMENT = Placement((83, 125), (60, 90), (64, 96))
@@ -112,12 +114,12 @@ def test_pictures_show_segments_and_names() -> None:
 def test_settings_come_from_a_sidecar(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     path.write_text(json.dumps({"config": {"panoptic": {"overlap_threshold": 0.3, "stuff_area_limit": 200}}}))
-    assert sidecar.find("m.onnx", tmp_path / "m.onnx").panoptic == {
+    assert sidecars.find("m.onnx", tmp_path / "m.onnx").panoptic == {
         "overlap_threshold": 0.3, "stuff_area_limit": 200, "instances_score_threshold": 0.5,
     }  # fmt: skip
     path.write_text(json.dumps({"config": {"panoptic": {"overlap_threshold": "half"}}}))
     with pytest.raises(InputError, match=r"m\.json: panoptic\.overlap_threshold is 'half', expected a number of at least 0"):
-        sidecar.find("m.onnx", tmp_path / "m.onnx")
+        sidecars.find("m.onnx", tmp_path / "m.onnx")
 
 
 def test_outputs_of_a_compiled_graph() -> None:

@@ -14,8 +14,8 @@ import onnxgraft
 from onnxgraft import CompileOptions, InputError, Request
 from onnxgraft.runtime import proposals
 from onnxgraft.runtime.images import Placement
-from onnxgraft.runtime.infer import Session
-from onnxgraft.verification import verify
+from onnxgraft.runtime.session import Session
+from onnxgraft.tools.verify import verify
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from onnxgraft.errors import InputError, TargetError
-from onnxgraft.runtime import ResizeRule, Session
+from onnxgraft.runtime.images import ResizeRule
+from onnxgraft.runtime.session import Session
 
 GRAPH = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -13,11 +13,13 @@ import pytest
 from faster_coco_eval.core import mask as rle
 from support import cli
 
-from onnxgraft import golden_references
 from onnxgraft.errors import InputError
+from onnxgraft.golden import references
 from onnxgraft.quantization import sensitivity
-from onnxgraft.quantization.sensitivity import Damage, choose, report_on
+from onnxgraft.quantization.budget import choose
+from onnxgraft.quantization.sensitivity import Damage
 from onnxgraft.runtime.detections import Detections
+from onnxgraft.tools.sensitivity import report_on
 
 PICTURE, CANVAS = (300, 400), (192, 256)
 
@@ -26,7 +28,7 @@ PICTURE, CANVAS = (300, 400), (192, 256)
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two drawn pictures, larger than the canvas, and instances.json beside them."""
     folder = tmp_path_factory.mktemp("annotated")
-    module = golden_references.shapes()
+    module = references.shapes()
     images, objects = [], []
     for number in range(2):
         picture, instances = module.draw(module.CALIBRATION + 900_000 + number, PICTURE)

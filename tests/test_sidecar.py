@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from onnxgraft import golden, sidecar
-from onnxgraft.detector import DetectorSpec
+from onnxgraft.detector import sidecar
+from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import InputError
-from onnxgraft.inspection import inspect
+from onnxgraft.golden import catalog, sidecars
+from onnxgraft.tools.inspect import inspect
 
 
 @pytest.fixture(scope="module")
 def spec() -> DetectorSpec:
-    return inspect(golden.ROOT / "mask_rcnn" / "model.onnx")[0]
+    return inspect(catalog.ROOT / "mask_rcnn" / "model.onnx")[0]
 
 
 def write(folder: Path, config: dict[str, Any], names: list[str] | None = None) -> Path:
@@ -27,7 +28,7 @@ def write(folder: Path, config: dict[str, Any], names: list[str] | None = None) 
 
 
 def test_the_golden_graphs_meta_agrees_in_every_field(spec: DetectorSpec) -> None:
-    found = sidecar.find("mask_rcnn", Path("unused"))
+    found = sidecars.find("mask_rcnn", Path("unused"))
     assert found.class_names == ("disc", "square", "triangle", "star", "ring")
     assert found.edges == (800, 1333)
     found.check(spec)
@@ -50,11 +51,11 @@ def test_every_field_is_compared(spec: DetectorSpec, key: str) -> None:
 
 def test_is_found_beside_the_model_or_where_it_is_given(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
-    assert sidecar.find(str(model), model) == sidecar.Sidecar()
+    assert sidecars.find(str(model), model) == sidecar.Sidecar()
     write(tmp_path, {"shortest_edge": 640, "channel_order": "RGB"}, ["cat"])
-    beside = sidecar.find(str(model), model)
+    beside = sidecars.find(str(model), model)
     assert (beside.edges, beside.channel_order, beside.class_names) == ((640, 1333), "RGB", ("cat",))
-    assert sidecar.find(str(model), tmp_path / "other.onnx", tmp_path / "model.json") == beside
+    assert sidecars.find(str(model), tmp_path / "other.onnx", tmp_path / "model.json") == beside
 
 
 def test_number_of_names_must_fit(spec: DetectorSpec) -> None:
@@ -64,12 +65,12 @@ def test_number_of_names_must_fit(spec: DetectorSpec) -> None:
 
 def test_bad_files_are_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
-        sidecar.find("m", Path("m.onnx"), tmp_path / "absent.json")
+        sidecars.find("m", Path("m.onnx"), tmp_path / "absent.json")
     (tmp_path / "x.json").write_text("[1, 2]")
     with pytest.raises(InputError, match="no sidecar: expected JSON"):
-        sidecar.find("m", Path("m.onnx"), tmp_path / "x.json")
+        sidecars.find("m", Path("m.onnx"), tmp_path / "x.json")
     with pytest.raises(InputError, match="channel_order 'GBR' is not BGR or RGB"):
-        sidecar.find("m", Path("m.onnx"), write(tmp_path, {"channel_order": "GBR"}))
+        sidecars.find("m", Path("m.onnx"), write(tmp_path, {"channel_order": "GBR"}))
 
 
 def test_detections_are_dataclasses_of_plain_data(spec: DetectorSpec) -> None:

@@ -14,8 +14,9 @@ from target_models import MIXED, RTX, installed, needs_rtx, needs_tensorrt, writ
 
 from onnxgraft import targets
 from onnxgraft.errors import InputError, TargetError
-from onnxgraft.targets import BuilderOptions, OrtRunner, devices
-from onnxgraft.targets.layers import parse_layers
+from onnxgraft.targets import BuilderOptions, OrtRunner
+from onnxgraft.targets.trt import devices
+from onnxgraft.targets.trt.layers import parse_layers
 
 
 @needs_rtx

@@ -13,8 +13,9 @@ from target_models import RTX, installed, needs_rtx
 
 from onnxgraft import targets
 from onnxgraft.errors import InputError, TargetError
-from onnxgraft.targets import BuilderOptions, devices, dialect
-from onnxgraft.targets.builder import configure
+from onnxgraft.targets import BuilderOptions
+from onnxgraft.targets.trt import devices, dialect
+from onnxgraft.targets.trt.builder import configure
 
 # -- options -----------------------------------------------------------------------------------
 

@@ -9,10 +9,12 @@ import onnx
 import pytest
 from support import SIZE, Stages, assert_one_line_error, cli, detect
 
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context, PassManager
-from onnxgraft.options import CompileOptions, default_pipeline
-from onnxgraft.runtime.match import match
+from onnxgraft.ir.graph import Graph
+from onnxgraft.options import CompileOptions
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.runtime.comparison import match
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,11 @@ import pytest
 from test_manager import BAD
 from typer.testing import CliRunner
 
-from onnxgraft import Build, CompileOptions, InputError, Request, compile, golden
-from onnxgraft.cli import app
-from onnxgraft.viewer import write_report
-from onnxgraft.viewer.side_by_side import rows
+from onnxgraft import Build, CompileOptions, InputError, Request, compile
+from onnxgraft.cli.main import app
+from onnxgraft.golden import catalog
+from onnxgraft.report.html import write_report
+from onnxgraft.report.side_by_side import rows
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -229,7 +230,7 @@ def test_a_click_shows_a_node(page: Any, build: Build) -> None:
 def test_a_failed_build_opens_too(browser: Any, tmp_path: Path) -> None:
     request = Request(passes="upgrade-opset,simplify,fix-input,throws", load=(str(BAD),), target="onnxruntime", engine=False)
     with pytest.raises(Exception, match="ZeroDivisionError"):
-        compile(golden.ROOT / "mask_rcnn" / "model.onnx", tmp_path / "out", request)
+        compile(catalog.ROOT / "mask_rcnn" / "model.onnx", tmp_path / "out", request)
     tab = browser.new_page()
     tab.goto((tmp_path / "out.reproducer" / "report.html").as_uri())
     tab.wait_for_function("window.onnxgraft && onnxgraft.ready")

@@ -16,15 +16,15 @@ import onnx
 import pytest
 from support import compare_text
 
-from onnxgraft import golden
-from onnxgraft.graph import Graph
-from onnxgraft.text import text
+from onnxgraft.golden import catalog
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.printer import text
 
-sys.path.insert(0, str(golden.ROOT.parent))
+sys.path.insert(0, str(catalog.ROOT.parent))
 from golden_graphs import checking, pictures
 
-MEMBERS = sorted(path.name for path in golden.ROOT.glob("*_thin"))
-OPSET_11 = [name for name in golden.names() if name.endswith("_thin@opset11")]
+MEMBERS = sorted(path.name for path in catalog.ROOT.glob("*_thin"))
+OPSET_11 = [name for name in catalog.names() if name.endswith("_thin@opset11")]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cache
 def meta(name: str) -> dict[str, Any]:
-    return json.loads((golden.folder(name) / "meta.json").read_text())
+    return json.loads((catalog.folder(name) / "meta.json").read_text())
 
 
 @cache
@@ -45,13 +45,13 @@ def picture(name: str) -> np.ndarray:
 
 @cache
 def answers(name: str) -> dict[str, np.ndarray]:
-    return dict(np.load(golden.folder(name) / "answers.npz"))
+    return dict(np.load(catalog.folder(name) / "answers.npz"))
 
 
 def check(name: str, form: str, folder: Path) -> checking.Check:
-    home = golden.folder(name)
+    home = catalog.folder(name)
     return checking.check(
-        golden.resolve(name, folder), form, picture(name), answers(name), folder, home / "meta.json", threads=2
+        catalog.resolve(name, folder), form, picture(name), answers(name), folder, home / "meta.json", threads=2
     )
 
 
@@ -71,9 +71,9 @@ def test_compiled_it_gives_pytorchs_answers(name: str, form: str, folder: Path) 
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_the_text_of_its_plugin_graph_is_as_stored(name: str, folder: Path, request: pytest.FixtureRequest) -> None:
-    home = golden.folder(name)
+    home = catalog.folder(name)
     size = picture(name).shape[:2]
-    path, _, _ = checking.compile_form(golden.resolve(name, folder), "plugin", size, folder, home / "meta.json")
+    path, _, _ = checking.compile_form(catalog.resolve(name, folder), "plugin", size, folder, home / "meta.json")
     compare_text(home / "plugin.txt", text(Graph.load(path), canonical=True), request)
 
 
@@ -88,13 +88,13 @@ def test_complete_files_are_the_same_everywhere(name: str, folder: Path) -> None
     assert hashlib.sha256(picture(name).tobytes()).hexdigest() == meta(name)["picture"]["sha256"]
     for file, digest in meta(name)["complete_sha256"].items():
         variant = file.removeprefix("model").removesuffix(".onnx").removeprefix("_")
-        path = golden.resolve(f"{name}@{variant}" if variant else name, folder)
+        path = catalog.resolve(f"{name}@{variant}" if variant else name, folder)
         assert hashlib.sha256(path.read_bytes()).hexdigest() == digest, file
 
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_members_are_small_and_tell_nothing_of_the_machine(name: str) -> None:
-    home = golden.folder(name)
+    home = catalog.folder(name)
     assert sum(file.stat().st_size for file in home.iterdir()) < 500_000
     for file in home.glob("*.xz"):
         model = onnx.load_from_string(lzma.decompress(file.read_bytes()))

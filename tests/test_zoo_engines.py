@@ -9,8 +9,8 @@ import pytest
 from target_models import needs_rtx
 from test_zoo import meta, picture
 
-from onnxgraft import golden
-from onnxgraft.build import Request, compile
+from onnxgraft.driver.compile import Request, compile
+from onnxgraft.golden import catalog
 from onnxgraft.options import CompileOptions
 
 MEMBERS = (
@@ -28,7 +28,7 @@ def test_an_int8_engine_is_built(name: str, tmp_path: Path) -> None:
     cv2.imwrite(str(pictures / "0.png"), picture(name))
     options = CompileOptions(precision="int8", height=height, width=width)
     request = Request(target="tensorrt-rtx", options=options, checks=False, calibration=pictures)
-    build = compile(golden.resolve(name, tmp_path / "cache"), tmp_path / "out", request)
+    build = compile(catalog.resolve(name, tmp_path / "cache"), tmp_path / "out", request)
     engine = build.manifest["engine"]
     assert (tmp_path / "out" / engine).stat().st_size == build.manifest["sizes"][engine] > 100_000
     layers = build.manifest["engine_info"]

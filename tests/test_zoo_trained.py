@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from test_zoo import checking
 
-from onnxgraft import golden, golden_references
+from onnxgraft.golden import catalog, references
+from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import from_outputs
-from onnxgraft.runtime.match import match
 
 NAMES = ("cascade_mask_rcnn", "retinanet")
 
@@ -23,19 +23,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_unpacked_once(name: str, folder: Path) -> None:
-    path = golden.resolve(name, folder)
-    stored = json.loads((golden.folder(name) / "meta.json").read_text())["complete_sha256"]["model.onnx"]
+    path = catalog.resolve(name, folder)
+    stored = json.loads((catalog.folder(name) / "meta.json").read_text())["complete_sha256"]["model.onnx"]
     assert hashlib.sha256(path.read_bytes()).hexdigest() == stored
     written = path.stat().st_mtime_ns
-    assert golden.resolve(name, folder) == path
+    assert catalog.resolve(name, folder) == path
     assert path.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_it_finds_what_pytorch_finds(name: str, folder: Path) -> None:
-    number, scene, reference = next(golden_references.references(name))
-    home = golden.folder(name)
-    path, ctx, _ = checking.compile_form(golden.resolve(name, folder), "plugin", scene.shape[:2], folder, home / "meta.json")
+    number, scene, reference = next(references.references(name))
+    home = catalog.folder(name)
+    path, ctx, _ = checking.compile_form(catalog.resolve(name, folder), "plugin", scene.shape[:2], folder, home / "meta.json")
     report = match(reference, from_outputs(checking.run(path, scene, None, 2, "BGR"), ctx.io))
     assert number == 0
     assert report.exact, report
@@ -44,8 +44,8 @@ def test_compiled_it_finds_what_pytorch_finds(name: str, folder: Path) -> None:
 
 def test_what_is_trained_brings_scenes_to_be_judged_on() -> None:
     for name in ("mask_rcnn", "mask_rcnn@opset11", *NAMES):
-        stored = golden.evaluation(name)
+        stored = catalog.evaluation(name)
         assert stored is not None
         assert len(list(stored.glob("scene_*.npz"))) == 24
     for name in ("retinanet_thin", "mask_rcnn_R_50_FPN_3x", "nothing"):
-        assert golden.evaluation(name) is None
+        assert catalog.evaluation(name) is None

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from onnxgraft.analysis import dense, proposal_network, rcnn, semantic
-from onnxgraft.detector import DetectorSpec
+from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import Refusal
-from onnxgraft.graph import Graph
+from onnxgraft.ir.graph import Graph
 
 Family = tuple[Callable[[Graph], bool], Callable[[Graph], DetectorSpec]]
 

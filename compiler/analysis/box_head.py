@@ -7,23 +7,13 @@ import itertools
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.boxes import Decode, measure_coder
-from onnxgraft.analysis.structure import (
-    ancestors_before,
-    binary,
-    first_ancestor,
-    iou_threshold,
-    kept_after,
-    nms_of,
-    refuse_change,
-    refuse_mixed_classes,
-    scalar,
-    scalars_near,
-)
-from onnxgraft.detector import BoxCoder, BoxHead, CascadeStage, Outputs, Pooler
+from onnxgraft.analysis.box_coder import Decode, measure_coder
+from onnxgraft.analysis.provenance import iou_threshold, kept_after, nms_of, refuse_change, refuse_mixed_classes, scalars_near
+from onnxgraft.detector.spec import BoxCoder, BoxHead, CascadeStage, Outputs, Pooler
 from onnxgraft.errors import Refusal
-from onnxgraft.folding import evaluate
-from onnxgraft.graph import Graph, ancestors, node_inputs
+from onnxgraft.ir.evaluate import evaluate
+from onnxgraft.ir.graph import Graph, ancestors, node_inputs
+from onnxgraft.ir.traverse import ancestors_before, binary, first_ancestor, scalar
 
 _LINEAR = {"Gemm", "MatMul"}
 

@@ -8,32 +8,35 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.anchor_grid import cell_anchors, grid_stride
-from onnxgraft.analysis.boxes import measure_coder, verify_coder, verify_linear_coder
+from onnxgraft.analysis.anchors import grid_stride
+from onnxgraft.analysis.box_coder import measure_coder, verify_coder, verify_linear_coder
 from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.outputs import recognise_outputs
-from onnxgraft.analysis.structure import (
+from onnxgraft.analysis.provenance import (
     POSTPROCESSING,
+    iou_threshold,
+    kept_after,
+    nms_of,
+    refuse_change,
+    refuse_mixed_classes,
+    scalars_near,
+)
+from onnxgraft.detector.geometry import cell_anchors
+from onnxgraft.detector.spec import BoxCoder, DenseHead, DenseLevel, DetectorSpec, Outputs
+from onnxgraft.errors import Refusal
+from onnxgraft.ir.evaluate import evaluate
+from onnxgraft.ir.graph import Graph, ancestors
+from onnxgraft.ir.traverse import (
     RESHAPING,
     ancestors_before,
     back_through,
     contains_op,
     dims,
     first_ancestor,
-    iou_threshold,
-    kept_after,
-    nms_of,
     producer,
-    refuse_change,
-    refuse_mixed_classes,
     scalar,
-    scalars_near,
     value,
 )
-from onnxgraft.detector import BoxCoder, DenseHead, DenseLevel, DetectorSpec, Outputs
-from onnxgraft.errors import Refusal
-from onnxgraft.folding import evaluate
-from onnxgraft.graph import Graph, ancestors
 
 _TOLERANCE = 1e-5  # of scores, which are probabilities
 Coder = BoxCoder | Literal["linear"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.structure import snap, value
-from onnxgraft.detector import ImageInput
+from onnxgraft.analysis.provenance import snap
+from onnxgraft.detector.spec import ImageInput
 from onnxgraft.errors import Refusal
-from onnxgraft.folding import evaluate
-from onnxgraft.graph import Graph
+from onnxgraft.ir.evaluate import evaluate
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.traverse import value
 
 _PREPROCESSING = {"Sub", "Div", "Mul", "Add", "Pad", "Unsqueeze", "Gather", "Cast", "Identity", "Reshape", "Concat"}
 _PROBE = 32  # side of the flat pictures that measure the normalisation

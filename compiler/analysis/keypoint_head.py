@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.detector import KeypointHead
+from onnxgraft.detector.spec import KeypointHead
 from onnxgraft.errors import Refusal
-from onnxgraft.graph import Graph
+from onnxgraft.ir.graph import Graph
 
 
 def analyse_keypoint_head(graph: Graph, heatmaps: gs.Tensor) -> KeypointHead:

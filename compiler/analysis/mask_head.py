@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.structure import dims, first_ancestor, refuse_change
-from onnxgraft.detector import BoxHead, MaskHead
+from onnxgraft.analysis.provenance import refuse_change
+from onnxgraft.detector.spec import BoxHead, MaskHead
 from onnxgraft.errors import Refusal
-from onnxgraft.graph import Graph
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.traverse import dims, first_ancestor
 
 
 def analyse_mask_head(graph: Graph, masks: gs.Tensor, box_head: BoxHead) -> MaskHead:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.detector import Outputs
+from onnxgraft.detector.spec import Outputs
 from onnxgraft.errors import Refusal
-from onnxgraft.graph import Graph, ancestors
+from onnxgraft.ir.graph import Graph, ancestors
 
 _PREDICTORS = frozenset({"Conv", "ConvTranspose"})
 _MAPS = frozenset({"masks", "heatmaps", "semantic"})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.outputs import recognise_outputs, sort_outputs
+from onnxgraft.analysis.provenance import refuse_change
 from onnxgraft.analysis.rpn import analyse_rpn
-from onnxgraft.analysis.structure import refuse_change
-from onnxgraft.detector import DetectorSpec
+from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import Refusal
-from onnxgraft.graph import Graph, ancestors
+from onnxgraft.ir.graph import Graph, ancestors
 
 
 def matches(graph: Graph) -> bool:

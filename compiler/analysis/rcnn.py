@@ -10,14 +10,14 @@ from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.keypoint_head import analyse_keypoint_head
 from onnxgraft.analysis.mask_head import analyse_mask_head
 from onnxgraft.analysis.outputs import recognise_outputs
-from onnxgraft.analysis.pooler import analyse_poolers
+from onnxgraft.analysis.provenance import refuse_change, selected_from
+from onnxgraft.analysis.roi_pooler import analyse_poolers
 from onnxgraft.analysis.rpn import analyse_rpn
 from onnxgraft.analysis.semantic_head import analyse_semantic_head
-from onnxgraft.analysis.structure import refuse_change, selected_from
-from onnxgraft.detector import DetectorSpec, Outputs, Pooler
+from onnxgraft.detector.spec import DetectorSpec, Outputs, Pooler
 from onnxgraft.errors import Refusal
-from onnxgraft.folding import infer_shapes
-from onnxgraft.graph import Graph, ancestors
+from onnxgraft.ir.graph import Graph, ancestors
+from onnxgraft.ir.shape_inference import infer_shapes
 
 
 def matches(graph: Graph) -> bool:

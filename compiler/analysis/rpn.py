@@ -8,28 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.anchor_grid import cell_anchors, grid_stride
-from onnxgraft.analysis.boxes import measure_coder, verify_coder
-from onnxgraft.analysis.structure import (
-    POSTPROCESSING,
-    RESHAPING,
-    ancestors_before,
-    back_through,
-    descendants,
-    dims,
-    iou_threshold,
-    kept_after,
-    nms_of,
-    producer,
-    refuse_change,
-    scalar,
-    scalars_near,
-    value,
-)
-from onnxgraft.detector import RPN, BoxCoder, RPNLevel
+from onnxgraft.analysis.anchors import grid_stride
+from onnxgraft.analysis.box_coder import measure_coder, verify_coder
+from onnxgraft.analysis.provenance import POSTPROCESSING, iou_threshold, kept_after, nms_of, refuse_change, scalars_near
+from onnxgraft.detector.geometry import cell_anchors
+from onnxgraft.detector.spec import RPN, BoxCoder, RPNLevel
 from onnxgraft.errors import Refusal
-from onnxgraft.folding import evaluate
-from onnxgraft.graph import Graph, ancestors
+from onnxgraft.ir.evaluate import evaluate
+from onnxgraft.ir.graph import Graph, ancestors
+from onnxgraft.ir.traverse import RESHAPING, ancestors_before, back_through, descendants, dims, producer, scalar, value
 
 _INDEXING = RESHAPING | {"Concat", "Expand", "Mul", "Add"}
 
@@ -199,7 +186,7 @@ def _feature(objectness: gs.Node) -> gs.Tensor:
 
 def _min_box_size(nms: gs.Node, topks: list[gs.Node]) -> float:
     """The side that Boxes.nonempty demands between top-k and suppression."""
-    from onnxgraft.graph import node_inputs
+    from onnxgraft.ir.graph import node_inputs
 
     for start in node_inputs(nms):
         for node in ancestors_before(start, {"TopK"}):

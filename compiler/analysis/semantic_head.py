@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.structure import dims
-from onnxgraft.detector import ImageInput, SemanticHead
+from onnxgraft.detector.spec import ImageInput, SemanticHead
 from onnxgraft.errors import Refusal
-from onnxgraft.graph import Graph
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.traverse import dims
 
 
 def analyse_semantic_head(graph: Graph, logits: gs.Tensor, image: ImageInput) -> SemanticHead:

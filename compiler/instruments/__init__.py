@@ -1,7 +1,7 @@
 """Everything that observes a run: verification, texts and diffs, the numeric check, printing, reproducers."""
 
 from onnxgraft.instruments.numeric import NumericCheck
-from onnxgraft.instruments.promises import Promises
+from onnxgraft.instruments.postconditions import Promises
 from onnxgraft.instruments.reproducer import Reproducer
 from onnxgraft.instruments.texts import PrintText, Texts
 from onnxgraft.instruments.verify import Verify, verify_graph

@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.errors import PassError
-from onnxgraft.graph import PLUGIN_DOMAIN, Graph
-from onnxgraft.manager import Context, Instrument, Pass, PassRecord
+from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.instrument import Instrument
+from onnxgraft.pipeline.record import PassRecord
 from onnxgraft.plugins import REGISTRY
-from onnxgraft.runtime.detections import Detections, from_raw_export
-from onnxgraft.runtime.match import MatchReport, match
-from onnxgraft.runtime.proposals import grid
+from onnxgraft.runtime.comparison import MatchReport, match
+from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.feeds import fits, stage_detections, stage_feeds
 from onnxgraft.targets import OrtRunner
 
 CHANGES_ANSWERS = {
@@ -81,58 +84,11 @@ class NumericCheck(Instrument):
             return [stage_detections(runner(stage_feeds(graph, ctx, image)), ctx) for image in self.images]
 
 
-def fits(graph: Graph, image: NDArray[np.uint8]) -> bool:
-    """Whether the graph's input has the image's size."""
-    shape = list(graph.gs.inputs[0].shape or []) if graph.gs.inputs else []
-    return image.shape[0] in shape and image.shape[1] in shape
-
-
 def not_runnable(graph: Graph) -> str | None:
     """Why ONNX Runtime cannot run a stage, or None when it can."""
     if any(node.op in REGISTRY and node.domain != PLUGIN_DOMAIN for node in graph.nodes):
         return "the graph holds plugins that only TensorRT runs"
     return None
-
-
-def stage_feeds(graph: Graph, ctx: Context, image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """The inputs of a graph at any stage, for one canvas-sized BGR image (repeated over the batch)."""
-    tensor = graph.gs.inputs[0]
-    shape = list(tensor.shape)
-    described = ctx.io.get("input", {})
-    order = described.get("order") or (ctx.detector.image.order if ctx.detector else "BGR")
-    picture = image[..., ::-1] if order == "RGB" else image
-    if described.get("layout", "NCHW") == "NCHW":
-        picture = picture.transpose(2, 0, 1)
-    picture = np.ascontiguousarray(picture, dtype=described.get("dtype", "float32"))
-    feeds = {tensor.name: picture if len(shape) == 3 else np.stack([picture] * shape[0])}
-    if ctx.io.get("image_sizes"):
-        feeds["image_sizes"] = np.array([image.shape[:2]] * shape[0], np.float32)
-    for other in graph.gs.inputs[1:]:
-        if other.name not in feeds and other.shape and other.shape[-1] == 4:
-            boxes = grid(None, (image.shape[0], image.shape[1]), other.shape[-2])
-            feeds[other.name] = np.broadcast_to(boxes, other.shape)
-    return feeds
-
-
-def stage_detections(outputs: dict[str, NDArray[Any]], ctx: Context) -> Detections:
-    """The first image's detections of a graph at any stage, in pixels of the canvas."""
-    sites = ctx.sites
-    if "num_detections" not in sites:
-        return from_raw_export(outputs, ctx.detector.outputs if ctx.detector is not None else None)
-    count = int(outputs[sites["num_detections"]][0, 0])
-    boxes = outputs[sites["boxes"]][0, :count]
-    if ctx.io.get("boxes") == "normalized":
-        image = ctx.spec().image
-        boxes = boxes * np.array([image.width, image.height] * 2, np.float32)
-    masks, heatmaps = (
-        None if found is None else found.reshape(ctx.batch, -1, *found.shape[-rank:])[0, :count]
-        for found, rank in ((outputs.get(sites.get("masks", "")), 2), (outputs.get(sites.get("heatmaps", "")), 3))
-    )
-    semantic = outputs.get(sites.get("semantic", ""))
-    scores = outputs[sites["scores"]][0, :count]
-    classes = outputs[sites["classes"]][0, :count] if "classes" in sites else np.zeros(count)
-    logits = None if semantic is None else semantic[0]
-    return Detections.of(boxes, scores, classes.astype(np.int64), masks, heatmaps, logits)
 
 
 def summary(pairs: Sequence[MatchReport]) -> dict[str, Any]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context, Instrument, Pass, told
-
-_PACKAGES = ("onnxgraft", "onnx", "onnx-graphsurgeon", "onnxruntime", "numpy", "tensorrt-rtx-cu13", "tensorrt")
+from onnxgraft.ir.graph import Graph
+from onnxgraft.manifest import versions
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.instrument import Instrument
+from onnxgraft.pipeline.manager import told
 
 
 class Reproducer(Instrument):
@@ -53,7 +54,7 @@ class Reproducer(Instrument):
         self._before = graph.skeleton()
 
     def failed(self, step: Pass, graph: Graph, ctx: Context, error: BaseException) -> None:
-        from onnxgraft.onnx_file import write_model
+        from onnxgraft.ir.serde import write_model
 
         self.written = True
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -89,12 +90,3 @@ class Reproducer(Instrument):
         (self.folder / "reproducer.json").write_text(json.dumps(info, indent=2, default=float) + "\n")
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide about a build; absent ones are left out."""
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

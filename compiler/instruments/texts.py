@@ -6,9 +6,12 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context, Instrument, Pass, PassRecord
-from onnxgraft.text import text
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.printer import text
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.instrument import Instrument
+from onnxgraft.pipeline.record import PassRecord
 
 _CONTEXT = 3
 

@@ -6,8 +6,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import PassError
-from onnxgraft.graph import PLUGIN_DOMAIN, Graph
-from onnxgraft.manager import Context, Instrument, Pass, PassRecord
+from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.instrument import Instrument
+from onnxgraft.pipeline.record import PassRecord
 from onnxgraft.plugins import REGISTRY
 
 

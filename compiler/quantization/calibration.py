@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxgraft.analysis.regions import find_regions
 from onnxgraft.errors import InputError
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context
-from onnxgraft.passes.regions import find_regions
+from onnxgraft.files import write_atomically
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.printer import value_text
+from onnxgraft.pipeline.context import Context
 from onnxgraft.quantization import methods
 from onnxgraft.quantization.histogram import Histogram
-from onnxgraft.runtime._files import write_atomically
 from onnxgraft.runtime.images import ResizeRule
-from onnxgraft.text import value_text
 
 FORMAT = "onnxgraft calibration 1"
 

@@ -14,12 +14,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError, Refusal
-from onnxgraft.graph import Graph
-from onnxgraft.manager import Context
-from onnxgraft.onnx_file import write_model
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.serde import write_model
+from onnxgraft.pipeline.context import Context
 from onnxgraft.quantization.calibration import Calibration, Key, pictures_digest
+from onnxgraft.quantization.dataset import Picture
 from onnxgraft.quantization.histogram import Histogram
-from onnxgraft.quantization.pictures import Picture
 from onnxgraft.runtime.images import ResizeRule, place
 from onnxgraft.runtime.proposals import grid
 from onnxgraft.runtime.proposals import place as place_boxes

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from onnxgraft.errors import InputError
-from onnxgraft.runtime._files import write_atomically
+from onnxgraft.files import write_atomically
 
 HEADER = "TRT-8501-EntropyCalibration2"
 _LEVELS = 127.0

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnxgraft.detector import Outputs
+from onnxgraft.detector.spec import Outputs
 from onnxgraft.errors import InputError
-from onnxgraft.runtime._files import write_atomically
+from onnxgraft.files import write_atomically
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.runtime.infer import ImageResult
 from onnxgraft.runtime.panoptic import Panoptic
 from onnxgraft.runtime.postprocess import ImageDetections
+from onnxgraft.runtime.session import ImageResult
 
 Colour = tuple[int, int, int]
 _FONT = cv2.FONT_HERSHEY_SIMPLEX

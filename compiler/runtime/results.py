@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from onnxgraft.runtime._files import write_atomically
+from onnxgraft.files import write_atomically
 from onnxgraft.runtime.postprocess import ImageDetections
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from onnxgraft.errors import InputError
-
-from .base import BuilderOptions, EngineInfo, LayerInfo, Runner, Target
-from .onnxruntime import OnnxRuntime, OrtRunner
-from .tensorrt import TensorRT
-from .tensorrt_rtx import TensorRTRTX
+from onnxgraft.options import BuilderOptions
+from onnxgraft.targets.base import Runner, Target
+from onnxgraft.targets.engine_info import EngineInfo, LayerInfo
+from onnxgraft.targets.onnxruntime import OnnxRuntime, OrtRunner
+from onnxgraft.targets.tensorrt import TensorRT
+from onnxgraft.targets.tensorrt_rtx import TensorRTRTX
 
 __all__ = [
     "BuilderOptions",

@@ -11,10 +11,11 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxgraft.errors import InputError, TargetError
+from onnxgraft.options import BuilderOptions
 from onnxgraft.plugins import REGISTRY
-
-from .base import BuilderOptions, EngineInfo, Runner, Target
-from .messages import tidy
+from onnxgraft.targets.base import Runner, Target
+from onnxgraft.targets.engine_info import EngineInfo
+from onnxgraft.targets.trt.messages import tidy
 
 
 class OrtRunner(Runner):

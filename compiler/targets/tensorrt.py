@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from onnxgraft.plugins import REGISTRY
-
-from .devices import no_gpu
-from .dialect import TENSORRT
-from .nvidia import NvidiaTarget
+from onnxgraft.targets.trt.devices import no_gpu
+from onnxgraft.targets.trt.dialect import TENSORRT
+from onnxgraft.targets.trt.target import NvidiaTarget
 
 
 class TensorRT(NvidiaTarget):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import devices
-from .dialect import TENSORRT_RTX
-from .nvidia import NvidiaTarget
+from onnxgraft.targets.trt import devices
+from onnxgraft.targets.trt.dialect import TENSORRT_RTX
+from onnxgraft.targets.trt.target import NvidiaTarget
 
 _RUNS_ON = {(7, 5), (8, 0), (8, 6), (8, 9)}  # and every 12.x
 

@@ -4,7 +4,8 @@
     python -m golden_graphs.make.digests --against before.json      # exits with 1 and names every graph that differs
 
 Each golden graph is compiled at a small size for every target, without an engine and without checks; what is compared is
-the sha256 of model.onnx. Trained detectors are compiled in fp32, fp16 and int8, thin members and the full-width graph in fp32 and int8.
+the sha256 of model.onnx. Trained detectors are compiled in fp32, fp16 and int8, thin members and the full-width graph in
+fp32 and int8.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from onnxgraft import golden
-from onnxgraft.cli import app
+from onnxgraft.cli.main import app
+from onnxgraft.golden import catalog
 
 TARGETS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 SIZE = "256x320"
@@ -28,8 +29,8 @@ SEEDED = ("fp32", "int8")
 
 def cases(names: list[str] | None = None) -> Iterator[tuple[str, str, str]]:
     """(golden graph, target, precision) of every compilation."""
-    for name in sorted(names or golden.names()):
-        trained = golden.evaluation(name) is not None
+    for name in sorted(names or catalog.names()):
+        trained = catalog.evaluation(name) is not None
         for precision in TRAINED if trained else SEEDED:
             for target in TARGETS:
                 yield name, target, precision

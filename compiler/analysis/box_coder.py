@@ -1,0 +1,86 @@
+"""Reads a box coder off the graph: measures how boxes answer to deltas, then names the constants that explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from onnxgraft.analysis.provenance import snap
+from onnxgraft.detector.geometry import decode, decode_linear
+from onnxgraft.detector.spec import BoxCoder
+from onnxgraft.errors import Refusal
+
+_COMPARED = 20_000  # boxes of a level that are compared with the formula: spread over all of them
+Decode = Callable[[np.ndarray], np.ndarray]  # deltas [n, 4] -> boxes [n, 4]
+
+
+def measure_coder(
+    respond: Decode,
+    reference: np.ndarray,
+    constants: Sequence[float],
+    node: str,
+    tiny: tuple[Decode, np.ndarray] | None = None,
+) -> BoxCoder:
+    """The weights and the clamp of a decoder, measured and then explained by constants of the graph.
+
+    Args:
+        respond: runs the graph's decoder on deltas [n, 4].
+        reference: the boxes that the deltas are relative to, [n, 4].
+        constants: the scalar constants found in the decoder.
+        node: named in refusals.
+        tiny: decoder and boxes to find the clamp with, where large results would be clipped to the image.
+
+    Raises:
+        Refusal: the decoder is no Box2BoxTransform, or no constant explains what was measured.
+    """
+    size = (reference[:, 2:] - reference[:, :2]).astype(np.float64)
+    n = len(reference)
+
+    def extent(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        boxes = boxes.astype(np.float64)
+        return 0.5 * (boxes[:, 2:] + boxes[:, :2]), boxes[:, 2:] - boxes[:, :2]
+
+    centre0, size0 = extent(respond(np.zeros((n, 4), np.float32)))
+    centre1, size1 = extent(respond(np.full((n, 4), 0.5, np.float32)))
+    with np.errstate(all="ignore"):
+        shift = np.median(0.5 * size / (centre1 - centre0), axis=0)
+        scale = np.median(0.5 / np.log(size1 / size0), axis=0)
+    measured = [*shift, *scale]
+    weights = [snap(float(m), constants) if np.isfinite(m) else None for m in measured]
+    if any(w is None for w in weights):
+        raise Refusal(f"box decoding answers to deltas as with weights {np.round(measured, 4)}, which no constant "
+                      "of the graph explains: another box coder than Box2BoxTransform?", node)  # fmt: skip
+    respond_tiny, boxes = tiny or (respond, reference)
+    huge = np.zeros((len(boxes), 4), np.float32)
+    huge[:, 2:] = 40.0 * max(w for w in weights if w)
+    _, grown = extent(respond_tiny(huge))
+    with np.errstate(all="ignore"):
+        clamp_measured = float(np.median(np.log(grown / extent(boxes)[1])))
+    clamp = snap(clamp_measured, constants, 1e-3)
+    if clamp is None:
+        raise Refusal(f"dw and dh are clamped near {clamp_measured:.4f}, which no constant of the graph explains", node)
+    coder = BoxCoder((_tidy(weights[0]), _tidy(weights[1]), _tidy(weights[2]), _tidy(weights[3])), clamp)
+    verify_coder(respond, reference, coder, node)
+    return coder
+
+
+def _tidy(number: float | None) -> float:
+    return round(float(number or 0.0), 6)
+
+
+def verify_coder(respond: Decode, reference: np.ndarray, coder: BoxCoder, node: str) -> None:
+    """Raises Refusal when the graph's decoder and the formula differ on random deltas."""
+    deltas = np.random.Generator(np.random.Philox(7)).uniform(-1, 1, reference.shape).astype(np.float32)
+    rows = slice(None, None, max(1, len(reference) // _COMPARED))
+    error = np.abs(respond(deltas)[rows] - decode(reference[rows], deltas[rows], coder)).max()
+    if not error < 2e-3 * max(1.0, float(np.abs(reference).max()) / 1000):
+        raise Refusal(f"box decoding differs from Box2BoxTransform by {error:.3g} pixels", node)
+
+
+def verify_linear_coder(respond: Decode, reference: np.ndarray, node: str) -> None:
+    """Raises Refusal when the graph's decoder and Box2BoxTransformLinear differ on random deltas."""
+    deltas = np.random.Generator(np.random.Philox(7)).uniform(-1, 4, reference.shape).astype(np.float32)
+    error = np.abs(respond(deltas) - decode_linear(reference, deltas)).max()
+    if not error < 2e-3 * max(1.0, float(np.abs(reference).max()) / 1000):
+        raise Refusal(f"box decoding differs from Box2BoxTransformLinear in anchor sizes by {error:.3g} pixels", node)

@@ -1,0 +1,36 @@
+"""The command that makes a model out of a detectron2 config: arguments only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add `export` to the command line."""
+    app.command()(export)
+
+
+def export(
+    config: Annotated[str, typer.Argument(help="A detectron2 config: .yaml, LazyConfig .py, or a name in its model zoo.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY VALUE]...", help="Settings of the config.")] = None,
+    weights: Annotated[str | None, typer.Option(help="A .pkl or .pth file, or random [the config's].")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The model; its sidecar goes beside it.")] = Path("model.onnx"),
+    opset: Annotated[int | None, typer.Option(help="[16, or 19 for deformable convolution].")] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH to trace with; build fixes its own. [640x640]")] = None,
+    image: Annotated[Path | None, typer.Option(help="Any picture to trace with, instead of none.")] = None,
+) -> None:
+    """Export a detectron2 model to ONNX, with a sidecar of its numbers. Needs torch and detectron2."""
+    from onnxgraft.cli.console import out, parse_size, working
+    from onnxgraft.frontends.detectron2.export import export as run_export
+
+    with working(f"exporting {config}"):
+        made = run_export(
+            config, output, weights=weights, opset=opset, size=parse_size(size) if size else None, image=image,
+            overrides=overrides or (),
+        )  # fmt: skip
+    for note in made.notes:
+        out.print(f"note: {note}", soft_wrap=True)
+    out.print(f"{made.model}: {made.family}, opset {made.opset}; numbers in {made.sidecar.name}", soft_wrap=True)

@@ -1,0 +1,52 @@
+"""The program: its commands, and errors as one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+
+from onnxgraft.cli import build, export, passes, precision, tools
+from onnxgraft.errors import OnnxgraftError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help speaks of [defaults], which markup would swallow
+    help="Compile detectron2 detectors exported to ONNX into TensorRT engines that give the same answers.",
+    epilog="Set ONNXGRAFT_TRACEBACK=1 to see where an error comes from.",
+)
+
+for commands in (build, tools, export, passes, precision):
+    commands.register(app)
+
+_INTERRUPTED = "interrupted; nothing was replaced"
+
+
+def main() -> None:
+    """Entry point: errors become one line and a non-zero exit code."""
+    try:
+        app()
+    except OnnxgraftError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail(_INTERRUPTED, 130)
+    except SystemExit as end:  # newer Typer turns the interrupt into a silent exit
+        if end.code == 130:
+            _fail(_INTERRUPTED, 130)
+        raise
+    except OSError as error:
+        _fail(f"{error.filename or ''}: {(error.strerror or str(error)).lower()}".lstrip(": "), 1)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"[:300]
+        _fail(f"{what} (a fault of onnxgraft, not of your input: ONNXGRAFT_TRACEBACK=1 shows where)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    if os.environ.get("ONNXGRAFT_TRACEBACK"):
+        traceback.print_exc()
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.exit(code)

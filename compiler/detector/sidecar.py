@@ -1,0 +1,148 @@
+"""A file beside the model that says what the graph cannot: class names, channel order, resize rule.
+
+`model.json` beside `model.onnx` (or --sidecar FILE): {"class_names": [...], "config": {...}} with any of the keys of
+`FIELDS`, as the golden graphs' meta.json has them. Numbers that stand in the graph too must agree with it. Of a Panoptic
+FPN also config.panoptic (runtime.panoptic.Combine) and "semantic_class_names".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxgraft.detector.spec import Combine, DetectorSpec
+from onnxgraft.errors import InputError
+
+# Where each key of a config stands in a DetectorSpec: "levels.*.stride" is the stride of every level.
+FIELDS = {
+    "pixel_mean": "image.mean",
+    "pixel_std": "image.std",
+    "strides": "rpn.levels.*.stride",
+    "fpn_channels": "box_pooler.channels",
+    "anchors.sizes": "rpn.levels.*.anchor_sizes",
+    "anchors.aspect_ratios": "rpn.levels.0.aspect_ratios",
+    "anchors.offset": "rpn.levels.0.anchor_offset",
+    "rpn.box_weights": "rpn.coder.weights",
+    "rpn.pre_nms_topk": "rpn.pre_nms_topk",
+    "rpn.post_nms_topk": "rpn.post_nms_topk",
+    "rpn.nms_threshold": "rpn.nms_threshold",
+    "rpn.min_box_size": "rpn.min_box_size",
+    "box_head.classes": "box_head.num_classes",
+    "box_head.box_weights": "box_head.coder.weights",
+    "box_head.score_threshold": "box_head.score_threshold",
+    "box_head.nms_threshold": "box_head.nms_threshold",
+    "box_head.detections": "box_head.detections_per_image",
+    "box_head.pooler.resolution": "box_pooler.resolution",
+    "box_head.pooler.sampling_ratio": "box_pooler.sampling_ratio",
+    "box_head.pooler.aligned": "box_pooler.aligned",
+    "mask_head.size": "mask_head.resolution",
+    "mask_head.pooler.aligned": "mask_pooler.aligned",
+    "keypoint_head.keypoints": "keypoint_head.keypoints",
+    "keypoint_head.size": "keypoint_head.resolution",
+    "dense.classes": "dense.num_classes",
+    "dense.strides": "dense.levels.*.stride",
+    "dense.topk": "dense.levels.0.topk",
+    "dense.box_weights": "dense.coder.weights",
+    "dense.score_threshold": "dense.score_threshold",
+    "dense.nms_threshold": "dense.nms_threshold",
+    "dense.detections": "dense.detections_per_image",
+    "semantic.classes": "semantic.num_classes",
+    "semantic.stride": "semantic.stride",
+}
+_TOLERANCE = 1e-3  # relative: configs round what graphs hold in float32
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What a sidecar file says. Empty where there is none."""
+
+    path: Path | None = None
+    class_names: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    semantic_class_names: tuple[str, ...] = ()
+
+    @property
+    def channel_order(self) -> str | None:
+        """BGR or RGB, when the file says so."""
+        order = self.config.get("channel_order")
+        return str(order) if order is not None else None
+
+    @property
+    def edges(self) -> tuple[int, int]:
+        """Shortest and longest edge of the resize rule; detectron2's defaults where the file is silent."""
+        return int(self.config.get("shortest_edge", 800)), int(self.config.get("longest_edge", 1333))
+
+    @property
+    def panoptic(self) -> dict[str, Any]:
+        """How a Panoptic FPN merges instances and semantic map, as runtime.panoptic.Combine takes it."""
+        return dict(vars(Combine.of(self.config.get("panoptic") or {})))
+
+    def check(self, spec: DetectorSpec) -> None:
+        """Raises InputError naming the first field that the graph contradicts."""
+        for key, path in FIELDS.items():
+            said = _lookup(self.config, key)
+            if said is None:
+                continue
+            found = _read_spec(spec, path.split("."))
+            if found is None or not _agree(said, found):
+                raise InputError(f"{self.path}: {key} is {said}, but the graph has {found}; correct the file or re-export")
+        if self.class_names and len(self.class_names) != (spec.num_classes or len(self.class_names)):
+            raise InputError(f"{self.path}: {len(self.class_names)} class names, but the graph has "
+                             f"{spec.num_classes} classes")  # fmt: skip
+        classes, names = spec.semantic.num_classes if spec.semantic else 0, len(self.semantic_class_names)
+        if names and names != classes:
+            raise InputError(f"{self.path}: {names} semantic class names, but the graph has {classes} semantic classes")
+
+
+def read(path: Path) -> Sidecar:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        config, names = data.get("config", {}), data.get("class_names") or []
+        semantic = data.get("semantic_class_names") or []
+        order = config.get("channel_order", "BGR")
+        Combine.of(config.get("panoptic") or {})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: no sidecar: expected JSON with class_names and config ({error})") from error
+    if order not in ("BGR", "RGB"):
+        raise InputError(f"{path}: channel_order {order!r} is not BGR or RGB")
+    return Sidecar(path, tuple(map(str, names)), config, tuple(map(str, semantic)))
+
+
+def _read_spec(value: Any, path: Sequence[str]) -> Any:
+    """What stands in a spec at a path; None when it lacks a part on the way."""
+    for index, part in enumerate(path):
+        if part == "*":
+            return [_read_spec(item, path[index + 1 :]) for item in value]
+        value = value[int(part)] if part.isdigit() else getattr(value, part)
+        if value is None:
+            return None
+    return value
+
+
+def _lookup(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _agree(said: Any, found: Any) -> bool:
+    a, b = (np.asarray(_flat(v), np.float64) for v in (said, found))
+    return a.shape == b.shape and bool(np.allclose(a, b, rtol=_TOLERANCE, atol=1e-6))
+
+
+def _flat(value: Any) -> list[float]:
+    if isinstance(value, (list, tuple)):
+        return [number for item in value for number in _flat(item)]
+    return [float(value)]

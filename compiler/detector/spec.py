@@ -1,0 +1,282 @@
+"""What was recognised in a graph: every number of the detector, and the tensors at which its parts meet.
+
+A spec says nothing about how the detector is rewritten. Fields that end in `_tensor` are names of tensors in the graph
+that was analysed; all others are numbers that detectron2's config would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onnxgraft.errors import InputError
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """The image that the export expects: one CHW picture, float 0..255."""
+
+    input_tensor: str
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    order: str  # "BGR" or "RGB": which channel comes first
+    order_known: bool  # False: the statistics do not tell, and detectron2's default is assumed
+    normalized_tensor: str  # what the first convolution reads: [1, 3, H, W]
+
+
+@dataclass(frozen=True)
+class BoxCoder:
+    """Box2BoxTransform: deltas are divided by `weights` (dx, dy, dw, dh); dw and dh are clamped at `scale_clamp`."""
+
+    weights: tuple[float, float, float, float]
+    scale_clamp: float
+
+
+@dataclass(frozen=True)
+class RPNLevel:
+    """One feature map under the region proposal network."""
+
+    stride: int
+    height: int
+    width: int
+    anchor_sizes: tuple[float, ...]
+    aspect_ratios: tuple[float, ...]
+    cell_anchors: tuple[tuple[float, float, float, float], ...]  # x1, y1, x2, y2 around the first location's centre
+    anchor_offset: float  # in strides
+    topk: int  # what the trace keeps of this level: pre-NMS top-k, or all anchors when there are fewer
+    feature_tensor: str
+    logits_tensor: str  # [1, A, H, W]
+    deltas_tensor: str  # [1, 4A, H, W]
+    anchors_tensor: str | None  # [H*W*A, 4] when the trace still computes it
+    selected_tensor: str  # [1, topk, 4], the decoded boxes that the top-k keeps
+    topk_node: str
+
+    @property
+    def anchors(self) -> int:
+        return len(self.cell_anchors)
+
+
+@dataclass(frozen=True)
+class RPN:
+    """The region proposal network, from its per-level outputs to the proposals."""
+
+    levels: tuple[RPNLevel, ...]
+    coder: BoxCoder
+    pre_nms_topk: int
+    post_nms_topk: int
+    nms_threshold: float
+    min_box_size: float
+    proposals_tensor: str  # [R, 4], pixels
+
+
+@dataclass(frozen=True)
+class Pooler:
+    """ROIPooler: boxes to fixed-size features, each from the level that its area selects."""
+
+    resolution: int
+    sampling_ratio: int  # 0: adaptive
+    aligned: bool
+    scales: tuple[float, ...]  # 1 / stride of each map, finest first
+    min_level: int
+    canonical_level: float
+    canonical_size: float
+    epsilon: float
+    channels: int
+    feature_tensors: tuple[str, ...]
+    boxes_tensor: str  # [R, 4]
+    pooled_tensor: str  # [R, C, P, P]
+
+
+@dataclass(frozen=True)
+class CascadeStage:
+    """A box head before the last one: its class-agnostic deltas move the boxes that the next stage pools, and its scores
+    count in the mean over the stages."""
+
+    pooler: Pooler
+    coder: BoxCoder
+    logits_tensor: str
+    scores_tensor: str  # [R, C + 1]
+    deltas_tensor: str  # [R, 4]
+
+
+@dataclass(frozen=True)
+class BoxHead:
+    """Class scores and box regression of the proposals, and their suppression. Of a cascade: its last stage."""
+
+    num_classes: int
+    activation: str  # "softmax" (last class is background) or "sigmoid"
+    class_agnostic: bool
+    coder: BoxCoder
+    score_threshold: float
+    nms_threshold: float
+    detections_per_image: int
+    logits_tensor: str
+    scores_tensor: str  # [R, C + 1] after the activation
+    deltas_tensor: str  # [R, 4C] or [R, 4]
+
+
+@dataclass(frozen=True)
+class MaskHead:
+    """One mask per detection, of its class or class-agnostic."""
+
+    resolution: int
+    class_agnostic: bool
+    logits_tensor: str  # [D, C | 1, M, M]
+
+
+@dataclass(frozen=True)
+class KeypointHead:
+    """One heatmap per detection and keypoint."""
+
+    keypoints: int
+    resolution: int
+    logits_tensor: str  # [D, K, S, S], upsampled as keypoint_rcnn_inference takes it
+
+
+@dataclass(frozen=True)
+class SemanticHead:
+    """One class per cell of the canvas, at a stride."""
+
+    num_classes: int
+    stride: int
+    logits_tensor: str  # [1, C, H / stride, W / stride]
+
+
+@dataclass(frozen=True)
+class DenseLevel:
+    """One feature map under a head that predicts classes and boxes at every location."""
+
+    stride: int
+    height: int
+    width: int
+    cell_anchors: tuple[tuple[float, float, float, float], ...]  # FCOS: one square of the stride's size
+    anchor_offset: float  # in strides
+    topk: int  # candidates kept of this level: anchors with a class each
+    feature_tensor: str
+    logits_tensor: str  # [1, A * K, H, W]
+    deltas_tensor: str  # [1, A * 4, H, W]
+    centerness_tensor: str | None  # [1, A, H, W]
+    anchors_tensor: str  # [H*W*A, 4]
+    boxes_tensor: str  # [k, 4], decoded boxes of the candidates above the threshold
+    scores_tensor: str  # [k]
+    classes_tensor: str  # [k]
+
+    @property
+    def anchors(self) -> int:
+        return len(self.cell_anchors)
+
+
+@dataclass(frozen=True)
+class DenseHead:
+    """RetinaNet and FCOS: sigmoid scores, a threshold and a top-k per level, one suppression per class.
+
+    `coder` is None where deltas are distances from the anchor's centre to the four sides, in anchor sizes (FCOS,
+    Box2BoxTransformLinear).
+    """
+
+    levels: tuple[DenseLevel, ...]
+    num_classes: int
+    coder: BoxCoder | None
+    score_threshold: float
+    nms_threshold: float
+    detections_per_image: int
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Which output of the export is what."""
+
+    boxes_tensor: str | None
+    scores_tensor: str | None
+    classes_tensor: str | None
+    masks_tensor: str | None = None
+    heatmaps_tensor: str | None = None
+    semantic_tensor: str | None = None
+    image_size_tensor: str | None = None
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """Everything that was recognised in one exported detector. Parts that it does not have are None."""
+
+    family: str
+    image: ImageInput
+    outputs: Outputs
+    rpn: RPN | None = None
+    proposals_input: str | None = None  # Fast R-CNN: [R, 4], pixels
+    cascade: tuple[CascadeStage, ...] = ()
+    box_pooler: Pooler | None = None
+    box_head: BoxHead | None = None
+    mask_pooler: Pooler | None = None
+    mask_head: MaskHead | None = None
+    keypoint_pooler: Pooler | None = None
+    keypoint_head: KeypointHead | None = None
+    dense: DenseHead | None = None
+    semantic: SemanticHead | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of the detections, without background; None where nothing is classified."""
+        head = self.box_head or self.dense
+        return head.num_classes if head else None
+
+    def box_poolers(self) -> tuple[Pooler, ...]:
+        """The poolers of proposals, stage by stage."""
+        return (*(stage.pooler for stage in self.cascade), *([self.box_pooler] if self.box_pooler else []))
+
+    def detection_poolers(self) -> dict[str, Pooler]:
+        """The poolers of detections, by the head behind them."""
+        both = {"mask": self.mask_pooler, "keypoint": self.keypoint_pooler}
+        return {head: pooler for head, pooler in both.items() if pooler}
+
+    def poolers(self) -> tuple[Pooler, ...]:
+        return (*self.box_poolers(), *self.detection_poolers().values())
+
+    def anchor_levels(self) -> list[RPNLevel | DenseLevel]:
+        """The feature maps that have anchors, finest first."""
+        return [*(self.rpn.levels if self.rpn else ()), *(self.dense.levels if self.dense else ())]
+
+    def feature_tensors(self) -> list[str]:
+        """The feature maps that heads read, each once."""
+        maps = [level.feature_tensor for level in self.anchor_levels()]
+        return list(dict.fromkeys([*maps, *(name for pooler in self.poolers() for name in pooler.feature_tensors)]))
+
+    def dense_tensors(self) -> list[str]:
+        """Predictions at every location ([1, channels, H, W]) from which boxes are decoded."""
+        found: list[str | None] = []
+        for level in self.rpn.levels if self.rpn else ():
+            found += [level.logits_tensor, level.deltas_tensor]
+        for dense in self.dense.levels if self.dense else ():
+            found += [dense.logits_tensor, dense.deltas_tensor, dense.centerness_tensor]
+        return [name for name in found if name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; absent parts are left out."""
+        return {key: value for key, value in asdict(self).items() if value is not None and value != ()}
+
+
+@dataclass(frozen=True)
+class Combine:
+    """MODEL.PANOPTIC_FPN.COMBINE: when an instance is hidden by surer ones (share of its area), the least area of stuff
+    in pixels, and the least score of an instance."""
+
+    overlap_threshold: float = 0.5
+    stuff_area_limit: int = 4096
+    instances_score_threshold: float = 0.5
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Combine:
+        """From a sidecar's "panoptic" section; detectron2's defaults where it is silent. Raises InputError."""
+        numbers: dict[str, Any] = {}
+        for name in cls.__dataclass_fields__:
+            if name not in settings:
+                continue
+            number = settings[name]
+            if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= 0:
+                raise InputError(f"panoptic.{name} is {number!r}, expected a number of at least 0")
+            numbers[name] = number
+        return cls(**numbers)

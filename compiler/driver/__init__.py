@@ -1,0 +1,1 @@
+"""Runs a compilation from a file to a build folder."""

@@ -1,0 +1,78 @@
+"""Keeps what the report needs while passes run; a run that fails leaves its report in the reproducer's folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.printer import text
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.instrument import Instrument
+from onnxgraft.pipeline.manager import told
+from onnxgraft.pipeline.record import PassRecord, Report
+from onnxgraft.report.stages import Stages
+
+NODES = "nodes.json"
+
+
+class Recorder(Instrument):
+    """Collects the stages of a run. Put it behind the instruments that fill the records.
+
+    Args:
+        on_failure: the folder into which a failing run's passes and report are written.
+    """
+
+    def __init__(self, on_failure: Path | None = None) -> None:
+        self.on_failure = on_failure
+        self.stages = Stages()
+        self._records: list[PassRecord] = []
+        self._nodes = 0
+
+    def start(self, graph: Graph, ctx: Context) -> None:
+        self.stages.add(graph)
+        self._first = text(graph)
+
+    def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
+        self._nodes = len(graph.nodes)
+
+    def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
+        self.stages.add(graph if record.changed else None)
+        self._records.append(record)
+        return record
+
+    def failed(self, step: Pass, graph: Graph, ctx: Context, error: BaseException) -> None:
+        from onnxgraft.driver.build_folder import TIMES, write_passes
+        from onnxgraft.files import write_json
+        from onnxgraft.instruments.texts import unified
+        from onnxgraft.report.html import write_report
+
+        if self.on_failure is None:
+            return
+        before = self._records[-1].after if self._records else self._first
+        after = before
+        try:  # the graph may be broken in a way that it cannot even be printed
+            after = text(graph)
+            self.stages.add(graph)
+        except Exception:
+            self.stages.add(None)
+        record = PassRecord(
+            index=len(self._records) + 1, name=step.name(), spec=step.spec(), changed=before != after, seconds=0.0,
+            nodes_before=self._nodes, nodes_after=len(graph.nodes), statistics=dict(ctx.statistics),
+            before=before, after=after, diff=unified(before, after, step.name()), error=told(error),
+        )  # fmt: skip
+        report = Report([*self._records, record], ctx.notes)
+        self.on_failure.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.on_failure / "passes", ignore_errors=True)  # of an earlier failure
+        write_passes(self.on_failure, report)
+        write_json(self.on_failure / "report.json", report.to_dict())
+        write_json(self.on_failure / TIMES, {"passes": [r.seconds for r in self._records] + [None]})
+        self.write(self.on_failure)
+        write_report(self.on_failure)
+
+    def write(self, folder: Path) -> None:
+        """passes/nodes.json: the nodes after each pass."""
+        content = json.dumps(self.stages.data(), separators=(",", ":"))
+        (folder / "passes" / NODES).write_text(content + "\n")

@@ -1,0 +1,1 @@
+"""Exports detectron2 models to ONNX; needs torch and detectron2."""

@@ -1,0 +1,90 @@
+"""Golden graphs: detectors that come with the source tree, found by name.
+
+The trained ones are stored whole, some packed (.xz). Of the others only the structure is stored:
+`weights.json` beside it says how the weights follow from a seed. `resolve` writes the complete
+file once into a cache. The weights are made of raw Philox bits by exact float32 arithmetic, so the
+file has the same bytes on every machine and NumPy version.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import lzma
+from pathlib import Path
+
+from onnxgraft.errors import InputError
+from onnxgraft.files import write_atomically
+from onnxgraft.golden.weights import PACKED, _write
+
+ROOT = Path(__file__).resolve().parents[1] / "golden_graphs"
+
+
+def names() -> list[str]:
+    """Every golden graph as `NAME` or `NAME@VARIANT`, e.g. `mask_rcnn` and `mask_rcnn@opset11`."""
+    found = []
+    for file in (*ROOT.glob("*/model*.onnx"), *ROOT.glob(f"*/model*.onnx{PACKED}")):
+        variant = file.name.partition(".")[0].removeprefix("model").removeprefix("_")
+        found.append(f"{file.parent.name}@{variant}" if variant else file.parent.name)
+    return sorted(found)
+
+
+def folder(name: str) -> Path:
+    """The folder of a golden graph: `meta.json`, answers in `reference/scene_<i>.npz`.
+
+    Raises InputError when there is no such golden graph.
+    """
+    if name not in names():
+        known = ", ".join(names()) or f"none, as {ROOT} is not there"
+        near = difflib.get_close_matches(name, names(), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f" (golden graphs: {known})"
+        raise InputError(f"{name!r} is neither a file nor a golden graph{hint}")
+    return ROOT / name.partition("@")[0]
+
+
+def evaluation(model: str) -> Path | None:
+    """The stored detections of a trained golden graph on drawn scenes; None for what brings no annotated scenes along."""
+    stored = ROOT / model.partition("@")[0] / "evaluation"
+    return stored if model in names() and stored.is_dir() else None
+
+
+def resolve(model: str, cache: Path) -> Path:
+    """The .onnx file that `model` means: a path that exists, or the name of a golden graph.
+
+    A golden graph stored packed or without weights is written into `cache` (created if absent) on
+    first use, under a name that carries the digest of its sources. Raises InputError for anything else, or if
+    `cache` cannot be written.
+    """
+    path = Path(model)
+    if path.is_file():
+        return path
+    if path.suffix == ".onnx" or path.parent != Path():
+        raise InputError(f"{model}: {'is a folder; give an .onnx file' if path.is_dir() else 'no such file'}")
+    home = folder(model)
+    variant = model.partition("@")[2]
+    return materialise(home, f"model_{variant}.onnx" if variant else "model.onnx", cache)
+
+
+def materialise(home: Path, file: str, cache: Path) -> Path:
+    """The complete form of `file` in the folder `home` of a golden graph; see `resolve`."""
+    plain, recipe = home / file, home / "weights.json"
+    seeded = recipe.is_file()
+    if plain.is_file() and not seeded:
+        return plain
+    structure = plain if plain.is_file() else home / f"{file}{PACKED}"
+    digest = hashlib.sha256(structure.read_bytes() + (recipe.read_bytes() if seeded else b"")).hexdigest()[:16]
+    name = plain.stem.replace("model", home.name, 1)
+    complete = cache / f"{name}-{digest}.onnx"
+    if not complete.is_file():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            if seeded:
+                _write(structure, json.loads(recipe.read_text()), complete)
+            else:
+                write_atomically(complete, lzma.decompress(structure.read_bytes()))
+        except OSError as error:
+            raise InputError(f"cannot write {complete}: {error.strerror or error}") from error
+    return complete
+
+

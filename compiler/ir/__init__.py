@@ -1,0 +1,1 @@
+"""The graph that passes rewrite: reading, writing, text, traversal, folding, patterns."""

@@ -1,0 +1,157 @@
+"""A graph as text: one line a node, for diffs, golden files and the fingerprint.
+
+Named text keeps the tensors' names, so that two stages of one compilation diff well. Canonical text renumbers every
+value in topological order, so that two files that differ in names only read the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.serde import Weight
+from onnxgraft.ir.weights import weight_of
+
+_INLINE_VALUES = 8
+
+
+@lru_cache(maxsize=4096)
+def _mapped_digest(weight: Weight) -> str:
+    return _digest(weight.map())
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(array).view(np.uint8).data, digest_size=6).hexdigest()
+
+
+def value_text(tensor: gs.Constant) -> str:
+    """dtype[shape] and the values of a constant: printed when few, hashed when many."""
+    head = f"{np.dtype(tensor.dtype).name}{_shape(tensor.shape)}"
+    weight = weight_of(tensor)
+    if weight is not None:
+        return f"{head}#{_mapped_digest(weight)}"
+    values = np.asarray(tensor.values)
+    if values.size <= _INLINE_VALUES:
+        return f"{head}{{{', '.join(_scalar(v) for v in values.ravel())}}}"
+    return f"{head}#{_digest(values.reshape(-1))}"
+
+
+def _scalar(value: Any) -> str:
+    return repr(float(value)) if isinstance(value, (float, np.floating)) else str(value)
+
+
+def _shape(shape: Any) -> str:
+    if shape is None:
+        return "[?]"
+    return "[" + ",".join(str(d) if isinstance(d, (int, np.integer)) else "?" for d in shape) + "]"
+
+
+def type_text(tensor: gs.Tensor) -> str:
+    if tensor.dtype is None:
+        return "?"
+    dtype = tensor.dtype
+    name = onnx.helper.tensor_dtype_to_string(dtype) if isinstance(dtype, int) else np.dtype(dtype).name
+    return f"{name}{_shape(tensor.shape)}"
+
+
+def lines(graph: Graph, canonical: bool = False) -> Iterator[str]:
+    """The text of a graph, line by line."""
+    names = _Names(canonical)
+    for tensor in graph.gs.inputs:
+        # A graph's inputs and outputs are its interface: renaming one is a change even in canonical text.
+        yield f"input {names.define(tensor)} {tensor.name}: {type_text(tensor)}"
+    yield from _nodes(graph.gs, names, "")
+    for tensor in graph.gs.outputs:
+        yield f"output {names.use(tensor)} {tensor.name}: {type_text(tensor)}"
+    for name in sorted(graph.functions):
+        body = graph.functions[name].SerializeToString(deterministic=True)
+        yield f"function {name} #{hashlib.blake2b(body, digest_size=6).hexdigest()}"
+
+
+def text(graph: Graph, canonical: bool = False) -> str:
+    return "\n".join(lines(graph, canonical)) + "\n"
+
+
+def _nodes(graph: gs.Graph, names: _Names, indent: str) -> Iterator[str]:
+    for node in graph.nodes:
+        inputs = ", ".join(names.use(tensor) for tensor in node.inputs)
+        outputs = ", ".join(f"{names.define(tensor)}: {type_text(tensor)}" for tensor in node.outputs)
+        plain = {k: v for k, v in node.attrs.items() if not isinstance(v, gs.Graph)}
+        domain = f"{node.domain}::" if node.domain else ""
+        yield f"{indent}{outputs} = {domain}{node.op}({inputs}){_attributes(plain)}"
+        for key, value in sorted(node.attrs.items()):
+            if isinstance(value, gs.Graph):
+                inner = names.inner()
+                arguments = ", ".join(inner.define(tensor) for tensor in value.inputs)
+                yield f"{indent}  {key}({arguments}):"
+                yield from _nodes(value, inner, indent + "    ")
+                yield f"{indent}    return {', '.join(inner.use(tensor) for tensor in value.outputs)}"
+
+
+def attributes_text(node: gs.Node) -> str:
+    """A node's attributes without its subgraphs: " {axis=0}", or nothing."""
+    return _attributes({k: v for k, v in node.attrs.items() if not isinstance(v, gs.Graph)})
+
+
+def body_text(node: gs.Node) -> str:
+    """A node's subgraphs in canonical text; nothing when it has none."""
+    found = []
+    for key, value in sorted(node.attrs.items()):
+        if isinstance(value, gs.Graph):
+            names = _Names(canonical=True)
+            found += [
+                key,
+                *map(names.define, value.inputs),
+                *_nodes(value, names, "  "),
+                *map(names.use, value.outputs),
+            ]
+    return "\n".join(found)
+
+
+def _attributes(attrs: Mapping[str, Any]) -> str:
+    if not attrs:
+        return ""
+    return " {" + ", ".join(f"{key}={_attribute(value)}" for key, value in sorted(attrs.items())) + "}"
+
+
+def _attribute(value: Any) -> str:
+    if isinstance(value, gs.Constant):
+        return value_text(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(_attribute(v) for v in value) + "]"
+    return _scalar(value)
+
+
+class _Names:
+    """Names of values: their own, or numbers in order of appearance."""
+
+    def __init__(self, canonical: bool, known: dict[int, str] | None = None) -> None:
+        self.canonical = canonical
+        self.known = known if known is not None else {}
+
+    def inner(self) -> _Names:
+        return _Names(self.canonical, dict(self.known))
+
+    def define(self, tensor: gs.Tensor) -> str:
+        if not tensor.name:
+            return "_"
+        return self.known.setdefault(id(tensor), f"%{len(self.known)}" if self.canonical else tensor.name)
+
+    def use(self, tensor: gs.Tensor) -> str:
+        if isinstance(tensor, gs.Constant):
+            return value_text(tensor) if self.canonical else f"{tensor.name}={value_text(tensor)}"
+        return self.define(tensor)
+
+
+def fingerprint(graph: Graph) -> str:
+    """A hash over structure, attributes, types, shapes and weights; names of nodes do not count."""
+    return hashlib.sha256("\n".join(lines(graph, canonical=True)).encode()).hexdigest()

@@ -1,0 +1,272 @@
+"""Reading and writing ONNX files without holding their weights in memory.
+
+A weight is at most a place in a file: (path, offset, length). Reading walks the protobuf wire format
+(https://protobuf.dev/programming-guides/encoding) once, keeps every initializer's header and leaves its bytes where
+they are; writing streams those bytes from the old file into the new one. ONNX's own notation for this is external
+data, so a skeleton is an ordinary ModelProto whose large initializers are EXTERNAL.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from onnxgraft.errors import InputError
+from onnxgraft.files import write_atomically
+
+INLINE_BYTES = 1024  # smaller initializers hold shapes and thresholds: the analysis wants to see them
+_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Where the bytes of one large initializer stand."""
+
+    path: Path
+    offset: int
+    length: int
+
+    def map(self) -> np.ndarray:
+        """The bytes as a read-only uint8 array that the operating system pages in on demand."""
+        if self.length == 0:
+            return np.zeros(0, np.uint8)
+        return np.memmap(self.path, np.uint8, "r", self.offset, (self.length,))
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model whose large initializers are EXTERNAL, and the places of their bytes by initializer name."""
+
+    model: onnx.ModelProto
+    weights: dict[str, Weight]
+
+
+def _varint(buffer: mmap.mmap | bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = buffer[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise ValueError("a varint of more than 64 bits")
+
+
+def _fields(buffer: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """(field number, start of the whole field, start of its value, end) for each field of a message."""
+    position = start
+    while position < end:
+        field_start = position
+        key, position = _varint(buffer, position)
+        wire = key & 7
+        if wire == 0:
+            value_start = position
+            _, position = _varint(buffer, position)
+        elif wire == 2:
+            length, value_start = _varint(buffer, position)
+            position = value_start + length
+        elif wire in (1, 5):
+            value_start = position
+            position += 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"unknown wire type {wire}")
+        if position > end:
+            raise ValueError("truncated")
+        yield key >> 3, field_start, value_start, position
+
+
+def _tensor(buffer: mmap.mmap, start: int, end: int, path: Path) -> tuple[onnx.TensorProto, Weight | None]:
+    """An initializer; one with many raw bytes comes back as header and place."""
+    if end - start > INLINE_BYTES:
+        for number, field_start, value_start, field_end in _fields(buffer, start, end):
+            if number == _TENSOR_RAW_DATA and field_end - value_start > INLINE_BYTES:
+                header = buffer[start:field_start] + buffer[field_end:end]
+                weight = Weight(path, value_start, field_end - value_start)
+                return onnx.TensorProto.FromString(header), weight
+    return onnx.TensorProto.FromString(buffer[start:end]), None
+
+
+def mark_external(tensor: onnx.TensorProto, weight: Weight) -> None:
+    """Write the place of the bytes into the tensor, as ONNX external data."""
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in (
+        ("location", weight.path.name),
+        ("offset", str(weight.offset)),
+        ("length", str(weight.length)),
+    ):
+        tensor.external_data.add(key=key, value=value)
+
+
+def _resolve_external(tensor: onnx.TensorProto, model_path: Path) -> Weight:
+    """The place that an initializer's external data names; refuses missing files and paths outside the folder."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    folder = model_path.parent.resolve()
+    target = (folder / location).resolve()
+    where = f"{model_path}: initializer {tensor.name!r} keeps its data in {location!r}"
+    if not location or Path(location).is_absolute() or folder not in target.parents:
+        raise InputError(f"{where}, outside the model's folder: refused; move the file beside the model")
+    if not target.is_file():
+        raise InputError(f"{where}, which does not exist: copy it beside the model")
+    size = target.stat().st_size
+    try:
+        offset = int(entries.get("offset") or 0)
+        length = int(entries.get("length") or size - offset)
+    except ValueError:
+        raise InputError(f"{where} at an offset or length that is no number") from None
+    if offset < 0 or length < 0 or offset + length > size:
+        raise InputError(f"{where} up to byte {offset + length}, but that file has {size} bytes: truncated?")
+    wanted = expected_bytes(tensor)
+    if wanted is not None and wanted != length:
+        raise InputError(f"{where}: {length} bytes, but its shape needs {wanted}")
+    return Weight(target, offset, length)
+
+
+def expected_bytes(tensor: onnx.TensorProto) -> int | None:
+    """Bytes that the raw data of a tensor must have, or None for types packed below one byte."""
+    try:
+        itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except (KeyError, ValueError, TypeError):
+        return None
+    if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.STRING):
+        return None
+    return int(np.prod(tensor.dims, dtype=np.int64)) * itemsize
+
+
+def read_skeleton(path: str | Path) -> Skeleton:
+    """Parse an ONNX file, leaving large initializers on disk.
+
+    Raises:
+        InputError: no such file, not ONNX, truncated, or external data that is missing or outside the folder.
+    """
+    path = Path(path).absolute()
+    if not path.is_file():
+        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give an .onnx file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+        try:
+            model, weights = _parse(buffer, path)
+        except (ValueError, IndexError) as error:
+            if "truncated" in str(error) or isinstance(error, IndexError):
+                raise InputError(
+                    f"{path}: truncated or not ONNX: a field reaches past the file's {len(buffer)} bytes"
+                ) from None
+            raise InputError(f"{path}: not an ONNX file ({error})") from None
+        except DecodeError:
+            raise InputError(f"{path}: not an ONNX file (protobuf cannot decode it)") from None
+    if not model.graph.node or not model.opset_import:
+        raise InputError(f"{path}: not an ONNX model (no nodes or no opset)")
+    return Skeleton(model, weights)
+
+
+def _parse(buffer: mmap.mmap, path: Path) -> tuple[onnx.ModelProto, dict[str, Weight]]:
+    rest, graph_rest = bytearray(), bytearray()
+    tensors: list[onnx.TensorProto] = []
+    weights: dict[str, Weight] = {}
+    for number, start, value_start, end in _fields(buffer, 0, len(buffer)):
+        if number != _MODEL_GRAPH:
+            rest += buffer[start:end]
+            continue
+        for inner, inner_start, inner_value, inner_end in _fields(buffer, value_start, end):
+            if inner != _GRAPH_INITIALIZER:
+                graph_rest += buffer[inner_start:inner_end]
+                continue
+            tensor, weight = _tensor(buffer, inner_value, inner_end, path)
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                weight = _resolve_external(tensor, path)
+            if weight is not None:
+                wanted = expected_bytes(tensor)
+                if wanted is not None and wanted != weight.length:
+                    raise InputError(
+                        f"{path}: initializer {tensor.name!r} has {weight.length} bytes, its shape needs {wanted}"
+                    )
+                mark_external(tensor, weight)
+                weights[tensor.name] = weight
+            tensors.append(tensor)
+    model = onnx.ModelProto.FromString(bytes(rest))
+    model.graph.ParseFromString(bytes(graph_rest))
+    model.graph.initializer.extend(tensors)
+    return model, weights
+
+
+def _key(field: int) -> bytes:
+    return _encode_varint(field << 3 | 2)
+
+
+def _encode_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def write_model(skeleton: Skeleton, path: str | Path) -> None:
+    """Write a whole model: the skeleton's messages, and the weights' bytes streamed from where they stand."""
+    path = Path(path)
+    model = skeleton.model
+    shell = onnx.ModelProto()
+    shell.CopyFrom(_without_graph(model))
+    headers: list[tuple[bytes, Weight]] = []
+    graph = onnx.GraphProto()
+    graph.CopyFrom(model.graph)
+    inline = [tensor for tensor in graph.initializer if tensor.name not in skeleton.weights]
+    external = [tensor for tensor in graph.initializer if tensor.name in skeleton.weights]
+    for tensor in external:
+        header = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, name=tensor.name)
+        headers.append((header.SerializeToString(deterministic=True), skeleton.weights[tensor.name]))
+    inline_copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in inline]
+    del graph.initializer[:]
+    graph.initializer.extend(inline_copies)
+    head = graph.SerializeToString(deterministic=True)
+    parts = [(header, weight, _tensor_size(header, weight)) for header, weight in headers]
+    total = len(head) + sum(len(_key(_GRAPH_INITIALIZER)) + len(_encode_varint(n)) + n for _, _, n in parts)
+
+    def write(file: BinaryIO) -> None:
+        file.write(shell.SerializeToString(deterministic=True))
+        file.write(_key(_MODEL_GRAPH) + _encode_varint(total) + head)
+        for header, weight, size in parts:
+            file.write(_key(_GRAPH_INITIALIZER) + _encode_varint(size) + header)
+            file.write(_key(_TENSOR_RAW_DATA) + _encode_varint(weight.length))
+            _copy(weight, file)
+
+    write_atomically(path, write)
+
+
+def _without_graph(model: onnx.ModelProto) -> onnx.ModelProto:
+    shell = onnx.ModelProto(ir_version=model.ir_version, producer_name=model.producer_name)
+    shell.producer_version = model.producer_version
+    shell.opset_import.extend(model.opset_import)
+    shell.metadata_props.extend(model.metadata_props)
+    shell.functions.extend(model.functions)
+    return shell
+
+
+def _tensor_size(header: bytes, weight: Weight) -> int:
+    return len(header) + len(_key(_TENSOR_RAW_DATA)) + len(_encode_varint(weight.length)) + weight.length
+
+
+def _copy(weight: Weight, file: BinaryIO) -> None:
+    with open(weight.path, "rb") as source:
+        source.seek(weight.offset)
+        left = weight.length
+        while left:
+            chunk = source.read(min(_CHUNK, left))
+            if not chunk:
+                raise InputError(f"{weight.path}: shrank while it was read")
+            file.write(chunk)
+            left -= len(chunk)

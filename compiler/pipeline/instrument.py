@@ -1,0 +1,28 @@
+"""The shape of what observes a run."""
+
+from __future__ import annotations
+
+from onnxgraft.ir.graph import Graph
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.record import PassRecord
+
+
+class Instrument:
+    """Observes a run. Override what is of interest; none of these may change the graph."""
+
+    def should_run(self, step: Pass, graph: Graph, ctx: Context) -> bool:
+        return True
+
+    def start(self, graph: Graph, ctx: Context) -> None:
+        """Before the first pass."""
+
+    def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
+        """Before each pass that runs."""
+
+    def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
+        """After each pass; may return the record with more in it."""
+        return record
+
+    def failed(self, step: Pass, graph: Graph, ctx: Context, error: BaseException) -> None:
+        """After a pass raised; the graph is as the pass left it."""

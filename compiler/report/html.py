@@ -1,0 +1,161 @@
+"""Writes report.html: one self-contained page about every pass of a build."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from onnxgraft.errors import InputError
+from onnxgraft.report.drawn import DRAWN
+from onnxgraft.report.reader import PassRow, Run, read_run
+from onnxgraft.report.side_by_side import rows
+from onnxgraft.report.terminal import check_text, ops_text
+
+PAGE = "report.html"
+
+_SCRIPTS = ("model.js", "diff.js", "pictures.js", "details.js", "main.js")
+_IMAGE_EDGE = 720
+
+
+def write_report(run: str | Path, output: str | Path | None = None) -> Path:
+    """Write the page about the build folder `run`, into it unless `output` says where. Returns the page's path.
+
+    Raises InputError when `run` is no build folder, or the page cannot be written.
+    """
+    place = Path(output) if output else Path(run) / PAGE
+    text = page(read_run(run))
+    try:
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, place)
+    except OSError as error:
+        raise InputError(f"{place}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+    return place
+
+
+def page(run: Run) -> str:
+    """The page as HTML."""
+    here = files("onnxgraft.report")
+    read = lambda *parts: here.joinpath(*parts).read_text(encoding="utf-8")  # noqa: E731
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    raw = environment.from_string(read("page", "report.html.j2"))
+    nodes = run.folder / "passes" / "nodes.json"
+    graph = json.loads(nodes.read_text()) if nodes.is_file() else _EMPTY
+    data = {"passes": [_pass(row) for row in run.passes], "graph": graph}
+    source = run.manifest.get("source", {})
+    spec = run.manifest.get("spec") or (run.failure or {}).get("spec") or {}
+    return raw.render(
+        title=source.get("model") or run.folder.resolve().name,
+        facts=_facts(run),
+        failure=run.failure,
+        notes=run.notes,
+        bars=_bars(run),
+        images=list(_images(run.folder / DRAWN)),
+        spec=list(_spec_rows(spec, places=False)),
+        places=list(_spec_rows(spec, places=True)),
+        pipeline=run.manifest.get("pipeline"),
+        trtexec=run.manifest.get("trtexec"),
+        css=_literal(read("page", "report.css")),
+        data=_literal(json.dumps(data, separators=(",", ":")).replace("</", "<\\/")),
+        dagre=_literal(read("vendor", "dagre.min.js")),
+        cytoscape=_literal(read("vendor", "cytoscape.min.js")),
+        script=_literal('"use strict";\n' + "".join(read("page", name) for name in _SCRIPTS)),
+    )
+
+
+_EMPTY: dict[str, Any] = {"nodes": [], "constants": [], "stages": [], "origins": {}}
+
+
+def _literal(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _facts(run: Run) -> list[str]:
+    manifest = run.manifest
+    wanted = [manifest.get("target"), manifest.get("precision")]
+    if run.passes:
+        wanted.append(f"{run.passes[0].nodes_before} > {run.passes[-1].nodes_after} nodes")
+        wanted.append(f"{sum(row.changed for row in run.passes)} of {len(run.passes)} passes changed the graph")
+    if run.times.get("total"):
+        wanted.append(f"{run.times['total']:.1f} s")
+    return [str(fact) for fact in wanted if fact]
+
+
+def _pass(row: PassRow) -> dict[str, Any]:
+    nodes = f"{row.nodes_before} > {row.nodes_after} nodes" if row.nodes_before != row.nodes_after else ""
+    return {
+        "index": row.index, "name": row.name, "spec": row.spec, "changed": row.changed, "seconds": row.seconds,
+        "nodes": nodes, "ops": ops_text(row.ops()), "allOps": ops_text(row.ops(), None), "statistics": row.statistics,
+        "check": check_text(row.check) if row.changed else "", "error": row.error, "rows": list(rows(row.diff())),
+    }  # fmt: skip
+
+
+def _bars(run: Run) -> list[dict[str, Any]]:
+    times = [(row.name, row.seconds) for row in run.passes if row.seconds is not None]
+    times += [(key.replace("_seconds", " of the engine"), s) for key, s in (run.times.get("engine") or {}).items()]
+    rest = (run.times.get("total") or 0) - sum(seconds for _, seconds in times)
+    if rest > 0:
+        times.append(("checks, records, files", rest))
+    longest = max((seconds for _, seconds in times), default=0) or 1
+    return [{"name": n, "percent": f"{100 * s / longest:.1f}", "text": f"{s:.2f} s"} for n, s in times]
+
+
+def _spec_rows(spec: dict[str, Any], places: bool) -> Iterator[tuple[str, str, str]]:
+    """A spec as a table: its numbers, or the places of the graph (tensors and nodes) at which the parts meet."""
+    for part, content in spec.items():
+        last = part.replace("_", " ")
+        for what, value in _flatten(content):
+            if what.endswith(("_tensor", "_tensors", "_node")) == places:
+                yield last, what.replace("_", " "), value
+                last = ""
+
+
+def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Numbers and words by name; those of several levels or maps stand in one row, "4 | 8 | 16"."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _flatten(value, f"{prefix} {key}".strip())
+    elif isinstance(content, list) and content and isinstance(content[0], dict):
+        rows = [dict(_flatten(value)) for value in content]
+        for key in rows[0]:
+            values = [row.get(key, "") for row in rows]
+            yield f"{prefix} {key}".strip(), " | ".join(values if len(set(values)) > 1 else values[:1])
+    elif content is not None:
+        yield prefix, _value(content)
+
+
+def _value(content: Any) -> str:
+    if isinstance(content, float):
+        return f"{content:.6g}"
+    if isinstance(content, list):
+        return ", ".join(_value(v) if not isinstance(v, list) else f"[{_value(v)}]" for v in content)
+    return str(content)
+
+
+def _images(folder: Path) -> Iterator[dict[str, str]]:
+    import cv2
+
+    found: Iterable[Path] = sorted(folder.iterdir()) if folder.is_dir() else ()
+    for path in found:
+        if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+            continue
+        picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+        if picture is None:
+            continue
+        scale = min(1.0, _IMAGE_EDGE / max(picture.shape[:2]))
+        small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
+        jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+        yield {"name": path.name, "data": f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"}

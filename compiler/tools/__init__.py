@@ -1,0 +1,1 @@
+"""One function behind each command that uses a model or a build."""

@@ -1,0 +1,204 @@
+"""Finds the pass after which a check fails first, in O(log n) runs of the check."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxgraft.driver.compile import Request, pipeline_for
+from onnxgraft.errors import InputError, PassError
+from onnxgraft.files import CACHE
+from onnxgraft.golden import catalog
+from onnxgraft.instruments.numeric import not_runnable
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.serde import Skeleton, write_model
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.instrument import Instrument
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.pipeline.record import PassRecord
+from onnxgraft.runtime.comparison import match
+from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.feeds import fits, stage_detections, stage_feeds
+from onnxgraft.targets import OrtRunner
+
+PARITY = "parity"
+_RESTORES = ("repair-roi-align",)  # its answers are new, and right: they are the reference
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The graph after a pass (name "input": before the first one), with what passes knew by then."""
+
+    index: int
+    name: str
+    spec: str
+    skeleton: Skeleton
+    ctx: Context
+
+    def graph(self) -> Graph:
+        model = type(self.skeleton.model).FromString(self.skeleton.model.SerializeToString())
+        return Graph.from_skeleton(Skeleton(model, self.skeleton.weights))
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """The result: `culprit` is the first pass after which the check fails; `runs` are (stage, passed) in order."""
+
+    culprit: str
+    spec: str
+    index: int
+    runs: tuple[tuple[str, bool], ...]
+    before: Path | None
+    after: Path | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"pass {self.index} {self.culprit!r}: {self.reason} (found in {len(self.runs)} runs of the check)"
+
+
+Check = Callable[[Stage], bool]
+
+
+def bisect(
+    model: str | Path,
+    check: str | Check,
+    request: Request | None = None,
+    keep: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Bisection:
+    """Find the first pass of the pipeline after which `check` fails.
+
+    Args:
+        model: an .onnx file, or the name of a golden graph.
+        check: a shell command that exits with 0 when the ONNX file is good (the file takes the place of {}, or comes
+            last), "parity" for detections equal to those before the passes, or a function of a Stage.
+        request: pipeline and images (numeric_images, for parity).
+        keep: a folder for before.onnx and after.onnx, the graphs around the culprit.
+
+    Raises:
+        InputError: the check fails on the input already, or passes on the result.
+    """
+    request = request or Request(target="onnxruntime")
+    stages, raised = _stages(catalog.resolve(str(model), CACHE), request, progress)
+    runs: list[tuple[str, bool]] = []
+    if check == PARITY:
+        stages = _comparable(stages, request.numeric_images)
+        verdict: Check = Parity(stages[0], request.numeric_images)
+        runs.append((stages[0].name, True))
+    else:
+        verdict = _command(check) if isinstance(check, str) else check
+
+    def passes(stage: Stage) -> bool:
+        progress(f"checking after {stage.name}")
+        runs.append((stage.name, verdict(stage)))
+        return runs[-1][1]
+
+    if check != PARITY and not passes(stages[0]):
+        raise InputError("the check fails on the model before any pass, so no pass is to blame")
+    low, high = 0, len(stages) - 1
+    if low == high or passes(stages[high]):
+        if raised is not None:
+            return Bisection(raised.pass_name, raised.pass_name, stages[-1].index + 1, tuple(runs), None, None, raised.reason)
+        raise InputError("the check passes after the last pass, so there is nothing to find")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if passes(stages[middle]) else (low, middle)
+    before, after = _keep(stages[low], stages[high], keep)
+    found = stages[high]
+    return Bisection(found.name, found.spec, found.index, tuple(runs), before, after, "the check fails after it first")
+
+
+class _Snapshots(Instrument):
+    """Keeps every stage that differs from the one before; weights stay where they are."""
+
+    def __init__(self) -> None:
+        self.stages: list[Stage] = []
+
+    def start(self, graph: Graph, ctx: Context) -> None:
+        self.stages.append(Stage(0, "input", "", graph.skeleton(), _copy(ctx)))
+
+    def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
+        if record.changed or ctx.facts != self.stages[-1].ctx.facts:
+            self.stages.append(Stage(record.index, record.name, record.spec, graph.skeleton(), _copy(ctx)))
+        return record
+
+
+def _copy(ctx: Context) -> Context:
+    copied = copy.copy(ctx)
+    copied.sites, copied.io, copied.facts = dict(ctx.sites), copy.deepcopy(ctx.io), set(ctx.facts)
+    return copied
+
+
+def _stages(source: Path, request: Request, progress: Callable[[str], None]) -> tuple[list[Stage], PassError | None]:
+    snapshots = _Snapshots()
+    pipeline = pipeline_for(request, "onnxruntime" if request.target == "auto" else request.target)
+    progress("running the passes")
+    try:
+        PassManager(pipeline.passes, [snapshots, *request.instruments]).run(Graph.load(source), Context())
+    except PassError as error:
+        return snapshots.stages, error
+    return snapshots.stages, None
+
+
+def _comparable(stages: list[Stage], images: Sequence[NDArray[np.uint8]]) -> list[Stage]:
+    """The stages that ONNX Runtime runs on the images, from the last pass on that changes answers by intent."""
+    if not images:
+        raise InputError("parity needs images to compare on (--images)")
+    last_intended = max((s.index for s in stages if s.name in _RESTORES), default=0)
+    chosen = []
+    for stage in stages:
+        graph = stage.graph()
+        if stage.index >= last_intended and fits(graph, images[0]) and not_runnable(graph) is None:
+            chosen.append(stage)
+    if len(chosen) < 2:
+        raise InputError("parity: no two stages run on the images; is their size the one that the input is fixed to?")
+    return chosen
+
+
+class Parity:
+    """Whether a stage gives the detections of the first one, by the strict match."""
+
+    def __init__(self, reference: Stage, images: Sequence[NDArray[np.uint8]]) -> None:
+        self.images = images
+        self.expected = self.detect(reference)
+
+    def __call__(self, stage: Stage) -> bool:
+        return all(match(a, b).exact for a, b in zip(self.expected, self.detect(stage), strict=True))
+
+    def detect(self, stage: Stage) -> list[Detections]:
+        graph = stage.graph()
+        with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
+            path = Path(folder) / "stage.onnx"
+            graph.save(path)
+            runner = OrtRunner(path)
+            return [stage_detections(runner(stage_feeds(graph, stage.ctx, i)), stage.ctx) for i in self.images]
+
+
+def _command(command: str) -> Check:
+    def run(stage: Stage) -> bool:
+        with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
+            path = Path(folder) / f"{stage.index:02d}_{stage.name}.onnx"
+            write_model(stage.skeleton, path)
+            place = shlex.quote(str(path))
+            line = command.replace("{}", place) if "{}" in command else f"{command} {place}"
+            return subprocess.run(line, shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+    return run
+
+
+def _keep(before: Stage, after: Stage, folder: Path | None) -> tuple[Path | None, Path | None]:
+    if folder is None:
+        return None, None
+    folder.mkdir(parents=True, exist_ok=True)
+    write_model(before.skeleton, folder / "before.onnx")
+    write_model(after.skeleton, folder / "after.onnx")
+    return folder / "before.onnx", folder / "after.onnx"

@@ -1,0 +1,27 @@
+"""Says what detector an ONNX file holds, without compiling it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxgraft.analysis import analyse
+from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.ir.folding import settle
+from onnxgraft.ir.graph import Graph
+from onnxgraft.passes import RepairRoiAlign, UpgradeOpset
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.manager import PassManager
+
+
+def inspect(path: str | Path, pooler_type: str = "ROIAlignV2") -> tuple[DetectorSpec, list[str]]:
+    """The detector in a file and notes about repairs.
+
+    Raises:
+        InputError: not an ONNX file. Refusal: not a known detector; names the node and the reason.
+    """
+    graph, ctx = Graph.load(path), Context()
+    PassManager([UpgradeOpset(), RepairRoiAlign(pooler_type=pooler_type)], fingerprints=False).run(graph, ctx)
+    settle(graph)
+    return analyse(graph), ctx.notes
+
+

@@ -1,0 +1,166 @@
+"""Is a build still the detector that was exported? Compares its detections with the reference.
+
+The reference of a golden graph is detectron2 in PyTorch, whose answers are stored. For a user's own export it is the
+exported graph in ONNX Runtime, with the alignment of RoiAlign repaired as the build repaired it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxgraft.errors import InputError
+from onnxgraft.golden import catalog
+from onnxgraft.golden import references as golden_references
+from onnxgraft.ir.graph import Graph
+from onnxgraft.passes.default import parse_pipeline
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.runtime.comparison import MatchReport, match
+from onnxgraft.runtime.detections import Detections, from_raw_export
+from onnxgraft.runtime.images import place, read_image
+from onnxgraft.runtime.proposals import grid
+from onnxgraft.runtime.session import Session
+from onnxgraft.targets import OrtRunner
+
+CANVAS_PASSES = ("upgrade-opset", "repair-roi-align", "simplify", "fix-input")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """When two detections are the same, and how many must be (fidelity.md of the design: strict, and for fp16)."""
+
+    iou: float
+    score: float
+    mask: float
+    share: float
+    logits: float  # of heatmaps and semantic maps, as a share of their largest magnitude
+
+
+TOLERANCES = {
+    "fp32": Tolerance(0.99, 1e-3, 0.01, 1.0, 1e-3),
+    "fp16": Tolerance(0.95, 5e-3, 0.02, 0.9, 0.03),
+    "bf16": Tolerance(0.9, 0.03, 0.05, 0.8, 0.1),
+    "int8": Tolerance(0.75, 0.15, 0.1, 0.7, 0.5),  # a guard against broken engines only: int8 is judged by its AP
+}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The comparison of one image."""
+
+    name: str
+    report: MatchReport
+    passed: bool
+
+
+def verify(
+    run: str | Path,
+    images: Sequence[str | Path] = (),
+    engine: str = "auto",
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[list[Verification], str]:
+    """Compare a build with its reference, image by image.
+
+    Args:
+        run: a build folder.
+        images: pictures to compare on; a golden graph has its own, another export gets drawn noise without them.
+        engine: see runtime.infer.Session.
+        progress: called with a word on what runs.
+
+    Returns:
+        One Verification per image, and a sentence on what the reference was and what ran.
+    """
+    session = Session(run, engine=engine)
+    session.proposals = partial(grid, rows=session.io.get("proposals", (0, 1))[1])
+    tolerance = TOLERANCES[str(session.manifest.get("precision", "fp32"))]
+    references, what = _references(session, images)
+    results = []
+    for name, image, expected in references:
+        progress(name)
+        (found,) = session.run([image])
+        report = match(expected, found.raw, tolerance.iou, tolerance.score, tolerance.mask, tolerance.logits)
+        passed = report.exact if tolerance.share == 1.0 else report.share >= tolerance.share and report.same_map
+        results.append(Verification(name, report, passed))
+    return results, f"{what}; {session.notice or 'the engine itself ran'}"
+
+
+Reference = tuple[str, NDArray[np.uint8], Detections]
+
+
+def _references(session: Session, images: Sequence[str | Path]) -> tuple[Iterator[Reference], str]:
+    source = session.manifest["source"]["model"]
+    canvas = session.canvas
+    if not images and _has_answers(source, canvas):
+        stored = golden_references.references(source)
+        return ((f"scene {i}", image, d) for i, image, d in stored), "reference: stored answers"
+    pictures = [(str(p), _on_canvas(session, read_image(p))) for p in images] or [("noise", noise(canvas))]
+    return _run_export(session, pictures), "reference: the exported graph in ONNX Runtime"
+
+
+def _has_answers(source: str, canvas: tuple[int, int]) -> bool:
+    """Whether `source` is a golden graph with stored answers for pictures of the canvas size."""
+    if source not in catalog.names() or not golden_references.scene_numbers(source):
+        return False
+    return bool(canvas == golden_references.shapes().scene(0).shape[:2])
+
+
+def _on_canvas(session: Session, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image as it lies on the canvas, uint8 BGR, so that build and export see the same pixels."""
+    mean = session.manifest["preprocess"]["mean"]
+    bgr = mean if session.manifest["preprocess"]["order"] == "BGR" else mean[::-1]
+    tensor, _ = place(image, session.canvas, session.rule, mean=bgr, layout="NHWC", dtype="uint8", order="BGR")
+    return np.asarray(tensor, np.uint8)
+
+
+def noise(size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A smooth random picture, the same on every machine: uint8 [H, W, 3]."""
+    bits = np.random.Philox(11).random_raw(3 * (size[0] // 32 + 1) * (size[1] // 32 + 1))
+    coarse = (bits % 256).astype(np.uint8).reshape(size[0] // 32 + 1, size[1] // 32 + 1, 3)
+    return np.ascontiguousarray(coarse.repeat(32, 0).repeat(32, 1)[: size[0], : size[1]])
+
+
+def _run_export(session: Session, pictures: Sequence[tuple[str, NDArray[np.uint8]]]) -> Iterator[Reference]:
+    manifest = session.manifest
+    source = catalog.resolve(manifest["source"]["model"], Path("build") / ".cache")
+    graph, ctx = Graph.load(source), Context()
+    steps = [s for s in parse_pipeline(manifest["pipeline"]).passes if s.name() in CANVAS_PASSES]
+    if {s.name() for s in steps} != set(CANVAS_PASSES):
+        raise InputError(
+            "the build's pipeline left out the passes that make a reference; give a golden graph or --images"
+        )
+    PassManager(steps, fingerprints=False).run(graph, ctx)
+    order = manifest["preprocess"]["order"]
+    with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
+        graph.save(Path(folder) / "reference.onnx")
+        runner = OrtRunner(Path(folder) / "reference.onnx")
+        for name, image in pictures:
+            outputs = runner(_export_feed(graph, image, order))
+            yield name, image, from_raw_export(outputs, ctx.spec().outputs)
+
+
+def _export_feed(graph: Graph, image: NDArray[np.uint8], order: str) -> dict[str, Any]:
+    tensor = graph.gs.inputs[0]
+    chw = (image if order == "BGR" else image[..., ::-1]).transpose(2, 0, 1).astype(np.float32)
+    feed = {tensor.name: np.stack([chw] * int(tensor.shape[0]))}
+    return feed | {t.name: grid(None, (chw.shape[1], chw.shape[2]), int(t.shape[0])) for t in graph.gs.inputs[1:]}
+
+
+def check_images(model: str, images: Sequence[Path], size: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """Pictures of the canvas size for the numeric check: those given, a golden graph's scene, or drawn noise."""
+    if images:
+        grey = (127.0, 127.0, 127.0)
+        placed = (place(read_image(p), size, mean=grey, layout="NHWC", dtype="uint8")[0] for p in images)
+        return [np.asarray(tensor, np.uint8) for tensor in placed]
+    if model in catalog.names():
+        scene = golden_references.shapes().scene(0)
+        if scene.shape[:2] == size:
+            return [scene]
+    return [noise(size)]

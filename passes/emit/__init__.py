@@ -1,0 +1,1 @@
+"""Parts of a detector as nodes, shared by the passes."""

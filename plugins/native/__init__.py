@@ -1,0 +1,1 @@
+"""Plugin ops in standard ONNX operators."""
