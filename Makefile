@@ -56,7 +56,7 @@ bench: $(INSTALLED)  ## measure RUN
 zoo: $(INSTALLED)  ## measure every model of detectron2's zoo; needs torch and detectron2 in .venv; hours [SIZE= ARGS=]
 	@$(BIN)/python -c 'import torch, detectron2' 2>/dev/null || { echo "error: make zoo needs torch and detectron2:" \
 		"$(BIN)/pip install -e '.[export]', then detectron2 from its source" >&2; exit 1; }
-	@$(BIN)/python -W ignore -m golden_graphs.zoo_sweep $(if $(SIZE),--size $(SIZE)) $(ARGS)
+	@$(BIN)/python -W ignore -m golden_graphs.zoo.sweep $(if $(SIZE),--size $(SIZE)) $(ARGS)
 
 test: lint  ## ruff, mypy and all tests [ARGS= for pytest]
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)

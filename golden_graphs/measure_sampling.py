@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from golden_graphs import shapes
 from onnxgraft.evaluation.coco import evaluate
 from onnxgraft.files import CACHE
 from onnxgraft.golden import catalog
@@ -54,7 +53,7 @@ def measure(form: str, scenes: int) -> dict[str, float]:
     found: dict[int, Detections] = {}
     shares, times = [], []
     for scene in range(scenes):
-        image = shapes.scene(scene, shapes.EVALUATION)
+        image = scenes.scene(scene, scenes.EVALUATION)
         feed = {"input_tensor": image.transpose(2, 0, 1).astype(np.float32)[None]}
         started = time.perf_counter()
         outputs = runner(feed)
@@ -63,7 +62,7 @@ def measure(form: str, scenes: int) -> dict[str, float]:
         reference = Detections.load(catalog.folder("mask_rcnn") / "evaluation" / f"scene_{scene}.npz")
         shares.append(match(reference, found[scene]).share)
     peak = peak_mib() - before
-    ap = evaluate(shapes.coco(range(scenes)), found)
+    ap = evaluate(scenes.coco(range(scenes)), found)
     return {
         "strict": statistics.mean(shares), "box": ap["box"]["AP"], "mask": ap["mask"]["AP"], "mib": peak,
         "ms": statistics.median(times) * 1000,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import SEED, SIZE, Stages, run_unordered
-from target_models import CONV_NET, write
+from helpers.stages import SEED, SIZE, Stages, run_unordered
+from helpers.target_models import CONV_NET, write
 
-from onnxgraft.golden import catalog, references
+from onnxgraft.golden import catalog, scenes
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
@@ -31,7 +31,7 @@ def golden_model() -> Path:
 @pytest.fixture(scope="session")
 def scene() -> np.ndarray:
     """A small drawn scene, uint8 BGR [256, 320, 3]."""
-    return references.shapes().draw(SEED, SIZE)[0]
+    return scenes.draw(SEED, SIZE)[0]
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError
-from onnxgraft.golden import references
+from onnxgraft.golden import scenes
 from onnxgraft.runtime.images import read_image
 
 SCENES = 24
@@ -67,7 +67,7 @@ def from_semantic(images: Path, semantic: Path, limit: int | None = None) -> Tru
 
 def from_scenes(count: int = SCENES, base: int | None = None) -> Truth:
     """Scenes drawn from seeds `base` on; by default those of the evaluation set, which no training has seen."""
-    module = references.shapes()
+    module = scenes
     first = module.EVALUATION if base is None else base
     return Truth(module.coco(range(count), first), lambda i: np.asarray(module.scene(i, first)))
 

@@ -18,7 +18,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import write_atomically
 from onnxgraft.golden.weights import PACKED, _write
 
-ROOT = Path(__file__).resolve().parents[1] / "golden_graphs"
+ROOT = Path(__file__).resolve().parents[2] / "golden_graphs"
 
 
 def names() -> list[str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnxgraft.errors import InputError
+from onnxgraft.golden import scenes
 from onnxgraft.runtime.images import read_image
 
 
@@ -44,16 +45,14 @@ def _file(path: Path) -> Picture:
 
 
 def drawn(count: int, first: int = 0) -> list[Picture]:
-    """Scenes of golden_graphs/shapes.py from its calibration seeds. Raises InputError without the source tree."""
-    from onnxgraft.golden.references import shapes
+    """Drawn scenes from the calibration seeds."""
 
-    module = shapes()
 
     def scene(index: int) -> Picture:
         name = f"scene_{index}"
-        seeds = f"shapes {module.CALIBRATION} {index}"
+        seeds = f"shapes {scenes.CALIBRATION} {index}"
         digest = hashlib.sha256(seeds.encode()).hexdigest()[:16]
-        return Picture(name, digest, lambda: np.asarray(module.scene(index, module.CALIBRATION)))
+        return Picture(name, digest, lambda: np.asarray(scenes.scene(index, scenes.CALIBRATION)))
 
     return [scene(i) for i in range(first, first + count)]
 

@@ -15,8 +15,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.evaluation import truth as truths
 from onnxgraft.evaluation.truth import Truth
 from onnxgraft.files import write_atomically
-from onnxgraft.golden import catalog
-from onnxgraft.golden.references import shapes
+from onnxgraft.golden import catalog, scenes
 from onnxgraft.manifest import read_manifest
 from onnxgraft.quantization import dataset as picture_sets
 from onnxgraft.quantization.budget import choose
@@ -88,7 +87,6 @@ def _material(
         return [p.load() for p in picture_sets.folder(images, limit)], truth
     if catalog.evaluation(model) is None:
         raise InputError("give --images DIR: only trained golden graphs draw their own pictures")
-    module = shapes()
-    base = module.CALIBRATION + _UNSEEN
+    base = scenes.CALIBRATION + _UNSEEN
     truth = truths.from_scenes(judged, base) if judged is not None else None
-    return [np.asarray(module.scene(i, base)) for i in range(limit)], truth
+    return [np.asarray(scenes.scene(i, base)) for i in range(limit)], truth

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError
-from onnxgraft.golden import catalog
+from onnxgraft.golden import catalog, scenes
 from onnxgraft.golden import references as golden_references
 from onnxgraft.ir.graph import Graph
 from onnxgraft.passes.default import parse_pipeline
@@ -109,7 +109,7 @@ def _has_answers(source: str, canvas: tuple[int, int]) -> bool:
     """Whether `source` is a golden graph with stored answers for pictures of the canvas size."""
     if source not in catalog.names() or not golden_references.scene_numbers(source):
         return False
-    return bool(canvas == golden_references.shapes().scene(0).shape[:2])
+    return bool(canvas == scenes.scene(0).shape[:2])
 
 
 def _on_canvas(session: Session, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -160,7 +160,7 @@ def check_images(model: str, images: Sequence[Path], size: tuple[int, int]) -> l
         placed = (place(read_image(p), size, mean=grey, layout="NHWC", dtype="uint8")[0] for p in images)
         return [np.asarray(tensor, np.uint8) for tensor in placed]
     if model in catalog.names():
-        scene = golden_references.shapes().scene(0)
+        scene = scenes.scene(0)
         if scene.shape[:2] == size:
             return [scene]
     return [noise(size)]

@@ -12,6 +12,7 @@ from detectron2.utils.file_io import PathManager
 
 from onnxgraft.errors import InputError
 from onnxgraft.frontends.detectron2.configs import Source
+from onnxgraft.frontends.detectron2.supported import RANDOM
 
 NAMES = 4  # of a long list of weights that are told
 # Counters of training, which inference does not read.
@@ -79,5 +80,3 @@ def _shape(size: Iterable[int]) -> str:
 def _some(names: list[str]) -> str:
     shown = ", ".join(names[:NAMES])
     return shown if len(names) <= NAMES else f"{shown} and {len(names) - NAMES} more"
-
-RANDOM = "random"  # as weights: the model as it is initialised

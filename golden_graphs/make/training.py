@@ -1,0 +1,166 @@
+"""Train the small detectors of shapes that have no trained weights: a RetinaNet and a Cascade Mask R-CNN. Needs detectron2.
+
+    python -m golden_graphs.make.training retinanet --shapes-weights model.pth --output retinanet.pth
+
+Both begin as the trained Mask R-CNN of shapes: what they share with it is kept as it is, the rest starts there where it
+fits. Scenes of SIDE x SIDE pixels are drawn from seeds below 10^8. Less than half an hour each on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from onnxgraft.frontends.detectron2 import configs
+from onnxgraft.frontends.detectron2.configs import Source
+from onnxgraft.golden import scenes
+
+SIDE = 320  # pixels
+BATCH = 4
+DECAY = 1e-4
+WARMUP = 50  # iterations
+LARGEST_NORM = 5.0  # of the gradient
+
+WIDTHS = (
+    "MODEL.RESNETS.RES2_OUT_CHANNELS=64", "MODEL.RESNETS.STEM_OUT_CHANNELS=16", "MODEL.RESNETS.WIDTH_PER_GROUP=16",
+    "MODEL.FPN.OUT_CHANNELS=64", "MODEL.ROI_BOX_HEAD.FC_DIM=256", "MODEL.ROI_MASK_HEAD.CONV_DIM=64",
+)  # fmt: skip
+
+Weights = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A config of the zoo made as narrow as the trained Mask R-CNN, the modules that stay as they are, and the schedule."""
+
+    config: str
+    overrides: tuple[str, ...]
+    kept: tuple[str, ...]
+    iterations: int
+    rate: float
+
+    def source(self) -> Source:
+        """The untrained model."""
+        return configs.load(self.config, [*WIDTHS, *self.overrides])
+
+
+RECIPES = {
+    "retinanet": Recipe(
+        "COCO-Detection/retinanet_R_50_FPN_3x.yaml", (f"MODEL.RETINANET.NUM_CLASSES={len(scenes.CLASSES)}",),
+        kept=("backbone.bottom_up",), iterations=1200, rate=1e-3,
+    ),
+    "cascade_mask_rcnn": Recipe(
+        "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml",
+        (f"MODEL.ROI_HEADS.NUM_CLASSES={len(scenes.CLASSES)}", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE=128"),
+        kept=("backbone", "proposal_generator", "roi_heads.mask_head"), iterations=800, rate=5e-4,
+    ),
+}  # fmt: skip
+
+
+def begin(model: nn.Module, trained: Weights) -> None:
+    """Take from the trained Mask R-CNN what fits: all three box heads of a cascade start as its one."""
+    wanted = model.state_dict()
+    start = dict(trained)
+    for name in wanted:
+        part = name.split(".")
+        if part[:1] == ["roi_heads"] and part[1] in ("box_head", "box_predictor") and part[2].isdigit():
+            start[name] = trained[".".join([*part[:2], *part[3:]])]
+            if "bbox_pred" in name:  # a cascade's deltas are one set for all classes
+                start[name] = start[name].unflatten(0, (-1, 4)).mean(0)
+    fitting = {name: value for name, value in start.items() if name in wanted and wanted[name].shape == value.shape}
+    model.load_state_dict(fitting, strict=False)
+
+
+def batch(rng: np.random.Generator) -> list[dict[str, object]]:
+    """BATCH scenes of training seeds, as detectron2's models take them."""
+    found = []
+    while len(found) < BATCH:
+        image, instances = scenes.draw(int(rng.integers(10**8)), (SIDE, SIDE))
+        if not instances:
+            continue
+        truth = Instances((SIDE, SIDE))
+        truth.gt_boxes = Boxes(torch.tensor([instance.box for instance in instances]))
+        truth.gt_classes = torch.tensor([instance.category for instance in instances])
+        truth.gt_masks = BitMasks(torch.from_numpy(np.stack([instance.mask for instance in instances]).astype(bool)))
+        tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        found.append({"image": tensor, "instances": truth, "height": SIDE, "width": SIDE})
+    return found
+
+
+def train(model: nn.Module, kept: Sequence[str], iterations: int, rate: float, seed: int = 0) -> None:
+    """AdamW over drawn scenes, the rate falling as a cosine."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    for name in kept:
+        model.get_submodule(name).requires_grad_(False)
+    if "roi_heads.mask_head" in kept:
+        model.roi_heads.mask_on = False  # no loss of what is not trained
+    free = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(free, lr=rate, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1.0, (step + 1) / WARMUP) * (1 + np.cos(np.pi * step / iterations)) / 2
+    )
+    model.train()
+    started, recent = time.monotonic(), []
+    with EventStorage() as storage:
+        for step in range(iterations):
+            loss = sum(model(batch(rng)).values())
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(free, LARGEST_NORM)
+            optimiser.step()
+            schedule.step()
+            storage.step()
+            recent.append(float(loss))
+            if step % 50 == 49:
+                seconds = time.monotonic() - started
+                print(f"{step + 1}/{iterations} loss {np.mean(recent[-50:]):.4f} {seconds:.0f} s", flush=True)
+    if "roi_heads.mask_head" in kept:
+        model.roi_heads.mask_on = True
+    model.eval()
+
+
+def fold(model: nn.Module) -> None:
+    """Put every frozen norm into its convolution, and round all weights to bfloat16, so that they pack well.
+
+    What is left is the model that is exported and whose answers are the reference.
+    """
+    for module in model.modules():
+        norm = getattr(module, "norm", None)
+        if isinstance(module, Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            bias = norm.bias - norm.running_mean * scale
+            if module.bias is not None:
+                bias = bias + module.bias * scale
+            module.weight.data = module.weight.data * scale[:, None, None, None]
+            module.bias, module.norm = nn.Parameter(bias), None
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Train a small detector of scenes.")
+    parser.add_argument("name", choices=RECIPES)
+    parser.add_argument("--shapes-weights", type=Path, required=True, help="state dict of the trained Mask R-CNN of shapes")
+    parser.add_argument("--output", type=Path, required=True, help="where its state dict goes")
+    parser.add_argument("--iterations", type=int)
+    args = parser.parse_args(arguments)
+    recipe = RECIPES[args.name]
+    source = recipe.source()
+    begin(source.model, torch.load(args.shapes_weights, weights_only=True)["model"])
+    train(source.model, recipe.kept, args.iterations or recipe.iterations, recipe.rate)
+    torch.save({"model": source.model.state_dict()}, args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Sweeps detectron2's zoo: every config exported, compiled and held against PyTorch."""

@@ -1,0 +1,89 @@
+"""The docs: links lead somewhere, and tutorials run exactly as they are printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onnxgraft.passes.default import known_passes
+from onnxgraft.pipeline.docs import describe_all
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md"])
+BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in (a or b for a, b in LINK.findall(page.read_text())):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {link} leads nowhere"
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target), f"{page.name}: {target.name} has no heading {anchor!r}"
+
+
+def test_every_page_is_reached_from_the_start() -> None:
+    seen: set[Path] = set()
+    queue = [DOCS / "README.md"]
+    while queue:
+        page = queue.pop()
+        if page in seen or page.suffix != ".md" or page.parent != DOCS:
+            continue
+        seen.add(page)
+        links = (a or b for a, b in LINK.findall(page.read_text()))
+        queue += [(page.parent / link.partition("#")[0]).resolve() for link in links if not link.startswith("http")]
+    assert seen == set(DOCS.glob("*.md"))
+
+
+def test_the_page_of_passes_knows_all_of_them() -> None:
+    page = (DOCS / "passes.md").read_text()
+    for doc in describe_all(known_passes()):
+        part = page.partition(f"## {doc.name}\n")[2].partition("\n## ")[0]
+        assert part, f"docs/passes.md lacks {doc.name}: onnxgraft passes --markdown > docs/passes.md"
+        for option in doc.options:
+            assert f"| `{option.name}` |" in part, f"docs/passes.md: {doc.name} lacks {option.name}"
+
+
+def expect(printed: str, actual: str) -> None:
+    """`...` in the printed text stands for anything, a run of spaces for any other (terminals differ in width)."""
+    printed, actual = (re.sub(" +", " ", text) for text in (printed, actual))
+    pattern = ".*".join(re.escape(part) for part in printed.rstrip("\n").split("..."))
+    assert re.fullmatch(pattern, actual.rstrip("\n"), re.DOTALL), f"printed:\n{printed}\nbut got:\n{actual}"
+
+
+@pytest.mark.parametrize(("page", "longest"), [("custom-passes.md", 60), ("new-architecture.md", 150)])
+def test_tutorial_runs_as_printed(page: str, longest: int, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "examples" / "tiny_yolo.onnx", tmp_path)
+    environment = {
+        **os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(tmp_path), "COLUMNS": "120", "PYTEST_ADDOPTS": "-p no:cacheprovider",
+    }  # fmt: skip
+    lines = 0
+    for kind, content in BLOCK.findall((DOCS / page).read_text()):
+        if kind == "python":
+            name, _, body = content.partition("\n")
+            (tmp_path / name.removeprefix("# ")).write_text(body)
+            lines += len(body.strip().splitlines())
+            continue
+        for command, printed in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", content, re.MULTILINE):
+            ran = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+            assert "error:" in printed or ran.returncode == 0, ran.stdout + ran.stderr
+            expect(printed, ran.stdout + ran.stderr)
+    assert 10 < lines < longest

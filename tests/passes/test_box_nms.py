@@ -1,0 +1,64 @@
+"""box-nms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.stages import Stages, detect, run_unordered, same
+
+from onnxgraft.errors import PassError
+from onnxgraft.passes import BoxNMS
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.runtime.detections import Detections
+
+
+def run(stages: Stages, folder: Path, **options: float) -> Detections:
+    graph, ctx = stages.before_pass("box-nms")
+    run_unordered([BoxNMS(**options)], graph, ctx)  # type: ignore[arg-type]
+    return detect(graph, ctx, stages.image, folder)
+
+
+def test_fires_and_changes_no_detection(stages: Stages) -> None:
+    assert stages.report["box-nms"].changed
+    assert same(stages.detections("roi-align"), stages.detections("box-nms")) is None
+
+
+def test_the_plugin_says_what_detectron2_does(stages: Stages) -> None:
+    graph, _ = stages.after_pass("box-nms")
+    _, nms = [node for node in graph.nodes if node.op == "EfficientNMS_TRT"]
+    assert np.float32(nms.attrs["score_threshold"]) == np.nextafter(np.float32(0.05), np.float32(1))
+    assert np.float32(nms.attrs["iou_threshold"]) == np.nextafter(np.float32(0.5), np.float32(1))
+    assert nms.attrs["max_output_boxes"] == 100
+    assert nms.inputs[0].shape == [1, 1000, 5, 4]  # a box per class
+    assert nms.inputs[1].shape == [1, 1000, 5]  # no background
+
+
+def test_the_exports_suppression_is_gone(stages: Stages) -> None:
+    graph, _ = stages.after_pass("box-nms")
+    assert not any(node.op in ("If", "NonMaxSuppression", "NonZero") for node in graph.nodes)
+    for tensor in graph.gs.outputs:
+        assert all(isinstance(d, int) for d in tensor.shape), tensor
+
+
+def test_a_higher_score_threshold_keeps_the_better_ones(stages: Stages, tmp_path: Path) -> None:
+    all_of_them = stages.detections("box-nms")
+    keep = all_of_them.scores > 0.5
+    assert 0 < keep.sum() < len(all_of_them)
+    assert same(all_of_them.select(keep), run(stages, tmp_path, score_threshold=0.5)) is None
+
+
+def test_fewer_detections_are_the_best_ones(stages: Stages, tmp_path: Path) -> None:
+    assert same(stages.detections("box-nms").select(slice(7)), run(stages, tmp_path, detections=7)) is None
+
+
+def test_a_lower_iou_threshold_keeps_fewer(stages: Stages, tmp_path: Path) -> None:
+    found = run(stages, tmp_path, iou_threshold=0.1)
+    assert 0 < len(found) < len(stages.detections("box-nms"))
+
+
+def test_it_needs_pooled_features() -> None:
+    with pytest.raises(PassError) as refused:
+        PassManager([BoxNMS()])
+    assert str(refused.value) == "pass 'box-nms': requires 'pooled'; no pass of this pipeline provides it"

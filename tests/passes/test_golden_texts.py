@@ -1,0 +1,66 @@
+"""The canonical text of the trained detector after each pass, as stored. Rewrite with `pytest --update-golden`.
+
+Texts begin with simplify: what comes before is the exporter's. Read the diff before committing a rewritten text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.graphs import compare_text
+
+from onnxgraft.golden import catalog
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.printer import text
+from onnxgraft.options import CompileOptions
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.instrument import Instrument
+from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.pipeline.record import PassRecord
+
+STORED = catalog.ROOT / "mask_rcnn" / "passes"
+PIPELINE = default_pipeline(CompileOptions(), "onnxruntime")
+NAMES = [step.name() for step in PIPELINE.passes]
+# Passes for parts that a Mask R-CNN lacks, which therefore leave it as it is; they have no text of their own.
+FOR_OTHERS = ("take-proposals", "dense-decode", "dense-nms", "keypoint-head", "deform-conv")
+FILES = [f"{n:02d}_{name}.txt" for n, name in enumerate(NAMES, 1) if n > NAMES.index("simplify") and name not in FOR_OTHERS]
+
+
+class Texts(Instrument):
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
+        self.texts[f"{record.index:02d}_{record.name}.txt"] = text(graph, canonical=True)
+        return record
+
+
+@pytest.fixture(scope="module")
+def texts(golden_model: Path) -> dict[str, str]:
+    keeper = Texts()
+    PassManager(PIPELINE.passes, [keeper], fingerprints=False).run(Graph.load(golden_model), Context())
+    return keeper.texts
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_text_after_each_pass(file: str, texts: dict[str, str], request: pytest.FixtureRequest) -> None:
+    compare_text(STORED / file, texts[file], request)
+
+
+@pytest.mark.parametrize("name", FOR_OTHERS)
+def test_passes_for_other_detectors_leave_it_as_it_is(name: str, texts: dict[str, str]) -> None:
+    files = list(texts)
+    index = next(i for i, file in enumerate(files) if file.endswith(f"_{name}.txt"))
+    assert texts[files[index]] == texts[files[index - 1]]
+
+
+def test_no_other_text_is_stored(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--update-golden"):
+        for path in STORED.glob("*"):
+            if path.name not in FILES:
+                path.unlink()
+    assert sorted(path.name for path in STORED.glob("*")) == FILES
+    assert sum(path.stat().st_size for path in STORED.glob("*")) < 1_600_000

@@ -1,0 +1,104 @@
+"""rpn-nms."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from helpers.stages import Stages, detect, run_unordered, same
+
+from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
+from onnxgraft.passes import RpnNMS
+from onnxgraft.pipeline.context import Context
+from onnxgraft.targets import OrtRunner
+
+
+def intermediate(graph: Graph, ctx: Context, sites: list[str], image: np.ndarray, folder: Path) -> list[np.ndarray]:
+    """Values of tensors inside the graph, on one image."""
+    tensors = [graph.tensor(ctx.sites[site]) for site in sites]
+    graph.gs.outputs[:] = tensors
+    graph.save(folder / "inner.onnx")
+    name = graph.gs.inputs[0].name
+    found = OrtRunner(folder / "inner.onnx")({name: image.transpose(2, 0, 1)[None].astype(np.float32)})
+    return [found[t.name] for t in tensors]
+
+
+def test_fires_and_changes_no_detection(stages: Stages) -> None:
+    assert stages.report["rpn-nms"].changed
+    assert same(stages.detections("decode-boxes"), stages.detections("rpn-nms")) is None
+
+
+def test_the_plugin_says_what_detectron2_does(stages: Stages) -> None:
+    graph, _ = stages.after_pass("rpn-nms")
+    (nms,) = [node for node in graph.nodes if node.op == "EfficientNMS_TRT"]
+    assert nms.domain == PLUGIN_DOMAIN
+    assert nms.attrs["score_threshold"] == 0.0
+    assert np.float32(nms.attrs["iou_threshold"]) == np.nextafter(np.float32(0.7), np.float32(1))
+    assert nms.attrs["max_output_boxes"] == 1000
+    assert nms.attrs["class_agnostic"] == 0
+    assert nms.attrs["score_activation"] == 1  # logits are ranked
+    assert nms.inputs[0].shape == [1, 3260, 4]
+    assert nms.inputs[1].shape == [1, 3260, 5]  # a class per level
+
+
+def test_proposals_are_suppressed_within_levels_only(stages: Stages, tmp_path: Path) -> None:
+    """Against a plain greedy NMS per level over the boxes that enter."""
+    graph, ctx = stages.after_pass("rpn-nms")
+    sites = [f"level{i}.{what}" for i in range(5) for what in ("boxes", "scores")] + ["proposals", "num_proposals"]
+    *entering, proposals, count = intermediate(graph, ctx, sites, stages.image, tmp_path)
+    kept = []
+    for boxes, scores in zip(entering[0::2], entering[1::2], strict=True):
+        kept += [(s, tuple(b)) for b, s in greedy(boxes[0], scores[0], 0.7)]
+    kept.sort(key=lambda row: -row[0])
+    assert count[0, 0] == min(1000, len(kept))
+    wanted = np.array([box for _, box in kept[:1000]])
+    np.testing.assert_allclose(proposals[0, : len(wanted)], wanted, rtol=0, atol=1e-4)
+
+
+def greedy(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[tuple[np.ndarray, float]]:
+    kept: list[int] = []
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    for i in np.argsort(-scores, kind="stable"):
+        if scores[i] < -1000:
+            continue
+        low, high = np.maximum(boxes[i, :2], boxes[kept, :2]), np.minimum(boxes[i, 2:], boxes[kept, 2:])
+        shared = np.clip(high - low, 0, None).prod(1)
+        if not (shared / (area[i] + area[kept] - shared) > threshold).any():
+            kept.append(int(i))
+    return [(boxes[i], float(scores[i])) for i in kept]
+
+
+def test_a_score_threshold_is_an_option(stages: Stages, tmp_path: Path) -> None:
+    counts = []
+    for threshold in (0.0, 0.3):
+        graph, ctx = stages.before_pass("rpn-nms")
+        run_unordered([RpnNMS(score_threshold=threshold)], graph, ctx)
+        count, scores = intermediate(graph, ctx, ["num_proposals", "valid"], stages.image, tmp_path)
+        counts.append(int(count[0, 0]))
+        assert scores.sum() == counts[-1]
+    assert 0 < counts[1] < counts[0]
+
+
+def test_more_boxes_than_the_plugin_takes_need_no_cap(stages: Stages) -> None:
+    graph, ctx = stages.before_pass("rpn-nms")
+    levels = tuple(dataclasses.replace(level, topk=2000) for level in ctx.spec().rpn.levels)
+    ctx.detector = dataclasses.replace(ctx.spec(), rpn=dataclasses.replace(ctx.spec().rpn, levels=levels))
+    for index in range(len(levels)):  # as decode-boxes would have left them
+        for role, tail in (("boxes", [4]), ("scores", [])):
+            graph.tensor(ctx.sites[f"level{index}.{role}"]).shape = [1, 2000, *tail]
+    RpnNMS().run(graph, ctx)
+    (nms,) = [node for node in graph.nodes if node.op == "UncappedNMS"]
+    assert nms.inputs[0].shape == [1, 10000, 4]
+    assert not any(node.op == "EfficientNMS_TRT" for node in graph.nodes)
+
+
+def test_one_level_needs_no_classes(stages: Stages, tmp_path: Path) -> None:
+    """With the finest level alone, the plugin gets one class; the network behind still runs."""
+    graph, ctx = stages.before_pass("rpn-nms")
+    rpn = dataclasses.replace(ctx.spec().rpn, levels=ctx.spec().rpn.levels[:1])
+    ctx.detector = dataclasses.replace(ctx.spec(), rpn=rpn)
+    run_unordered([RpnNMS()], graph, ctx)
+    (nms,) = [node for node in graph.nodes if node.op == "EfficientNMS_TRT"]
+    assert nms.inputs[1].shape == [1, 1000, 1]
+    assert len(detect(graph, ctx, stages.image, tmp_path)) > 0

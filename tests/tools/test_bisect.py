@@ -1,0 +1,119 @@
+"""Bisection finds a planted fault, in any place, in O(log n) runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.helper
+import pytest
+from helpers.small_models import BAD, MODEL
+
+from onnxgraft import InputError, Request
+from onnxgraft.tools.bisect import Stage, bisect
+
+LENGTH = 16
+PASSES = """
+from dataclasses import dataclass
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnxgraft import Context, Graph, Pass
+
+@dataclass(frozen=True, kw_only=True)
+class AddNode(Pass):
+    '''Append one node behind the first output.'''
+    op: str = "Abs"
+    def run(self, graph: Graph, ctx: Context) -> None:
+        old = graph.gs.outputs[0]
+        new = gs.Variable(old.name, old.dtype, old.shape)
+        old.name = graph.fresh("inner")
+        graph.gs.nodes.append(gs.Node(self.op, graph.fresh(self.op), {}, [old], [new]))
+        graph.gs.outputs[0] = new
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "small.onnx"
+    onnx.save(onnx.parser.parse_model(MODEL), path)
+    (tmp_path / "add_node.py").write_text(PASSES)
+    return path
+
+
+def request(model: Path, fault: int) -> Request:
+    steps = ["add-node{op=Neg}" if i == fault else "add-node" for i in range(1, LENGTH + 1)]
+    return Request(passes=",".join(steps), load=(str(model.parent / "add_node.py"),), target="onnxruntime")
+
+
+def no_neg(stage: Stage) -> bool:
+    return all(node.op_type != "Neg" for node in stage.skeleton.model.graph.node)
+
+
+@pytest.mark.parametrize("fault", range(1, LENGTH + 1))
+def test_fault_is_found_wherever_it_is(model: Path, fault: int) -> None:
+    found = bisect(model, no_neg, request(model, fault))
+    assert (found.index, found.spec) == (fault, "add-node{op=Neg}")
+    assert len(found.runs) <= 2 + 4  # both ends, and log2 of 16
+
+
+def test_command_gets_the_file(model: Path, tmp_path: Path) -> None:
+    script = tmp_path / "check.py"
+    script.write_text("import onnx, sys\nsys.exit(any(n.op_type == 'Neg' for n in onnx.load(sys.argv[1]).graph.node))\n")
+    found = bisect(model, f"{sys.executable} {script} {{}}", request(model, 11), keep=tmp_path / "kept")
+    assert found.index == 11
+    assert found.before is not None
+    assert found.after is not None
+    before, after = onnx.load(found.before), onnx.load(found.after)
+    assert len(after.graph.node) == len(before.graph.node) + 1
+    assert "pass 11 'add-node'" in str(found)
+
+
+def test_unchanging_passes_cost_no_run(model: Path) -> None:
+    steps = ",".join(["nothing-at-all"] * 30 + ["add-node{op=Neg}"] + ["nothing-at-all"] * 30)
+    found = bisect(model, no_neg, Request(passes=steps, load=(str(BAD), str(model.parent / "add_node.py"))))
+    assert found.index == 31
+    assert len(found.runs) == 2
+
+
+def test_good_and_bad_ends_are_told(model: Path) -> None:
+    with pytest.raises(InputError, match="fails on the model before any pass"):
+        bisect(model, lambda stage: False, request(model, 3))
+    with pytest.raises(InputError, match="nothing to find"):
+        bisect(model, lambda stage: True, request(model, 3))
+
+
+def test_a_pass_that_raises_is_found(model: Path) -> None:
+    steps = Request(passes="simplify,throws", load=(str(BAD),))
+    found = bisect(model, lambda stage: True, steps)
+    assert found.culprit == "throws"
+    assert "ZeroDivisionError" in found.reason
+
+
+def test_parity_finds_a_wrong_pass_of_the_real_detector(golden_model: Path, scene: np.ndarray, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(WRONG)
+    passes = (
+        "upgrade-opset,simplify,fix-input{height=256,width=320},normalize-input,inject-anchors,decode-boxes,rpn-nms,"
+        "roi-align,box-nms,shift-boxes,mask-head,name-outputs"
+    )
+    found = bisect(golden_model, "parity", Request(passes=passes, load=(str(wrong),), numeric_images=[scene]))
+    assert found.culprit == "shift-boxes"
+    assert len(found.runs) <= 6
+
+
+WRONG = """
+from dataclasses import dataclass
+from onnxgraft import Builder, Context, Graph, Pass
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftBoxes(Pass):
+    '''Move every box by three pixels.'''
+    def run(self, graph: Graph, ctx: Context) -> None:
+        old = graph.tensor(ctx.sites["boxes"])
+        b = Builder(graph, "shift")
+        new = b.op("Add", [old, b.floats("by", [3.0])], "boxes", shape=old.shape)
+        graph.gs.outputs[:] = [new if t is old else t for t in graph.gs.outputs]
+        old.name, new.name = graph.fresh("old_boxes"), old.name
+"""

@@ -1,0 +1,184 @@
+"""infer, verify and eval of builds with keypoints, segments and semantic maps.
+
+The builds with detections are stand-ins whose graph answers with the stored detections of data/make_runtime_maps.py,
+whatever it is fed; the one that only segments is a small network, compiled.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from helpers.cli import assert_one_line_error, cli
+from helpers.semantic_networks import LOGITS, network
+from onnx import helper, numpy_helper
+
+from onnxgraft.driver.compile import Request, compile
+from onnxgraft.errors import InputError
+from onnxgraft.options import CompileOptions
+from onnxgraft.tools import evaluate, infer
+from onnxgraft.tools.verify import verify
+
+STORED = np.load(Path(__file__).parents[1] / "data" / "runtime_maps.npz")
+CANVAS, PICTURE = (64, 96), (83, 125)
+
+
+def stand_in(folder: Path, outputs: dict[str, np.ndarray]) -> Path:
+    """A build whose network always gives `outputs` of one image."""
+    folder.mkdir()
+    image = helper.make_tensor_value_info("input_tensor", onnx.TensorProto.FLOAT, [1, 3, *CANVAS])
+    nodes, held, infos = [], [], []
+    for name, values in outputs.items():
+        tensor = numpy_helper.from_array(values[None], f"{name}_held")
+        held.append(tensor)
+        nodes.append(helper.make_node("Identity", [tensor.name], [name]))
+        infos.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
+    graph = helper.make_graph(nodes, "g", [image], infos, held)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx")
+    manifest: dict[str, Any] = {
+        "runnable": "model.onnx", "target": "onnxruntime", "source": {"model": "none.onnx"},
+        "io": {"input": {"name": "input_tensor", "shape": [1, 3, *CANVAS]}, "boxes": "pixels"},
+        "preprocess": {"shortest_edge": 60, "longest_edge": 90}, "class_names": ["a", "b", "c"],
+        "panoptic": {"overlap_threshold": 0.3, "stuff_area_limit": 200, "instances_score_threshold": 0.4},
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def detected(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
+    return {"num_detections": np.array([len(boxes)], np.int32), "detection_boxes": boxes.astype(np.float32),
+            "detection_scores": scores.astype(np.float32), "detection_classes": classes.astype(np.int32)}  # fmt: skip
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "in" / "photo.png"
+    path.parent.mkdir()
+    cv2.imwrite(str(path), np.full((*PICTURE, 3), 90, np.uint8))
+    return path
+
+
+@pytest.fixture
+def panoptic(tmp_path: Path) -> Path:
+    order = np.argsort(-STORED["scores"], kind="stable")  # as suppression gives them
+    outputs = detected(*(STORED[k][order] for k in ("boxes", "scores", "classes")))
+    outputs |= {"detection_masks": STORED["masks"][order], "semantic_logits": STORED["logits"]}
+    return stand_in(tmp_path / "panoptic", outputs)
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("semantic")
+    network(LOGITS).save(folder / "net.onnx")
+    (folder / "net.json").write_text(json.dumps({"semantic_class_names": ["u", "v", "w", "x", "y"], "config": {}}))
+    options = CompileOptions(height=64, width=96)
+    return compile(folder / "net.onnx", folder / "out", Request(target="onnxruntime", options=options)).folder
+
+
+def test_panoptic_json_and_picture(panoptic: Path, picture: Path, tmp_path: Path) -> None:
+    lines = infer.infer(panoptic, [picture], tmp_path / "o.json", tmp_path / "drawn")
+    assert lines == [f"{picture}: 6 detections, 9 panoptic segments"]
+    (entry,) = json.loads((tmp_path / "o.json").read_text())
+    assert list(entry) == ["file", "boxes", "scores", "classes", "masks", "semantic", "panoptic"]
+    assert entry["panoptic"]["file_name"] == "o_panoptic/photo.png"
+    ids = cv2.imread(str(tmp_path / entry["panoptic"]["file_name"]))[..., ::-1].astype(int) @ [1, 256, 65536]
+    np.testing.assert_array_equal(ids, STORED["ids_fine"])  # the manifest's own thresholds
+    wanted = json.loads(str(STORED["info_fine"]))
+    assert [s["category_id"] for s in entry["panoptic"]["segments_info"]] == [s["category_id"] for s in wanted]
+    assert (cv2.imread(str(tmp_path / "drawn" / "photo.png")) != 90).any()
+
+
+def test_keypoints_in_json(tmp_path: Path, picture: Path) -> None:
+    boxes = STORED["heatmap_boxes"]
+    outputs = detected(boxes, np.linspace(0.9, 0.5, len(boxes)), np.zeros(len(boxes)))
+    build = stand_in(tmp_path / "keypoints", outputs | {"detection_keypoint_heatmaps": STORED["heatmaps"]})
+    infer.infer(build, [picture], tmp_path / "o.json", tmp_path / "drawn", min_score=0.85)
+    (entry,) = json.loads((tmp_path / "o.json").read_text())
+    assert len(entry["keypoints"]) == len(entry["boxes"]) == 1
+    scale = np.array([PICTURE[1] / 90, PICTURE[0] / 60])
+    found = np.reshape(entry["keypoints"][0], (-1, 3))
+    np.testing.assert_allclose(found[:, :2], STORED["keypoints"][0, :, :2] * scale, atol=1e-3)
+
+
+def test_a_network_that_only_segments(segmenter: Path, picture: Path, tmp_path: Path) -> None:
+    (line,) = infer.infer(segmenter, [picture], tmp_path / "o.json", tmp_path / "drawn")
+    (entry,) = json.loads((tmp_path / "o.json").read_text())
+    assert line == f"{picture}: {len(entry['semantic'])} semantic classes"
+    assert entry["boxes"] == []
+    assert "panoptic" not in entry
+    results, what = verify(segmenter, [picture])
+    assert [r.passed for r in results] == [True]
+    assert str(results[0].report).startswith("semantic logits within ")
+    assert "the exported graph" in what
+
+
+def test_verify_sees_a_changed_map(segmenter: Path, picture: Path, tmp_path: Path) -> None:
+    import shutil
+
+    changed = shutil.copytree(segmenter, tmp_path / "changed")
+    manifest = json.loads((changed / "manifest.json").read_text())
+    model = onnx.load(changed / manifest["runnable"])
+    bias = onnx.numpy_helper.from_array(np.full((1, 5, 1, 1), 2, np.float32), "wrong")
+    model.graph.initializer.append(bias)
+    for node in model.graph.node:
+        node.output[:] = ["right" if name == "semantic_logits" else name for name in node.output]
+    model.graph.node.append(helper.make_node("Add", ["right", "wrong"], ["semantic_logits"]))
+    onnx.save(model, changed / manifest["runnable"])
+    results, _ = verify(changed, [picture])
+    assert [r.passed for r in results] == [False]
+    assert results[0].report.semantic == pytest.approx(2, abs=0.01)
+
+
+def test_mean_iou_of_its_own_answers_is_one(segmenter: Path, picture: Path, tmp_path: Path) -> None:
+    infer.infer(segmenter, [picture], tmp_path / "o.json")
+    (entry,) = json.loads((tmp_path / "o.json").read_text())
+    from onnxgraft.runtime.masks import decode
+
+    labels = np.zeros(PICTURE, np.uint8)
+    for part in entry["semantic"]:
+        labels[decode(part["segmentation"])] = part["category_id"]
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    cv2.imwrite(str(truth / "photo.png"), labels)
+    report = evaluate.evaluate(str(segmenter), picture.parent, semantic=truth)
+    assert report["rows"]["out"]["semantic"]["mIoU"] == 1
+    assert report["images"] == 1
+    cv2.imwrite(str(truth / "photo.png"), 4 - labels)
+    worse = evaluate.evaluate(str(segmenter), picture.parent, semantic=truth)
+    assert worse["rows"]["out"]["semantic"]["mIoU"] < 0.9
+    assert [cell for cell in evaluate.table(worse)[0] if cell] == ["mIoU", "pixel accuracy"]
+
+
+def annotations(picture: Path) -> Path:
+    instance = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81}
+    categories = [{"id": i, "name": n} for i, n in enumerate("abc", start=1)]
+    content = {"images": [{"id": 1, "file_name": picture.name}], "annotations": [instance], "categories": categories}
+    path = picture.parent / "truth.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_eval_says_what_it_does_not_know(panoptic: Path, segmenter: Path, picture: Path) -> None:
+    report = evaluate.evaluate(str(panoptic), picture.parent, annotations(picture))
+    assert report["what"].endswith(evaluate.NO_PANOPTIC_QUALITY)
+    with pytest.raises(InputError, match="this network only segments: give --semantic DIR"):
+        evaluate.evaluate(str(segmenter), picture.parent, annotations(picture))
+
+
+def test_eval_refuses_semantic_truth_that_does_not_fit(segmenter: Path, picture: Path, tmp_path: Path) -> None:
+    truth = tmp_path / "truth"
+    assert_one_line_error(cli("eval", segmenter, "--images", picture.parent, "--semantic", truth), "truth", "no folder")
+    truth.mkdir()
+    with pytest.raises(InputError, match=r"none of its pictures has a NAME\.png"):
+        evaluate.evaluate(str(segmenter), picture.parent, semantic=truth)
+    cv2.imwrite(str(truth / "photo.png"), np.zeros((4, 4), np.uint8))
+    with pytest.raises(InputError, match="the semantic truth is 4x4, the picture 83x125"):
+        evaluate.evaluate(str(segmenter), picture.parent, semantic=truth)
+    plain = stand_in(tmp_path / "plain", detected(np.ones((1, 4)), np.ones(1), np.zeros(1)))
+    with pytest.raises(InputError, match="this network has no semantic head"):
+        evaluate.evaluate(str(plain), picture.parent, semantic=truth)
