@@ -4,7 +4,7 @@
     python -m golden_graphs.make.digests --against before.json      # exits with 1 and names every graph that differs
 
 Each golden graph is compiled at a small size for every target, without an engine and without checks; what is compared is
-the sha256 of model.onnx. Trained detectors are compiled in fp32, fp16 and int8, thin members and the full-width graph in
+the sha256 of model.onnx. int8 is calibrated on two pictures of `make.pictures`. Trained detectors are compiled in fp32, fp16 and int8, thin members and the full-width graph in
 fp32 and int8.
 """
 
@@ -18,6 +18,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
+
+from golden_graphs.make import pictures
 from onnxgraft.cli.main import app
 from onnxgraft.golden import catalog
 
@@ -36,16 +39,25 @@ def cases(names: list[str] | None = None) -> Iterator[tuple[str, str, str]]:
                 yield name, target, precision
 
 
-def digest(name: str, target: str, precision: str) -> str:
+def digest(name: str, target: str, precision: str, calibration: Path) -> str:
     """The sha256 of the model.onnx that one compilation hands over, or the refusal."""
     with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
         words = ["build", name, "--target", target, "--precision", precision, "--size", SIZE]
+        words += ["--calib", str(calibration)] if precision == "int8" else []
         words += ["--no-engine", "--no-checks", "-o", f"{folder}/out"]
         try:
             app(words, standalone_mode=False)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return hashlib.sha256((Path(folder) / "out" / "model.onnx").read_bytes()).hexdigest()
+
+
+def draw_calibration(folder: Path) -> Path:
+    """Two pictures of the canvas size as PNG files."""
+    height, width = (int(side) for side in SIZE.split("x"))
+    for seed in (1, 2):
+        Image.fromarray(pictures.blocks(seed, (height, width))[..., ::-1]).save(folder / f"{seed}.png")
+    return folder
 
 
 def main() -> None:
@@ -57,9 +69,11 @@ def main() -> None:
     known = json.loads(args.against.read_text()) if args.against else {}
     table: dict[str, str] = {}
     differing = 0
+    folder = tempfile.TemporaryDirectory(prefix="onnxgraft-")
+    calibration = draw_calibration(Path(folder.name))
     for case in cases(args.names):
         key = " ".join(case)
-        table[key] = digest(*case)
+        table[key] = digest(*case, calibration)
         same = table[key] == known.get(key, table[key])
         differing += not same
         print(f"{'' if same else 'DIFFERS '}{key}: {table[key][:120]}", file=sys.stderr, flush=True)
