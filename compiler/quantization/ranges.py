@@ -87,8 +87,10 @@ class Provider:
             raise InputError(f"{path}: has none of this network's tensors (it needs {groups[0][0]!r}); it is of another model")
         self.used.append(f"TensorRT calibration cache {path.name}")
         missing = [name for group in groups for name in group if name not in amax]
-        lacks = [f"{path.name} lacks {len(missing)} tensors ({name!r}): what reads them is not quantized" for name in missing[:1]]
-        return Ranges(amax | dict.fromkeys(missing, 0.0), notes=tuple(lacks))
+        notes: tuple[str, ...] = ()
+        if missing:
+            notes = (f"{path.name} lacks {len(missing)} tensors ({missing[0]!r}): what reads them is not quantized",)
+        return Ranges(amax | dict.fromkeys(missing, 0.0), notes=notes)
 
     def _calibration(
         self, graph: Graph, ctx: Context, names: Sequence[str], key: Key, notes: list[str]
