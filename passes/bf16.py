@@ -12,6 +12,7 @@ from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph
 from onnxgraft.passes.fp16 import Fp16
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import BF16, Fact
 
 OPSET = 22  # from here on ONNX lets Conv and MaxPool be bf16
 
@@ -25,9 +26,10 @@ class Bf16(Fp16):
     when (1) the graph has opset 22 or later.
     """
 
-    provides: ClassVar[tuple[str, ...]] = ("bf16",)
+    provides: ClassVar[tuple[Fact | str, ...]] = (BF16,)
     storage: ClassVar[np.dtype] = np.dtype(ml_dtypes.bfloat16)
     lacks: ClassVar[frozenset[str]] = frozenset({"ConvTranspose"})
+    changes_answers = "rounds to bf16; `onnxgraft eval` measures what that costs"
     limit: ClassVar[float] = float(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
 
     def run(self, graph: Graph, ctx: Context) -> None:

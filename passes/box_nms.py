@@ -8,19 +8,21 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.detector.spec import BoxHead
+from onnxgraft.detector.outputs import Role
+from onnxgraft.detector.spec import BoxHead, DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import descendants
-from onnxgraft.passes.emit.boxes import bounds, clip, columns, decode, just_above, set_outputs
+from onnxgraft.passes.emit.boxes import bounds, chosen_anew, clip, columns, decode, just_above, set_outputs
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.passes.emit.roi_pooler import pool
-from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import DETECTIONS, POOLED, Fact
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoxNMS(Pass):
+class BoxNMS(DetectorPass[BoxHead]):
     """Decode, clip and suppress the box head's output by EfficientNMS_TRT, per class.
 
     detectron2 keeps score > threshold and suppresses IoU > threshold; the plugin compares with >=, so it gets the next
@@ -29,20 +31,26 @@ class BoxNMS(Pass):
     left alone.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("pooled",)
-    provides: ClassVar[tuple[str, ...]] = ("detections",)
-    touches: ClassVar[tuple[str, ...]] = ("outputs",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (POOLED,)
+    provides: ClassVar[tuple[Fact | str, ...]] = (DETECTIONS,)
+    modifies: ClassVar[tuple[str, ...]] = ("outputs",)
+    noun: ClassVar[str] = "box head"
 
     score_threshold: float | None = None
     iou_threshold: float | None = None
     detections: int | None = None
 
-    def run(self, graph: Graph, ctx: Context) -> None:
-        spec = ctx.spec()
-        head, outputs = spec.box_head, spec.outputs
-        if head is None:
-            return
-        proposals = graph.tensor(ctx.sites["head_boxes"])
+    @property
+    def changes_answers(self) -> str:
+        return chosen_anew(self.score_threshold, self.iou_threshold, self.detections)
+
+    @staticmethod
+    def part(spec: DetectorSpec) -> BoxHead | None:
+        return spec.box_head
+
+    def rewrite(self, graph: Graph, ctx: Context, head: BoxHead) -> None:
+        spec, outputs = ctx.spec(), ctx.spec().outputs
+        proposals = graph.tensor(ctx.values.head_boxes)
         n, p, c = ctx.batch, int(proposals.shape[1]), head.num_classes
         b = Builder(
             graph, "box_nms", [i.name for t in (head.scores_tensor, head.deltas_tensor) for i in graph.tensor(t).inputs]
@@ -61,10 +69,12 @@ class BoxNMS(Pass):
             background_class=-1, score_activation=0, class_agnostic=0, box_coding=0,
         )  # fmt: skip
         self._hand_over(graph, ctx, b, kept, classes)
-        ctx.sites |= {"num_detections": count.name, "boxes": kept.name, "scores": best.name, "classes": classes.name}
-        further = {"masks": outputs.masks_tensor, "heatmaps": outputs.heatmaps_tensor, "semantic": outputs.semantic_tensor}
-        ctx.sites |= {role: name for role, name in further.items() if name}
-        others = [graph.tensor(name) for name in further.values() if name]
+        made = {Role.NUM_DETECTIONS: count, Role.BOXES: kept, Role.SCORES: best, Role.CLASSES: classes}
+        maps = {Role.MASKS: outputs.masks_tensor, Role.HEATMAPS: outputs.heatmaps_tensor}
+        maps[Role.SEMANTIC] = outputs.semantic_tensor
+        further = {role: name for role, name in maps.items() if name}
+        ctx.values.results |= {role: tensor.name for role, tensor in made.items()} | further
+        others = [graph.tensor(name) for name in further.values()]
         set_outputs(graph, ctx, [count, kept, best, classes, *others])
         graph.cleanup()
         _fix_output_rows(graph, ctx, n * kept.shape[1])
@@ -75,7 +85,7 @@ class BoxNMS(Pass):
         n, p, c = shape
         grouped = b.op("Reshape", [activated, b.ints("grouped", [n, p, c + 1])], "with_background", shape=[n, p, c + 1])
         foreground = columns(b, grouped, 0, c, "foreground", shape)
-        valid = graph.tensor(ctx.sites["valid"])
+        valid = graph.tensor(ctx.values.proposals.valid)
         valid = b.op("Unsqueeze", [valid, b.ints("last", [2])], "valid", dtype=np.bool_, shape=[n, p, 1])
         return b.op("Where", [valid, foreground, b.floats("none", -1.0)], "class_scores", shape=shape)
 
@@ -101,9 +111,9 @@ class BoxNMS(Pass):
             if name is not None:
                 graph.replace(graph.tensor(name), new)
         for head, pooler in spec.detection_poolers().items():
-            old = graph.tensor(ctx.sites[f"{head}_pooled"])
+            old = graph.tensor(ctx.values.pooled[head])
             maps = [graph.tensor(ctx.current(name)) for name in pooler.feature_tensors]
-            part = Builder(graph, f"{head}_pooler", [node.name for node in old.inputs])
+            part = Builder(graph, f"{head.value}_pooler", [node.name for node in old.inputs])
             pooled = pool(part, ctx, pooler, boxes, maps)
             graph.replace(old, pooled)
             _forget_shapes_after(graph, pooled)
@@ -123,10 +133,10 @@ def _fix_output_rows(graph: Graph, ctx: Context, rows: int) -> None:
     spec = ctx.spec()
     if spec.mask_head is not None:
         size = spec.mask_head.resolution
-        graph.tensor(ctx.sites["masks"]).shape = [rows, 1, size, size]
+        graph.tensor(ctx.values.results[Role.MASKS]).shape = [rows, 1, size, size]
     if spec.keypoint_head is not None:
         size = spec.keypoint_head.resolution
-        graph.tensor(ctx.sites["heatmaps"]).shape = [rows, spec.keypoint_head.keypoints, size, size]
+        graph.tensor(ctx.values.results[Role.HEATMAPS]).shape = [rows, spec.keypoint_head.keypoints, size, size]
 
 
 def _forget_shapes_after(graph: Graph, start: gs.Tensor) -> None:

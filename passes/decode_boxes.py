@@ -8,13 +8,15 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.detector.spec import RPN, RPNLevel
+from onnxgraft.detector.spec import RPN, DetectorSpec, RPNLevel
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.passes.emit.boxes import bounds, clip, columns, decode
 from onnxgraft.passes.fix_input import first_image
-from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import ANCHORS, DECODED_BOXES, NORMALIZED_INPUT, Fact
+from onnxgraft.pipeline.values import LevelValues
 
 NEVER = -65536.0  # below what EfficientNMS_TRT gives to boxes under its threshold (-32768)
 _LOWEST_LOGIT = -80.0  # sigmoid(-80) is still a positive float32: a proposal of score 0 is one that does not exist
@@ -22,26 +24,29 @@ _LARGEST = 3.0e38
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeBoxes(Pass):
+class DecodeBoxes(DetectorPass[RPN]):
     """Per level: top-k by objectness, decode with the scale clamp, clip to the image, rule out empty boxes.
 
     Legal when (1) anchors are constants and (2) every level has a TopK of its own. The export decodes every anchor and
     selects afterwards; the result is the same, the work a fraction. A detector without an RPN is left alone.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("anchors", "normalized-input")
-    provides: ClassVar[tuple[str, ...]] = ("decoded-boxes",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (ANCHORS, NORMALIZED_INPUT)
+    provides: ClassVar[tuple[Fact | str, ...]] = (DECODED_BOXES,)
+    noun: ClassVar[str] = "RPN"
 
-    def run(self, graph: Graph, ctx: Context) -> None:
-        rpn = ctx.spec().rpn
-        if rpn is None:
-            return
-        for index, (level, anchors) in enumerate(zip(rpn.levels, ctx.anchors, strict=True)):
+    @staticmethod
+    def part(spec: DetectorSpec) -> RPN | None:
+        return spec.rpn
+
+    def rewrite(self, graph: Graph, ctx: Context, rpn: RPN) -> None:
+        made: list[LevelValues] = []
+        for level, anchors in zip(rpn.levels, ctx.anchors, strict=True):
             boxes, scores = _decode_level(graph, ctx, rpn, level, anchors)
-            ctx.sites[f"level{index}.boxes"] = boxes.name
-            ctx.sites[f"level{index}.scores"] = scores.name
+            made.append(LevelValues(boxes.name, scores.name))
             ctx.count("anchors decoded", level.topk)
             ctx.count("anchors left undecoded", len(anchors) - level.topk)
+        ctx.values.levels = made
 
 
 def _decode_level(

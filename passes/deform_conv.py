@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,6 +16,8 @@ from onnxgraft.ir.shape_inference import is_static
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import STATIC_INPUT, Fact
+from onnxgraft.plugins.lowering import DeformConvLowering
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +29,14 @@ class DeformConv(Pass):
     plugin does not share with ONNX, (3) padding is the same on both sides, (4) all inputs are fp32.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("static-input",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (STATIC_INPUT,)
+
+    def applies(self, graph: Graph, ctx: Context) -> str | None:
+        return None if _found(graph) else "the graph has no DeformConv"
 
     def run(self, graph: Graph, ctx: Context) -> None:
         ones: dict[tuple[int, ...], gs.Tensor] = {}
-        found = [n for n in graph.nodes if n.op == "DeformConv" and not n.domain]
-        for node in found:
+        for node in _found(graph):
             attrs = _attributes(node)
             norm = _norm(graph, node)
             old = (norm or node).outputs[0]
@@ -45,8 +49,11 @@ class DeformConv(Pass):
             ctx.replaced[old.name] = new.name
             ctx.count("deformable convolutions")
             ctx.count("batch norms folded", int(norm is not None))
-        if found:
-            graph.cleanup()
+        graph.cleanup()
+
+
+def _found(graph: Graph) -> list[gs.Node]:
+    return [n for n in graph.nodes if n.op == "DeformConv" and not n.domain]
 
 
 def _attributes(node: gs.Node) -> dict[str, Any]:
@@ -107,17 +114,17 @@ def _ones(b: Builder, made: dict[tuple[int, ...], gs.Tensor], offset: gs.Tensor)
     return made[shape]
 
 
-def multiply_in(precision: str, graph: Graph, ctx: Context, half: set[str], largest: float) -> None:
+def multiply_in(precision: Literal["fp16", "bf16"], graph: Graph, ctx: Context, half: set[str], largest: float) -> None:
     """Let native forms multiply in fp16 or bf16 where the layers that predict the offsets are of that type too.
 
     The plugin node itself stays fp32: TensorRT's would compute positions in the type of its inputs.
     """
     for node in [n for n in graph.nodes if n.op == PLUGIN]:
         layers = offset_layers(node)
-        seen = max((ctx.ranges or {}).get(t.name, 0.0) for t in (node.inputs[0], node.outputs[0]))
+        seen = max((ctx.ranges.seen if ctx.ranges else {}).get(t.name, 0.0) for t in (node.inputs[0], node.outputs[0]))
         weight = node.inputs[3]
         if isinstance(weight, gs.Constant):
             seen = max(seen, float(np.abs(np.asarray(weight.values)).max()))
         if layers and all(layer.name in half for layer in layers) and seen <= largest:
-            ctx.lowering.setdefault(node.name, {})["multiply"] = precision
+            ctx.lowering[node.name] = DeformConvLowering(multiply=precision)
             ctx.count(f"deformable convolutions that multiply in {precision}")

@@ -8,17 +8,19 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.detector.spec import DenseHead, DenseLevel
+from onnxgraft.detector.spec import DenseHead, DenseLevel, DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.passes.emit.boxes import columns, decode
 from onnxgraft.passes.fix_input import first_image
-from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import ANCHORS, DENSE_CANDIDATES, NORMALIZED_INPUT, Fact
+from onnxgraft.pipeline.values import LevelValues
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseDecode(Pass):
+class DenseDecode(DetectorPass[DenseHead]):
     """Per level: the best anchors, the best of their classes, decode only those.
 
     The export ranks every class of every anchor (20 million at 1344x1344 with 80 classes) above the score threshold.
@@ -27,19 +29,22 @@ class DenseDecode(Pass):
     (1) anchors are constants and (2) every level has a TopK of its own. A detector without a dense head is left alone.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("anchors", "normalized-input")
-    provides: ClassVar[tuple[str, ...]] = ("dense-candidates",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (ANCHORS, NORMALIZED_INPUT)
+    provides: ClassVar[tuple[Fact | str, ...]] = (DENSE_CANDIDATES,)
+    noun: ClassVar[str] = "dense head"
 
-    def run(self, graph: Graph, ctx: Context) -> None:
-        head = ctx.spec().dense
-        if head is None:
-            return
-        for index, (level, anchors) in enumerate(zip(head.levels, ctx.anchors, strict=True)):
-            made = _Level(graph, ctx, head, level).candidates(anchors)
-            for role, tensor in zip(("boxes", "scores", "classes"), made, strict=True):
-                ctx.sites[f"dense{index}.{role}"] = tensor.name
-            ctx.count("candidates decoded", int(made[1].shape[1]))
+    @staticmethod
+    def part(spec: DetectorSpec) -> DenseHead | None:
+        return spec.dense
+
+    def rewrite(self, graph: Graph, ctx: Context, head: DenseHead) -> None:
+        made: list[LevelValues] = []
+        for level, anchors in zip(head.levels, ctx.anchors, strict=True):
+            boxes, scores, classes = _Level(graph, ctx, head, level).candidates(anchors)
+            made.append(LevelValues(boxes.name, scores.name, classes.name))
+            ctx.count("candidates decoded", int(scores.shape[1]))
             ctx.count("scores not ranked", len(anchors) * (head.num_classes - 1))
+        ctx.values.levels = made
 
 
 class _Level:

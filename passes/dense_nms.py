@@ -8,18 +8,22 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.detector.outputs import Role
+from onnxgraft.detector.spec import DenseHead, DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import infer_shapes
-from onnxgraft.passes.emit.boxes import bounds, clip, columns, just_above, set_outputs
+from onnxgraft.passes.emit.boxes import bounds, chosen_anew, clip, columns, just_above, set_outputs
 from onnxgraft.passes.emit.plugin import add_plugin
-from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import DENSE_CANDIDATES, DETECTIONS, Fact
 from onnxgraft.plugins.efficient_nms import CAP
+from onnxgraft.plugins.lowering import NmsLowering
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseNMS(Pass):
+class DenseNMS(DetectorPass[DenseHead]):
     """Suppress the candidates of all levels per class by one EfficientNMS_TRT, then clip them.
 
     A candidate has its score in its own class's column only, so no other class's suppression sees it. detectron2 keeps
@@ -30,20 +34,29 @@ class DenseNMS(Pass):
     dense head is left alone.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("dense-candidates",)
-    provides: ClassVar[tuple[str, ...]] = ("detections",)
-    touches: ClassVar[tuple[str, ...]] = ("outputs",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (DENSE_CANDIDATES,)
+    provides: ClassVar[tuple[Fact | str, ...]] = (DETECTIONS,)
+    modifies: ClassVar[tuple[str, ...]] = ("outputs",)
+    noun: ClassVar[str] = "dense head"
 
     score_threshold: float | None = None
     iou_threshold: float | None = None
     detections: int | None = None
 
-    def run(self, graph: Graph, ctx: Context) -> None:
-        head = ctx.spec().dense
-        if head is None:
-            return
+    @property
+    def changes_answers(self) -> str:
+        return chosen_anew(self.score_threshold, self.iou_threshold, self.detections)
+
+    @staticmethod
+    def part(spec: DetectorSpec) -> DenseHead | None:
+        return spec.dense
+
+    def rewrite(self, graph: Graph, ctx: Context, head: DenseHead) -> None:
         b = Builder(graph, "dense/nms", [t.inputs[0].name for t in graph.gs.outputs if t.inputs])
-        boxes, scores, classes = (_all_levels(graph, ctx, b, role) for role in ("boxes", "scores", "classes"))
+        levels = ctx.values.levels
+        boxes = _all_levels(graph, ctx, b, [level.boxes for level in levels], "boxes")
+        scores = _all_levels(graph, ctx, b, [level.scores for level in levels], "scores")
+        classes = _all_levels(graph, ctx, b, [level.classes for level in levels if level.classes], "classes")
         total = int(scores.shape[1])
         count, *kept = add_plugin(
             b, "EfficientNMS_TRT" if total <= CAP else "UncappedNMS",
@@ -56,19 +69,19 @@ class DenseNMS(Pass):
             background_class=-1, score_activation=0, class_agnostic=0, box_coding=0,
         )  # fmt: skip
         # One class a box: its native form needs no [boxes, classes] problem. What is below the threshold is dropped below.
-        ctx.lowering[count.inputs[0].name] = {"grouping": "box", "below_threshold_tail": 0}
+        ctx.lowering[count.inputs[0].name] = NmsLowering(grouping="box", below_threshold_tail=0)
         made = _with_area(b, ctx, *kept)
-        ctx.sites |= dict(zip(("num_detections", "boxes", "scores", "classes"), (t.name for t in made), strict=True))
+        roles = (Role.NUM_DETECTIONS, Role.BOXES, Role.SCORES, Role.CLASSES)
+        ctx.values.results |= {role: tensor.name for role, tensor in zip(roles, made, strict=True)}
         ctx.count("candidates", total)
         set_outputs(graph, ctx, made)
         graph.cleanup()
         infer_shapes(graph)
 
 
-def _all_levels(graph: Graph, ctx: Context, b: Builder, role: str) -> gs.Tensor:
-    levels = len(ctx.anchors)
-    parts = [graph.tensor(ctx.sites[f"dense{index}.{role}"]) for index in range(levels)]
-    if levels == 1:
+def _all_levels(graph: Graph, ctx: Context, b: Builder, names: list[str], role: str) -> gs.Tensor:
+    parts = [graph.tensor(name) for name in names]
+    if len(parts) == 1:
         return parts[0]
     total = sum(int(part.shape[1]) for part in parts)
     return b.op("Concat", parts, role, dtype=parts[0].dtype, shape=[ctx.batch, total, *parts[0].shape[2:]], axis=1)

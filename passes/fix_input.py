@@ -20,6 +20,7 @@ from onnxgraft.ir.traverse import producer, scalar, value
 from onnxgraft.passes.emit.boxes import set_outputs
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import DETECTOR, SIMPLIFIED, STATIC_INPUT, Fact
 
 SIZE_DIVISIBILITY = 32  # FPN.size_divisibility of detectron2's ResNet and RegNet backbones
 
@@ -35,9 +36,9 @@ class FixInput(Pass):
     not rewritten yet goes on with the first image.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("simplified",)
-    provides: ClassVar[tuple[str, ...]] = ("static-input", "detector")
-    touches: ClassVar[tuple[str, ...]] = ("outputs",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (SIMPLIFIED,)
+    provides: ClassVar[tuple[Fact | str, ...]] = (STATIC_INPUT, DETECTOR)
+    modifies: ClassVar[tuple[str, ...]] = ("outputs",)
 
     height: int = 1344
     width: int = 1344
@@ -170,8 +171,8 @@ def _to_nchw(graph: Graph, batch: int, ctx: Context) -> None:
     convs = [n for n in normalized.outputs if n.op == "Conv"]
     _bypass(graph, "Unsqueeze")
     image.shape = [batch, 3, spec.image.height, spec.image.width]
-    ctx.sites["image"] = image.name
-    ctx.sites["normalized"] = convs[0].inputs[0].name
+    ctx.values.image = image.name
+    ctx.values.normalized = convs[0].inputs[0].name
     if batch > 1:
         _follow_batch(graph, ctx.spec())
         _first_image_for_the_tail(graph, ctx, batch)

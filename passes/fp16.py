@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.passes import deform_conv
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import FP16, NAMED_OUTPUTS, Fact
 
 LIMIT = 65504.0  # the largest fp16
 HEADROOM = 2.0  # calibration sees a sample: activations above LIMIT / HEADROOM count as overflow
@@ -48,14 +49,18 @@ class Fp16(Pass):
     no fp16 kernels on the CPU, computes a graph typed fp16 in fp32 and rounds nothing in between.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("named-outputs",)
-    provides: ClassVar[tuple[str, ...]] = ("fp16",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (NAMED_OUTPUTS,)
+    provides: ClassVar[tuple[Fact | str, ...]] = (FP16,)
     storage: ClassVar[np.dtype] = np.dtype(np.float16)
     limit: ClassVar[float] = LIMIT
+    changes_answers = "rounds to fp16; `onnxgraft eval` measures what that costs"
     lacks: ClassVar[frozenset[str]] = frozenset()  # operators that targets do not have in this type
 
     keep: str = "none"
     emulate: bool = False
+
+    def portable(self) -> Pass:
+        return replace(self, emulate=True)
 
     def run(self, graph: Graph, ctx: Context) -> None:
         regions = find_regions(graph, ctx)
@@ -63,7 +68,7 @@ class Fp16(Pass):
         for name in sorted(regions.chosen(self.keep)):
             half.discard(regions.layers[name].name)
             ctx.count("layers kept in fp32")
-        _drop_overflowing(graph, ctx, regions, half, self.limit)
+        _drop_overflowing(graph, ctx, regions, half, short_name(self.storage), self.limit)
         if self.emulate:
             _round(graph, ctx, half, self.storage)
         else:
@@ -96,10 +101,12 @@ def _data_inputs(node: gs.Node) -> Iterable[int]:
     return range(1) if node.op in _FIRST_ONLY else range(len(node.inputs))
 
 
-def _drop_overflowing(graph: Graph, ctx: Context, regions: Regions, half: set[str], limit: float) -> None:
+def _drop_overflowing(
+    graph: Graph, ctx: Context, regions: Regions, half: set[str], precision: str, limit: float
+) -> None:
     """Keep in fp32 what the type cannot hold, and say so."""
     names = {id(node): name for name, node in regions.layers.items()}
-    measured = ctx.ranges or {}
+    measured = ctx.ranges.seen if ctx.ranges else {}
     for node in graph.nodes:
         if node.name not in half:
             continue
@@ -107,9 +114,10 @@ def _drop_overflowing(graph: Graph, ctx: Context, regions: Regions, half: set[st
         weight = max((_largest(t) for t in node.inputs if isinstance(t, gs.Constant) and _is_float(t)), default=0.0)
         seen = max((_seen(measured, t) for t in [*node.inputs, *node.outputs]), default=0.0)
         if weight > limit:
-            ctx.notes.append(f"{label} stays in fp32: a weight of {weight:.4g} exceeds fp16")
+            ctx.notes.append(f"{label} stays in fp32: a weight of {weight:.4g} exceeds {precision}")
         elif seen > limit / HEADROOM:
-            ctx.notes.append(f"{label} stays in fp32: calibration saw an activation of {seen:.4g}, fp16 ends at {limit:.0f}")
+            ends = f"{limit:.0f}" if limit < 1e6 else f"{limit:.4g}"
+            ctx.notes.append(f"{label} stays in fp32: calibration saw an activation of {seen:.4g}, {precision} ends at {ends}")
         else:
             continue
         half.discard(node.name)
@@ -210,6 +218,6 @@ class _Casts:
         return gs.Constant(self.graph.fresh(f"{tensor.name}/half"), values)
 
 
-def short_name(storage: np.dtype) -> str:
+def short_name(storage: np.dtype) -> Literal["fp16", "bf16"]:
     """ "fp16" or "bf16"."""
     return "fp16" if storage == np.float16 else "bf16"

@@ -14,6 +14,7 @@ from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import ANCHORS, DETECTOR, STATIC_INPUT, Fact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +26,13 @@ class InjectAnchors(Pass):
     constants; the closed form is used then. A detector without anchors is left alone.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("static-input", "detector")
-    provides: ClassVar[tuple[str, ...]] = ("anchors",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (STATIC_INPUT, DETECTOR)
+    provides: ClassVar[tuple[Fact | str, ...]] = (ANCHORS,)
 
     tolerance: float = 1e-4
+
+    def applies(self, graph: Graph, ctx: Context) -> str | None:
+        return None if ctx.spec().anchor_levels() else "the detector has no anchors"
 
     def run(self, graph: Graph, ctx: Context) -> None:
         for level in ctx.spec().anchor_levels():

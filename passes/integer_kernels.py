@@ -13,6 +13,7 @@ from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import INTEGER_KERNELS, QUANTIZED, Fact
 
 SIGNED_WEIGHTS = ("uint8", "int8")
 _TOP, _MIDDLE = 127, 128
@@ -34,8 +35,8 @@ class IntegerKernels(Pass):
     exactly. int8 is faster, and exact only on CPUs with VNNI: others saturate sums of two products.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("quantized",)
-    provides: ClassVar[tuple[str, ...]] = ("integer-kernels",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (QUANTIZED,)
+    provides: ClassVar[tuple[Fact | str, ...]] = (INTEGER_KERNELS,)
 
     signed_weights: str = "uint8"
 

@@ -9,13 +9,14 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.regions import PLUGIN as DEFORM_CONV
 from onnxgraft.errors import InputError
 from onnxgraft.ir.graph import IR_VERSION, PLUGIN_DOMAIN, Graph, Origin
 from onnxgraft.ir.shape_inference import infer_shapes
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import LOWERED, NAMED_OUTPUTS, OPSET, Fact
 from onnxgraft.plugins import REGISTRY
+from onnxgraft.targets.traits import traits_of
 
 SAMPLINGS = ("exact", "masked4", "fixed2")
 _FORMS = ("auto", "native", "plugin")
@@ -30,8 +31,8 @@ class LowerPlugins(Pass):
     Legal when (1) shapes are static. Options force the native form on any target.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("named-outputs", "opset")
-    provides: ClassVar[tuple[str, ...]] = ("lowered",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (NAMED_OUTPUTS, OPSET)
+    provides: ClassVar[tuple[Fact | str, ...]] = (LOWERED,)
 
     target: str = "onnxruntime"
     nms: str = "auto"
@@ -40,24 +41,25 @@ class LowerPlugins(Pass):
     deform_conv: str = "auto"
     max_candidates: int | None = None
 
-    def run(self, graph: Graph, ctx: Context) -> None:
-        from onnxgraft.targets import get
+    def portable(self) -> Pass:
+        return LowerPlugins()
 
+    def run(self, graph: Graph, ctx: Context) -> None:
         for option, given, allowed in (
             ("nms", self.nms, _FORMS), ("roi-align", self.roi_align, _FORMS), ("roi-sampling", self.roi_sampling, SAMPLINGS),
             ("deform-conv", self.deform_conv, _FORMS),
         ):  # fmt: skip
             if given not in allowed:
                 raise InputError(f"lower-plugins: {option} {given!r} is not one of {', '.join(allowed)}")
-        has = get(self.target).plugins
+        traits = traits_of(self.target)
         for node in [n for n in graph.nodes if n.domain == PLUGIN_DOMAIN]:
-            form = self._form(node.op)
-            nowhere = not REGISTRY[node.op].targets
-            native = form == "native" or (node.op not in has and (form == "auto" or nowhere))
+            plugin = REGISTRY[node.op]
+            form = {"nms": self.nms, "roi-align": self.roi_align, "deform-conv": self.deform_conv}[plugin.group]
+            native = form == "native" or (not traits.has(plugin) and (form == "auto" or not plugin.targets))
             if native:
                 inline(graph, node, self._options(node, ctx))
                 ctx.count(f"{node.op} lowered")
-            elif self.target == "tensorrt":
+            elif traits.plugins == "default-domain":
                 node.domain = None
                 ctx.count(f"{node.op} handed over")
         used = {n.op for n in graph.nodes if n.domain == PLUGIN_DOMAIN}
@@ -67,15 +69,11 @@ class LowerPlugins(Pass):
             infer_shapes(graph)
             _drop_round_trips(graph)
 
-    def _form(self, op: str) -> str:
-        if "NMS" in op:
-            return self.nms
-        return self.deform_conv if op == DEFORM_CONV else self.roi_align
-
     def _options(self, node: gs.Node, ctx: Context) -> dict[str, Any]:
         known = {option.name for option in REGISTRY[node.op].options}
         wanted: dict[str, Any] = {"roi_sampling": self.roi_sampling, "max_candidates": self.max_candidates}
-        wanted |= ctx.lowering.get(node.name, {})
+        if node.name in ctx.lowering:
+            wanted |= ctx.lowering[node.name].given()
         return {key: value for key, value in wanted.items() if key in known and value is not None}
 
 

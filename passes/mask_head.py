@@ -7,30 +7,35 @@ from typing import ClassVar
 
 import numpy as np
 
+from onnxgraft.detector.outputs import Role
+from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.detector.spec import MaskHead as Masks
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
-from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import DETECTIONS, Fact
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskHead(Pass):
+class MaskHead(DetectorPass[Masks]):
     """Pick each detection's class before the sigmoid and reshape masks to [N, detections, M, M].
 
     Legal when (1) the detections are fixed in number. A class-agnostic head has one mask, which every class takes; a
     detector without masks is left alone. Masks of unused rows mean nothing: read num_detections.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("detections",)
-    provides: ClassVar[tuple[str, ...]] = ("masks",)
-    touches: ClassVar[tuple[str, ...]] = ("outputs",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (DETECTIONS,)
+    modifies: ClassVar[tuple[str, ...]] = ("outputs",)
+    noun: ClassVar[str] = "mask head"
 
-    def run(self, graph: Graph, ctx: Context) -> None:
-        head = ctx.spec().mask_head
-        if head is None:
-            return
-        old = graph.tensor(ctx.sites["masks"])
-        classes = graph.tensor(ctx.sites["classes"])
+    @staticmethod
+    def part(spec: DetectorSpec) -> Masks | None:
+        return spec.mask_head
+
+    def rewrite(self, graph: Graph, ctx: Context, head: Masks) -> None:
+        old = graph.tensor(ctx.values.results[Role.MASKS])
+        classes = graph.tensor(ctx.values.results[Role.CLASSES])
         n, d, m = ctx.batch, int(classes.shape[1]), head.resolution
         logits = graph.tensor(head.logits_tensor)
         channels = 1 if head.class_agnostic else ctx.spec().num_classes or 1
@@ -45,4 +50,4 @@ class MaskHead(Pass):
         logits = b.op("Reshape", [logits, b.ints("masks", [n, d, m, m])], "logits", shape=[n, d, m, m])
         masks = b.op("Sigmoid", [logits], "masks", shape=[n, d, m, m])
         graph.gs.outputs[:] = [masks if t is old else t for t in graph.gs.outputs]
-        ctx.sites["masks"] = masks.name
+        ctx.values.results[Role.MASKS] = masks.name

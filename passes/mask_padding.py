@@ -17,6 +17,7 @@ from onnxgraft.passes.fix_input import SIZE_DIVISIBILITY
 from onnxgraft.passes.normalize_input import SIZES_NAME
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import NORMALIZED_INPUT, Fact
 
 _WHOLE_CANVAS = {"GlobalAveragePool", "AveragePool", "ReduceMean", "InstanceNormalization", "GroupNormalization"}
 _WINDOWED = {"Conv", "DeformConv", "MaxPool"}
@@ -34,8 +35,7 @@ class MaskPadding(Pass):
     backbone averages over the whole canvas (GroupNorm, squeeze and excitation).
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("normalized-input",)
-    provides: ClassVar[tuple[str, ...]] = ("masked-padding",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (NORMALIZED_INPUT,)
 
     def run(self, graph: Graph, ctx: Context) -> None:
         if not ctx.io.get("image_sizes"):
@@ -48,7 +48,7 @@ class MaskPadding(Pass):
         filled: dict[tuple[int, float], gs.Tensor] = {}
         for node in trunk:
             reads_around = max(node.attrs.get("kernel_shape", [1, 1])) > 1 or node.op == "DeformConv"
-            if node.op not in _WINDOWED or not reads_around or node.inputs[0].name == ctx.sites["normalized"]:
+            if node.op not in _WINDOWED or not reads_around or node.inputs[0].name == ctx.values.normalized:
                 continue
             tensor, outside = node.inputs[0], _LOWEST if node.op == "MaxPool" else 0.0
             key = id(tensor), outside
@@ -71,7 +71,7 @@ class MaskPadding(Pass):
 def _trunk(graph: Graph, ctx: Context) -> list[gs.Node]:
     """Nodes between the image and the RPN's outputs and pooled maps."""
     spec = ctx.spec()
-    after = descendants(graph.tensor(ctx.sites["normalized"]))
+    after = descendants(graph.tensor(ctx.values.normalized))
     names = [*spec.dense_tensors(), *spec.feature_tensors(), *([spec.semantic.logits_tensor] if spec.semantic else [])]
     ends = [graph.tensor(name) for name in names]
     live: set[int] = set()

@@ -7,22 +7,14 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.detector.outputs import TENSORS, Role
 from onnxgraft.errors import InputError, Refusal
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.passes.emit.boxes import set_outputs
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
-
-_ORDER = (
-    ("num_detections", "num_detections"),
-    ("boxes", "detection_boxes"),
-    ("scores", "detection_scores"),
-    ("classes", "detection_classes"),
-    ("masks", "detection_masks"),
-    ("heatmaps", "detection_keypoint_heatmaps"),
-    ("semantic", "semantic_logits"),
-)
+from onnxgraft.pipeline.facts import DETECTIONS, NAMED_OUTPUTS, Fact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +26,9 @@ class NameOutputs(Pass):
     canvas size, as clients of NVIDIA's sample expect; boxes=pixels leaves them in pixels of the canvas.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("detections",)
-    provides: ClassVar[tuple[str, ...]] = ("named-outputs",)
-    touches: ClassVar[tuple[str, ...]] = ("outputs",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (DETECTIONS,)
+    provides: ClassVar[tuple[Fact | str, ...]] = (NAMED_OUTPUTS,)
+    modifies: ClassVar[tuple[str, ...]] = ("outputs",)
 
     boxes: str = "normalized"
 
@@ -46,19 +38,19 @@ class NameOutputs(Pass):
         outputs: list[gs.Tensor] = []
         semantic = ctx.detector.semantic if ctx.detector is not None else None
         if semantic is not None:
-            ctx.sites.setdefault("semantic", semantic.logits_tensor)
-            ctx.replaced[semantic.logits_tensor] = dict(_ORDER)["semantic"]
-        for role, name in _ORDER:
-            if role not in ctx.sites:
+            ctx.values.results.setdefault(Role.SEMANTIC, semantic.logits_tensor)
+            ctx.replaced[semantic.logits_tensor] = TENSORS[Role.SEMANTIC]
+        for role, name in TENSORS.items():
+            if role not in ctx.values.results:
                 continue
-            tensor = graph.tensor(ctx.sites[role])
-            if role == "boxes" and self.boxes == "normalized":
+            tensor = graph.tensor(ctx.values.results[role])
+            if role is Role.BOXES and self.boxes == "normalized":
                 b = Builder(graph, "outputs", [tensor.inputs[0].name])
                 height, width = _canvas(graph, ctx)
                 canvas = b.floats("canvas", [width, height, width, height])
                 tensor = b.op("Div", [tensor, canvas], "normalized_boxes", shape=list(tensor.shape))
             tensor.name = name
-            ctx.sites[role] = name
+            ctx.values.results[role] = name
             outputs.append(tensor)
         set_outputs(graph, ctx, outputs)
         ctx.io["boxes"] = self.boxes

@@ -13,6 +13,7 @@ from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import NORMALIZED_INPUT, STATIC_INPUT, Fact
 
 INPUT_NAME = "input_tensor"  # as NVIDIA's sample calls it
 SIZES_NAME = "image_sizes"
@@ -27,9 +28,9 @@ class NormalizeInput(Pass):
     after normalisation, and boxes are clipped where detectron2 clips them.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("static-input",)
-    provides: ClassVar[tuple[str, ...]] = ("normalized-input",)
-    touches: ClassVar[tuple[str, ...]] = ("inputs",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (STATIC_INPUT,)
+    provides: ClassVar[tuple[Fact | str, ...]] = (NORMALIZED_INPUT,)
+    modifies: ClassVar[tuple[str, ...]] = ("inputs",)
 
     order: str = "model"
     layout: str = "NCHW"
@@ -47,8 +48,8 @@ class NormalizeInput(Pass):
         spec = ctx.spec().image
         n, h, w = ctx.batch, spec.height, spec.width
         order = spec.order if self.order == "model" else self.order
-        old = graph.tensor(ctx.sites["normalized"])
-        builder = Builder(graph, "normalize", [ctx.sites["image"]])
+        old = graph.tensor(ctx.values.normalized)
+        builder = Builder(graph, "normalize", [ctx.values.image])
         shape = [n, 3, h, w] if self.layout == "NCHW" else [n, h, w, 3]
         image = gs.Variable(INPUT_NAME, np.dtype(self.dtype), shape)
         x: gs.Tensor = image
@@ -69,7 +70,7 @@ class NormalizeInput(Pass):
             graph.gs.inputs.append(sizes)
         graph.replace(old, x)
         graph.gs.inputs[0] = image
-        ctx.sites["normalized"] = x.name
+        ctx.values.normalized = x.name
         ctx.io["input"] = {
             "name": INPUT_NAME, "shape": shape, "dtype": self.dtype, "layout": self.layout, "order": order,
         }  # fmt: skip

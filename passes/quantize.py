@@ -16,6 +16,7 @@ from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import NAMED_OUTPUTS, QUANTIZED, Fact
 
 LEVELS = 127.0
 _SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
@@ -31,20 +32,24 @@ class Quantize(Pass):
     Legal when (1) the graph holds no Q/DQ yet, (2) every tensor to be quantized was calibrated and is finite.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("named-outputs",)
-    provides: ClassVar[tuple[str, ...]] = ("quantized",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (NAMED_OUTPUTS,)
+    provides: ClassVar[tuple[Fact | str, ...]] = (QUANTIZED,)
+
+    changes_answers = "rounds to int8; `onnxgraft eval` measures what that costs"
 
     keep: str = "first-conv+predictors"
 
     def run(self, graph: Graph, ctx: Context) -> None:
         refuse_quantized(graph)
-        if ctx.calibrate is None:
+        if ctx.range_source is None:
             raise Refusal("int8 needs calibration: give images (--calib) or a calibration cache")
         regions = find_regions(graph, ctx)
         kept = regions.chosen(self.keep)
         sites = find_sites(graph, regions, kept)
         everything = find_sites(graph, regions, set())
-        amax = ctx.calibrate(graph, ctx, everything.groups())
+        ctx.ranges = ctx.range_source.ranges(graph, ctx, everything.groups())
+        ctx.notes += ctx.ranges.notes
+        amax = ctx.ranges.amax
         skipped = {t.name for t in sites.tensors.values() if not amax.get(t.name, 0.0) > 0}
         for name in sorted(skipped):
             ctx.notes.append(f"tensor {name!r} was zero on every calibration image: what reads it is not quantized")

@@ -9,6 +9,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import OPSET, Fact
 
 _FIRST_OPSET_WITH_ALIGNMENT = 16
 _ALIGNMENT = {"ROIAlignV2": "half_pixel", "ROIAlign": "output_half_pixel"}
@@ -23,15 +24,19 @@ class RepairRoiAlign(Pass):
     what they mean and are left alone.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("opset",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (OPSET,)
+
+    changes_answers = "restores what the export lost, so its answers are new"
 
     pooler_type: str = "ROIAlignV2"  # MODEL.*.POOLER_TYPE of the config: ROIAlignV2 is aligned, ROIAlign is not
 
-    def run(self, graph: Graph, ctx: Context) -> None:
+    def applies(self, graph: Graph, ctx: Context) -> str | None:
         if self.pooler_type not in _ALIGNMENT:
             raise InputError(f"repair-roi-align: pooler-type {self.pooler_type!r} is not {' or '.join(_ALIGNMENT)}")
-        if graph.source_opset >= _FIRST_OPSET_WITH_ALIGNMENT:
-            return
+        says = graph.source_opset >= _FIRST_OPSET_WITH_ALIGNMENT
+        return f"the export's opset {graph.source_opset} says how RoiAlign is aligned" if says else None
+
+    def run(self, graph: Graph, ctx: Context) -> None:
         wanted = _ALIGNMENT[self.pooler_type]
         for node in graph.nodes:
             if node.op == "RoiAlign" and node.attrs.get("coordinate_transformation_mode", "half_pixel") != wanted:

@@ -8,18 +8,19 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.detector.spec import CascadeStage, Pooler
+from onnxgraft.detector.spec import BoxHead, CascadeStage, DetectorSpec, Head, Pooler
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.passes.emit.boxes import bounds, clip, decode
 from onnxgraft.passes.emit.roi_pooler import pool
 from onnxgraft.passes.fix_input import first_image
-from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import POOLED, PROPOSALS, Fact
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoiAlign(Pass):
+class RoiAlign(DetectorPass[BoxHead]):
     """Replace every RoI pooler by PyramidROIAlign_TRT, or by ROIAlign_TRT where it reads one feature map.
 
     Legal when (1) a pooler reads one map, or four of consecutive levels, (2) its canonical size and level are those of a
@@ -28,25 +29,28 @@ class RoiAlign(Pass):
     left alone.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("proposals",)
-    provides: ClassVar[tuple[str, ...]] = ("pooled",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (PROPOSALS,)
+    provides: ClassVar[tuple[Fact | str, ...]] = (POOLED,)
+    noun: ClassVar[str] = "box head that pools"
 
-    def run(self, graph: Graph, ctx: Context) -> None:
+    @staticmethod
+    def part(spec: DetectorSpec) -> BoxHead | None:
+        return spec.box_head if spec.box_pooler else None
+
+    def rewrite(self, graph: Graph, ctx: Context, head: BoxHead) -> None:
         spec = ctx.spec()
-        if spec.box_pooler is None or spec.box_head is None:
-            return
-        boxes = graph.tensor(ctx.sites["proposals"])
+        boxes = graph.tensor(ctx.values.proposals.boxes)
         for index, stage in enumerate(spec.cascade, start=1):
             _pool_proposals(graph, ctx, stage.pooler, boxes, f"box_pooler{index}")
             _keep_valid_rows(graph, ctx, stage.scores_tensor)
             _keep_valid_rows(graph, ctx, stage.deltas_tensor)
             boxes = _refine(graph, ctx, stage, boxes, f"cascade/stage{index}")
-        _pool_proposals(graph, ctx, spec.box_pooler, boxes, "box_pooler")
-        _keep_valid_rows(graph, ctx, spec.box_head.scores_tensor)
-        _keep_valid_rows(graph, ctx, spec.box_head.deltas_tensor)
-        ctx.sites["head_boxes"] = boxes.name
-        for head, pooler in spec.detection_poolers().items():
-            _pool_detections(graph, ctx, head, pooler)
+        _pool_proposals(graph, ctx, spec.box_poolers()[-1], boxes, "box_pooler")
+        _keep_valid_rows(graph, ctx, head.scores_tensor)
+        _keep_valid_rows(graph, ctx, head.deltas_tensor)
+        ctx.values.head_boxes = boxes.name
+        poolers = spec.detection_poolers().items()
+        ctx.values.pooled = {reader: _pool_detections(graph, ctx, reader, pooler) for reader, pooler in poolers}
         graph.cleanup()
 
 
@@ -67,17 +71,17 @@ def _refine(graph: Graph, ctx: Context, stage: CascadeStage, boxes: gs.Tensor, p
     return clip(b, decode(b, deltas, boxes, stage.coder, shape, shape), bounds(b, ctx, 3), shape)
 
 
-def _pool_detections(graph: Graph, ctx: Context, head: str, pooler: Pooler) -> None:
+def _pool_detections(graph: Graph, ctx: Context, head: Head, pooler: Pooler) -> str:
     """Of the first image, whose detections the export still finds in a varying number; box-nms fixes it."""
     old = graph.tensor(pooler.pooled_tensor)
-    b = Builder(graph, f"{head}_pooler", [node.name for node in old.inputs])
+    b = Builder(graph, f"{head.value}_pooler", [node.name for node in old.inputs])
     boxes = graph.tensor(pooler.boxes_tensor)
     boxes = b.op("Unsqueeze", [boxes, b.ints("image", [0])], "boxes", shape=[1, "detections", 4])
     maps = [first_image(b, graph.tensor(ctx.current(name)), ctx.batch) for name in pooler.feature_tensors]
     pooled = pool(b, ctx, pooler, boxes, maps)
-    ctx.sites[f"{head}_pooled"] = pooled.name
     graph.replace(old, pooled)
     ctx.count("poolers")
+    return pooled.name
 
 
 def _keep_valid_rows(graph: Graph, ctx: Context, name: str) -> None:
@@ -85,6 +89,6 @@ def _keep_valid_rows(graph: Graph, ctx: Context, name: str) -> None:
     tensor = graph.tensor(name)
     consumers = list(tensor.outputs)
     b = Builder(graph, "valid_rows", [name])
-    rows = graph.tensor(ctx.sites["valid_rows"])
+    rows = graph.tensor(str(ctx.values.proposals.valid_rows))
     kept = b.op("Gather", [tensor, rows], "kept", dtype=tensor.dtype or np.float32, shape=["rows", *tensor.shape[1:]], axis=0)
     graph.redirect(consumers, tensor, kept)

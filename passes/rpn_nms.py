@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.detector.outputs import Role
+from onnxgraft.detector.spec import RPN, DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.passes.decode_boxes import NEVER
 from onnxgraft.passes.emit.boxes import just_above, set_outputs
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.passes.fix_input import first_image
-from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import DECODED_BOXES, PROPOSALS, Fact
+from onnxgraft.pipeline.values import ProposalValues
 from onnxgraft.plugins.efficient_nms import CAP
+from onnxgraft.plugins.lowering import NmsLowering
 
 
 @dataclass(frozen=True, kw_only=True)
-class RpnNMS(Pass):
+class RpnNMS(DetectorPass[RPN]):
     """Suppress overlapping proposals within each level: EfficientNMS_TRT with one class per level.
 
     detectron2 suppresses level by level; a class per level says the same without moving any box, as the usual offset
@@ -30,23 +35,29 @@ class RpnNMS(Pass):
     probabilities of the objectness. A detector without an RPN is left alone.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("decoded-boxes",)
-    provides: ClassVar[tuple[str, ...]] = ("proposals",)
-    touches: ClassVar[tuple[str, ...]] = ("outputs",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (DECODED_BOXES,)
+    provides: ClassVar[tuple[Fact | str, ...]] = (PROPOSALS,)
+    modifies: ClassVar[tuple[str, ...]] = ("outputs",)
+    noun: ClassVar[str] = "RPN"
 
     score_threshold: float = 0.0  # detectron2 has none; NVIDIA's sample offers one
 
-    def run(self, graph: Graph, ctx: Context) -> None:
-        rpn = ctx.spec().rpn
-        if rpn is None:
-            return
-        n, levels = ctx.batch, len(rpn.levels)
+    @property
+    def changes_answers(self) -> str:
+        return "you chose a score threshold for proposals" if self.score_threshold else ""
+
+    @staticmethod
+    def part(spec: DetectorSpec) -> RPN | None:
+        return spec.rpn
+
+    def rewrite(self, graph: Graph, ctx: Context, rpn: RPN) -> None:
+        n, levels = ctx.batch, ctx.values.levels
         total = sum(level.topk for level in rpn.levels)
         old = graph.tensor(rpn.proposals_tensor)
         b = Builder(graph, "rpn/nms", [node.name for node in old.inputs])
-        boxes = b.op("Concat", [graph.tensor(ctx.sites[f"level{i}.boxes"]) for i in range(levels)], "boxes",
+        boxes = b.op("Concat", [graph.tensor(level.boxes) for level in levels], "boxes",
                      shape=[n, total, 4], axis=1)  # fmt: skip
-        scores = b.op("Concat", [graph.tensor(ctx.sites[f"level{i}.scores"]) for i in range(levels)], "logits",
+        scores = b.op("Concat", [graph.tensor(level.scores) for level in levels], "logits",
                       shape=[n, total], axis=1)  # fmt: skip
         per_class = _one_class_per_level(b, scores, [level.topk for level in rpn.levels], n, total)
         count, proposals, found, _ = add_plugin(
@@ -58,17 +69,20 @@ class RpnNMS(Pass):
         )  # fmt: skip
         # Levels do not meet in suppression, and rows under the threshold are ruled out below.
         largest = max(level.topk for level in rpn.levels)
-        ctx.lowering[count.inputs[0].name] = {"grouping": "class", "max_candidates": largest, "below_threshold_tail": 0}
+        lowering = NmsLowering(grouping="class", max_candidates=largest, below_threshold_tail=0)
+        ctx.lowering[count.inputs[0].name] = lowering
         valid = b.op("Greater", [found, b.floats("none", 0.0)], "valid", dtype=np.bool_, shape=[n, rpn.post_nms_topk])
-        ctx.sites |= {"proposals": proposals.name, "valid": valid.name, "num_proposals": count.name}
+        made = ProposalValues(proposals.name, valid.name, count=count.name)
+        ctx.values.proposals = made
         if ctx.spec().box_head is None:
             number = b.op("Cast", [valid], "valid_as_number", dtype=np.int32, shape=[n, rpn.post_nms_topk], to=6)
             number = b.op("ReduceSum", [number, b.ints("axes", [1])], "number", dtype=np.int32, shape=[n, 1], keepdims=1)
-            ctx.sites |= {"num_detections": number.name, "boxes": proposals.name, "scores": found.name}
-            set_outputs(graph, ctx, [number, proposals, found])
+            results = {Role.NUM_DETECTIONS: number, Role.BOXES: proposals, Role.SCORES: found}
+            ctx.values.results |= {role: tensor.name for role, tensor in results.items()}
+            set_outputs(graph, ctx, [*results.values()])
             return
         rows = first_valid_rows(b, valid, n)
-        ctx.sites["valid_rows"] = rows.name
+        ctx.values.proposals = replace(made, valid_rows=rows.name)
         flat = b.op(
             "Reshape", [first_image(b, proposals, n), b.ints("rows", [-1, 4])], "flat", shape=[rpn.post_nms_topk, 4]
         )

@@ -9,6 +9,7 @@ from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import SIMPLIFIED, Fact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class Simplify(Pass):
     Always legal. Shapes are not folded, so that the graph still fits an image of any size; weights are not read.
     """
 
-    provides: ClassVar[tuple[str, ...]] = ("simplified",)
+    provides: ClassVar[tuple[Fact | str, ...]] = (SIMPLIFIED,)
 
     def run(self, graph: Graph, ctx: Context) -> None:
         for what, count in settle(graph, shapes=False).items():

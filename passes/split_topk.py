@@ -14,6 +14,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import scalar
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import STATIC_INPUT, Fact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +25,23 @@ class SplitTopk(Pass):
     largest, in order, (2) the result's shape is static. A smaller TopK is left alone.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("static-input",)
+    requires: ClassVar[tuple[Fact | str, ...]] = (STATIC_INPUT,)
 
     limit: int = 3840
 
+    def applies(self, graph: Graph, ctx: Context) -> str | None:
+        return None if self._found(graph) else f"no TopK keeps more than {self.limit}"
+
     def run(self, graph: Graph, ctx: Context) -> None:
-        for node in [node for node in graph.nodes if node.op == "TopK"]:
-            k = scalar(node.inputs[1])
-            if k is not None and k > self.limit:
-                self._split(graph, node, int(k))
-                ctx.count("split")
+        for node, k in self._found(graph):
+            self._split(graph, node, k)
+            ctx.count("split")
         graph.cleanup()
+
+    def _found(self, graph: Graph) -> list[tuple[gs.Node, int]]:
+        """The nodes that keep too many, with how many each keeps."""
+        kept = [(node, scalar(node.inputs[1])) for node in graph.nodes if node.op == "TopK"]
+        return [(node, int(k)) for node, k in kept if k is not None and k > self.limit]
 
     def _split(self, graph: Graph, node: gs.Node, k: int) -> None:
         shape = node.outputs[0].shape

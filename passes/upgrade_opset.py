@@ -15,6 +15,7 @@ from onnxgraft.ir.serde import Skeleton
 from onnxgraft.ir.weights import weight_of
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import OPSET, Fact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +25,17 @@ class UpgradeOpset(Pass):
     Legal when (1) ONNX's version converter knows every operator of the graph. A graph of a newer opset is left alone.
     """
 
-    provides: ClassVar[tuple[str, ...]] = ("opset",)
+    provides: ClassVar[tuple[Fact | str, ...]] = (OPSET,)
 
     version: int = 19
 
+    def applies(self, graph: Graph, ctx: Context) -> str | None:
+        return None if graph.gs.opset < self.version else f"the graph has opset {graph.gs.opset}"
+
+    def portable(self) -> Pass:
+        return UpgradeOpset()
+
     def run(self, graph: Graph, ctx: Context) -> None:
-        if graph.gs.opset >= self.version:
-            return
         skeleton = graph.skeleton()
         try:
             converted = version_converter.convert_version(skeleton.model, self.version)

@@ -64,6 +64,7 @@ class EfficientNMS(PluginOp):
     inputs = ("boxes", "scores")
     outputs = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
     targets = frozenset({"tensorrt"})
+    group = "nms"
     cap: ClassVar[int | None] = CAP
     attributes = (
         Attribute(

@@ -49,6 +49,7 @@ class ModulatedDeformConv2d(PluginOp):
     inputs = ("x", "offset", "mask", "weight", "bias")
     outputs = ("output",)
     targets = frozenset({"tensorrt"})
+    group = "deform-conv"
     attributes = (
         Attribute(
             "stride", "ints", "cells between outputs, twice the same", required=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import onnx
 from onnx import helper
@@ -16,6 +16,7 @@ DOMAIN = "onnxgraft"
 """Domain of plugin nodes inside the compiler; at hand-over it becomes "" and bodies are dropped."""
 
 Shape = tuple[int, ...]
+Group = Literal["nms", "roi-align", "deform-conv"]
 
 
 class PluginOp(ABC):
@@ -28,6 +29,7 @@ class PluginOp(ABC):
     inputs: ClassVar[tuple[str, ...]]
     outputs: ClassVar[tuple[str, ...]]
     targets: ClassVar[frozenset[str]]
+    group: ClassVar[Group]
 
     def validate(
         self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], node: str = ""

@@ -46,6 +46,7 @@ class PyramidROIAlign(PluginOp):
     inputs = ("rois", "map_0", "map_1", "map_2", "map_3")
     outputs = ("pooled",)
     targets = frozenset({"tensorrt"})
+    group = "roi-align"
     attributes = (
         Attribute(
             "pooled_size", "int", "bins per side of the output, P",

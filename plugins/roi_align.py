@@ -39,6 +39,7 @@ class ROIAlign(PluginOp):
     inputs = ("X", "rois", "batch_indices")
     outputs = ("Y",)
     targets = frozenset({"tensorrt"})
+    group = "roi-align"
     attributes = (
         Attribute(
             "output_height", "int", "bins down", required=True,

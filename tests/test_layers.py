@@ -30,6 +30,7 @@ FORBIDDEN = {
     ("passes", "targets"), ("passes", "runtime"), ("runtime", "ir"), ("pipeline", "passes"), ("detector", "files"),
     ("detector", "options"), ("detector", "manifest"),
 }  # fmt: skip
+PLAIN_DATA = {"targets.traits"}  # how targets differ, for passes to ask
 FRONTENDS = {"errors", "files", "options"}
 ROOT_MODULES = 5
 MODULE_LINES, FUNCTION_LINES = 250, 50
@@ -92,7 +93,7 @@ def test_imports_go_down() -> None:
         if a == b:
             continue
         down = b in FRONTENDS if a == "frontends" else a == "cli" if b == "frontends" else height[a] > height.get(b, 99)
-        if not down or (a, b) in FORBIDDEN and module != "passes.default":
+        if not down or ((a, b) in FORBIDDEN and target not in PLAIN_DATA and module != "passes.default"):
             wrong.append(f"{module} -> {target}")
     assert not wrong, "\n".join(sorted(set(wrong)))
 

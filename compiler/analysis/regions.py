@@ -17,6 +17,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.ir.graph import Graph, ancestors
 from onnxgraft.ir.traverse import back_through
 from onnxgraft.pipeline.context import Context
+from onnxgraft.plugins import REGISTRY
 
 REGIONS = ("backbone", "fpn", "rpn", "dense-head", "box-head", "mask-head", "keypoint-head", "semantic-head")
 GROUPS = ("first-conv", "predictors")
@@ -81,10 +82,10 @@ def find_regions(graph: Graph, ctx: Context) -> Regions:
         "keypoint-head": [spec.keypoint_head.logits_tensor] if spec.keypoint_head else [],
         "semantic-head": [ctx.current(spec.semantic.logits_tensor)] if spec.semantic else [],
     }
-    image = graph.tensor(ctx.sites.get("normalized", spec.image.normalized_tensor))
+    image = graph.tensor(ctx.values.normalized)
     maps = spec.feature_tensors()
     features = [graph.tensor(name) for name in dict.fromkeys(maps)]
-    pooled = [t for node in graph.nodes if "ROIAlign" in node.op or node.op == "RoiAlign" for t in node.outputs]
+    pooled = [t for node in graph.nodes if _pools(node) for t in node.outputs]
     regions = Regions()
     for region, names in ends.items():
         tensors = [graph.tensor(name) for name in names]
@@ -97,6 +98,10 @@ def find_regions(graph: Graph, ctx: Context) -> Regions:
     regions.predictors.update(layer.outputs[0].name for node in graph.nodes for layer in offset_layers(node))
     _number(graph, regions)
     return regions
+
+
+def _pools(node: gs.Node) -> bool:
+    return node.op == "RoiAlign" or (node.op in REGISTRY and REGISTRY[node.op].group == "roi-align")
 
 
 def _between(ends: Iterable[gs.Tensor], stop: Iterable[gs.Tensor]) -> list[gs.Node]:

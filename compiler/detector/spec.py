@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from typing import Any
 
 from onnxgraft.errors import InputError
+
+
+class Head(Enum):
+    """The heads that pool the features of detections."""
+
+    MASK = "mask"
+    KEYPOINT = "keypoint"
 
 
 @dataclass(frozen=True)
@@ -228,9 +236,9 @@ class DetectorSpec:
         """The poolers of proposals, stage by stage."""
         return (*(stage.pooler for stage in self.cascade), *([self.box_pooler] if self.box_pooler else []))
 
-    def detection_poolers(self) -> dict[str, Pooler]:
+    def detection_poolers(self) -> dict[Head, Pooler]:
         """The poolers of detections, by the head behind them."""
-        both = {"mask": self.mask_pooler, "keypoint": self.keypoint_pooler}
+        both = {Head.MASK: self.mask_pooler, Head.KEYPOINT: self.keypoint_pooler}
         return {head: pooler for head, pooler in both.items() if pooler}
 
     def poolers(self) -> tuple[Pooler, ...]:

@@ -17,7 +17,7 @@ from onnxgraft.detector import sidecar
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.driver.build_folder import TIMES, new_folder, write_passes
 from onnxgraft.driver.recorder import Recorder
-from onnxgraft.driver.runnable import write_runnable
+from onnxgraft.driver.runnable import MODEL, RUNNABLE, needs_another, write_runnable
 from onnxgraft.errors import PassError
 from onnxgraft.files import CACHE, digest, write_json
 from onnxgraft.golden import catalog, sidecars
@@ -27,6 +27,7 @@ from onnxgraft.manifest import versions
 from onnxgraft.options import CompileOptions
 from onnxgraft.passes.default import default_pipeline, known_passes
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import LOWERED
 from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.record import PassRecord, Report
@@ -115,7 +116,7 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
         request.progress("reading")
         beside = sidecars.find(str(model), source, request.sidecar)
         ranges = _provider(str(model), request, ResizeRule(*beside.edges))
-        graph, ctx = Graph.load(source), Context(calibrate=ranges.ranges, channel_order=beside.channel_order)
+        graph, ctx = Graph.load(source), Context(range_source=ranges, channel_order=beside.channel_order)
         recorder = Recorder(output.with_name(output.name + ".reproducer"))
         checks, numeric = _instruments(request, recorder, source)
         report = _run_passes(graph, ctx, pipeline, request, checks)
@@ -124,7 +125,9 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
         surgery = time.perf_counter() - started
         request.progress("writing")
         graph.save(folder / "model.onnx")
-        runnable = write_runnable(source, pipeline, ranges, folder, target.name, beside.channel_order)
+        another = needs_another(ctx, target.traits)
+        if another:
+            write_runnable(source, pipeline, ctx, folder)
         if ranges.calibration is not None:
             ranges.calibration.save(folder / "calibration.json")
         engine = _build_engine(graph, ctx, folder, target, request)
@@ -138,7 +141,7 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
             "pipeline": str(pipeline),
             "options": vars(request.options),
             "model": "model.onnx",
-            "runnable": runnable,
+            "runnable": RUNNABLE if another else MODEL,
             "engine": "model" + target.suffix if engine is not None and target.suffix else None,
             "io": ctx.io,
             "preprocess": _preprocess(ctx, beside),
@@ -249,7 +252,7 @@ class _Progress(Instrument):
 def _build_engine(
     graph: Graph, ctx: Context, folder: Path, target: targets.Target, request: Request
 ) -> EngineInfo | None:
-    if not request.engine or "lowered" not in ctx.facts:
+    if not request.engine or LOWERED.name not in ctx.facts:
         return None
     request.progress(f"building for {target.name}")
     provenance = {name: origin.pass_name for name, origin in graph.origins.items()}

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from onnxgraft.ir.graph import Graph
-from onnxgraft.passes import Fp16, LowerPlugins, UpgradeOpset
-from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import BF16, FP16, LOWERED
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.syntax import Pipeline
-from onnxgraft.quantization.ranges import Provider
+from onnxgraft.targets.traits import TargetTraits
+
+MODEL = "model.onnx"
+RUNNABLE = "runnable.onnx"
 
 
-def write_runnable(source: Path, pipeline: Pipeline, ranges: Provider, folder: Path, target: str, order: str | None) -> str:
-    """Write runnable.onnx where model.onnx does not do, and return the name of the file that does.
+def needs_another(ctx: Context, traits: TargetTraits) -> bool:
+    """Whether ONNX Runtime cannot stand in for the engine with the graph that a target got.
 
-    model.onnx does not run in ONNX Runtime when it holds TensorRT's plugins. It runs, but not as the engine computes,
-    when it is typed fp16 (ONNX Runtime computes it in fp32 without rounding) and not at all when it is typed bf16.
+    A graph that names TensorRT's plugins does not run there. One that is typed fp16 runs, but ONNX Runtime computes it in
+    fp32 without rounding; one that is typed bf16 does not run at all.
     """
-    lowered = any(isinstance(step, LowerPlugins) for step in pipeline.passes)
-    typed = any(isinstance(step, Fp16) for step in pipeline.passes)
-    if not lowered or target == "onnxruntime" or not (typed or target == "tensorrt"):
-        return "model.onnx"
+    if LOWERED.name not in ctx.facts or traits.plugins == "functions":
+        return False
+    typed = traits.half == "typed" and not ctx.facts.isdisjoint({FP16.name, BF16.name})
+    return typed or traits.plugins == "default-domain"
+
+
+def write_runnable(source: Path, pipeline: Pipeline, first: Context, folder: Path) -> None:
+    """Write runnable.onnx: the pipeline once more over `source`, in the form that ONNX Runtime computes alike.
+
+    Args:
+        source: the model.
+        pipeline: what was run over it.
+        first: the context of that run; its ranges serve again.
+        folder: where runnable.onnx is written.
+    """
     graph = Graph.load(source)
-    steps = [_portable(step) for step in pipeline.passes if not isinstance(step, LowerPlugins)]
-    PassManager(steps, fingerprints=False).run(graph, Context(calibrate=ranges.ranges, channel_order=order))
-    graph.save(folder / "runnable.onnx")
-    return "runnable.onnx"
-
-
-def _portable(step: Pass) -> Pass:
-    if isinstance(step, Fp16):
-        return dataclasses.replace(step, emulate=True)
-    return UpgradeOpset() if isinstance(step, UpgradeOpset) else step
+    ctx = Context(range_source=first.ranges, channel_order=first.channel_order)
+    PassManager([step.portable() for step in pipeline.passes], fingerprints=False).run(graph, ctx)
+    graph.save(folder / RUNNABLE)

@@ -6,7 +6,6 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +15,12 @@ from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.instrument import Instrument
-from onnxgraft.pipeline.record import PassRecord
+from onnxgraft.pipeline.record import Compared, Figures, First, Intended, NotChecked, PassRecord, Unchanged
 from onnxgraft.plugins import REGISTRY
 from onnxgraft.runtime.comparison import MatchReport, match
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.feeds import fits, stage_detections, stage_feeds
 from onnxgraft.targets import OrtRunner
-
-CHANGES_ANSWERS = {
-    "repair-roi-align": "restores what the export lost, so its answers are new",
-    "quantize": "rounds to int8; `onnxgraft eval` measures what that costs",
-    "bf16": "rounds to bf16; `onnxgraft eval` measures what that costs",
-    "fp16": "rounds to fp16; `onnxgraft eval` measures what that costs",
-}
 
 
 class NumericCheck(Instrument):
@@ -58,23 +50,24 @@ class NumericCheck(Instrument):
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
         if not record.changed:
-            return dataclasses.replace(record, check={"state": "unchanged"})
+            return dataclasses.replace(record, check=Unchanged() if record.skipped is None else None)
         reason = not_runnable(graph) if fits(graph, self.images[0]) else "the input has another size than the images"
         if reason is not None:
-            return dataclasses.replace(record, check={"state": "not checked", "reason": reason})
+            return dataclasses.replace(record, check=NotChecked(reason))
         self.progress(f"checking {record.name}")
         before, found = self._last, self._run(graph, ctx)
         self._last = found
         if before is None:
-            return dataclasses.replace(record, check={"state": "first", "detections": sum(map(len, found))})
+            return dataclasses.replace(record, check=First(sum(map(len, found))))
         pairs = [match(a, b) for a, b in zip(before, found, strict=True)]
-        check = {"state": "compared", **summary(pairs)}
-        if step.name() in CHANGES_ANSWERS and not check["exact"]:
-            check["state"] = "intended change"
-            check["reason"] = CHANGES_ANSWERS[step.name()]
-        elif self.required and not check["exact"]:
+        figures = summary(pairs)
+        if figures.exact:
+            return dataclasses.replace(record, check=Compared(figures))
+        if step.changes_answers:
+            return dataclasses.replace(record, check=Intended(figures, step.changes_answers))
+        if self.required:
             raise PassError(record.name, f"changes the detections: {'; '.join(map(str, pairs))}")
-        return dataclasses.replace(record, check=check)
+        return dataclasses.replace(record, check=Compared(figures))
 
     def _run(self, graph: Graph, ctx: Context) -> list[Detections]:
         with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
@@ -91,16 +84,18 @@ def not_runnable(graph: Graph) -> str | None:
     return None
 
 
-def summary(pairs: Sequence[MatchReport]) -> dict[str, Any]:
+def summary(pairs: Sequence[MatchReport]) -> Figures:
     """Figures over all images: matched, the worst differences, and whether all of it is exact."""
-    maps = {kind: [w for p in pairs if (w := getattr(p, kind)) is not None] for kind in ("mask", "heatmap", "semantic")}
-    return {
-        "images": len(pairs),
-        "reference": sum(p.reference for p in pairs),
-        "matched": sum(p.matched for p in pairs),
-        "found": sum(p.found for p in pairs),
-        "box_px": max((p.box_px for p in pairs), default=0.0),
-        "score": max((p.score for p in pairs), default=0.0),
-        **{kind: max(worst) if worst else None for kind, worst in maps.items()},
-        "exact": all(p.exact for p in pairs),
-    }
+    worst = {kind: [w for p in pairs if (w := getattr(p, kind)) is not None] for kind in ("mask", "heatmap", "semantic")}
+    return Figures(
+        images=len(pairs),
+        reference=sum(p.reference for p in pairs),
+        matched=sum(p.matched for p in pairs),
+        found=sum(p.found for p in pairs),
+        box_px=max((p.box_px for p in pairs), default=0.0),
+        score=max((p.score for p in pairs), default=0.0),
+        mask=max(worst["mask"], default=None),
+        heatmap=max(worst["heatmap"], default=None),
+        semantic=max(worst["semantic"], default=None),
+        exact=all(p.exact for p in pairs),
+    )

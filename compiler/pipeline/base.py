@@ -6,10 +6,15 @@ import dataclasses
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
+from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.errors import PassError
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import DETECTOR, Fact, facts
+
+PartT = TypeVar("PartT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,18 +22,62 @@ class Pass(ABC):
     """One rewrite. Typed fields are its options; the first line of its docstring is its help text.
 
     Attributes:
-        requires: facts that must hold before it runs.
-        provides: facts that hold after it.
-        touches: what it may change beside nodes: "inputs" and "outputs" (names and types), "weights" (values).
+        requires: facts that must hold before it runs, or their names.
+        provides: facts that hold after it; their checks run then.
+        modifies: what it may change beside nodes: "inputs" and "outputs" (names and types), "weights" (values).
     """
 
-    requires: ClassVar[tuple[str, ...]] = ()
-    provides: ClassVar[tuple[str, ...]] = ()
-    touches: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[tuple[Fact | str, ...]] = ()
+    provides: ClassVar[tuple[Fact | str, ...]] = ()
+    modifies: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def run(self, graph: Graph, ctx: Context) -> None:
         """Rewrite `graph` in place. Raises Refusal when a legality case fails."""
+
+    def applies(self, graph: Graph, ctx: Context) -> str | None:
+        """Why it has nothing to do here, or None; a pass with nothing to do is skipped and gives no fact."""
+        return None
+
+    @property
+    def changes_answers(self) -> str:
+        """Why detections may differ after it, by intent; empty when they must not. May depend on options."""
+        return ""
+
+    def portable(self) -> Pass:
+        """The form of this pass after which ONNX Runtime computes on the CPU what an engine computes."""
+        return self
+
+    def perform(self, graph: Graph, ctx: Context) -> str | None:
+        """Run it where it applies, and hold it to its facts. Returns why it was skipped, or None.
+
+        Raises:
+            PassError: a fact that it requires does not hold before it, or one that it provides does not hold after it.
+        """
+        reason = self.applies(graph, ctx)
+        if reason is not None:
+            return reason
+        for fact in self.required():
+            problem = _unmet(fact, graph, ctx)
+            if problem:
+                raise PassError(self.name(), f"requires {fact.name!r}, but {problem}")
+        self.run(graph, ctx)
+        graph.cleanup()
+        for fact in self.provided():
+            problem = fact.holds(graph, ctx) if fact.holds else None
+            if problem:
+                raise PassError(self.name(), f"says that it provides {fact.name!r}, but {problem}")
+            ctx.facts.add(fact.name)
+        return None
+
+    def required(self) -> tuple[Fact, ...]:
+        return facts(self.requires)
+
+    def provided(self) -> tuple[Fact, ...]:
+        return facts(self.provides)
+
+    def modified(self) -> tuple[str, ...]:
+        return self.modifies
 
     @classmethod
     def name(cls) -> str:
@@ -43,6 +92,42 @@ class Pass(ABC):
             if getattr(self, f.name) != f.default
         ]
         return self.name() + ("{" + ",".join(options) + "}" if options else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorPass(Pass, Generic[PartT]):
+    """A rewrite of one part of a detector, skipped where the detector lacks it.
+
+    Attributes:
+        noun: what the part is called: "box head".
+    """
+
+    requires: ClassVar[tuple[Fact | str, ...]] = (DETECTOR,)
+    noun: ClassVar[str]
+
+    @staticmethod
+    @abstractmethod
+    def part(spec: DetectorSpec) -> PartT | None:
+        """The part that it rewrites; None where the detector lacks it."""
+
+    @abstractmethod
+    def rewrite(self, graph: Graph, ctx: Context, part: PartT) -> None:
+        """Rewrite `graph` in place. Raises Refusal when a legality case fails."""
+
+    def applies(self, graph: Graph, ctx: Context) -> str | None:
+        return None if self.part(ctx.spec()) is not None else f"the detector has no {self.noun}"
+
+    def run(self, graph: Graph, ctx: Context) -> None:
+        part = self.part(ctx.spec())
+        if part is not None:
+            self.rewrite(graph, ctx, part)
+
+
+def _unmet(fact: Fact, graph: Graph, ctx: Context) -> str | None:
+    """Why a fact that is required does not hold: one that no pass gave may hold all the same, where that can be seen."""
+    if fact.name in ctx.facts:
+        return None
+    return fact.holds(graph, ctx) if fact.holds else "nothing before it gave that"
 
 
 def format_option(value: Any) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from onnxgraft.pipeline.base import Pass, format_option
+from onnxgraft.pipeline.facts import facts
 from onnxgraft.pipeline.registry import Registry
 from onnxgraft.pipeline.repeat import Repeat
 
@@ -33,7 +34,7 @@ class PassDoc:
     options: tuple[Option, ...]
     requires: tuple[str, ...]
     provides: tuple[str, ...]
-    touches: tuple[str, ...]
+    modifies: tuple[str, ...]
     example: str
 
 
@@ -48,7 +49,8 @@ def describe(kind: type[Pass]) -> PassDoc:
     if kind is Repeat:
         example += "(simplify)"
     text = "\n".join(lines[1:]).strip()
-    return PassDoc(kind.name(), lines[0], text, options, kind.requires, kind.provides, kind.touches, example)
+    requires, provides = (tuple(fact.name for fact in facts(given)) for given in (kind.requires, kind.provides))
+    return PassDoc(kind.name(), lines[0], text, options, requires, provides, kind.modifies, example)
 
 
 def describe_all(registry: Registry) -> list[PassDoc]:
@@ -77,7 +79,7 @@ def markdown(docs: list[PassDoc]) -> str:
 
 
 def facts_of(doc: PassDoc) -> list[tuple[str, tuple[str, ...]]]:
-    return [("requires", doc.requires), ("provides", doc.provides), ("touches", doc.touches)]
+    return [("requires", doc.requires), ("provides", doc.provides), ("modifies", doc.modifies)]
 
 
 def _type(hint: Any) -> str:

@@ -18,10 +18,10 @@ class Instrument:
         """Before the first pass."""
 
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
-        """Before each pass that runs."""
+        """Before each pass, also one that turns out to have nothing to do."""
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
-        """After each pass; may return the record with more in it."""
+        """After each pass (`record.skipped` says why one did not run); may return the record with more in it."""
         return record
 
     def failed(self, step: Pass, graph: Graph, ctx: Context, error: BaseException) -> None:

@@ -11,6 +11,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.printer import fingerprint as fingerprint_of
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import Fact, facts
 from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.record import PassRecord, Report
 
@@ -18,17 +19,28 @@ from onnxgraft.pipeline.record import PassRecord, Report
 class PassManager:
     """Runs passes in order under instruments.
 
-    Raises at construction:
-        PassError: a pass requires a fact that no earlier pass provides.
+    Args:
+        passes: in the order in which they run.
+        instruments: what observes them.
+        fingerprints: find out which passes changed the graph; without, all that were not skipped count as having.
+        given: facts that hold before the first pass, of a graph on which passes ran before (its context's facts).
+
+    Raises:
+        PassError: a pass requires a fact that is not given and that no earlier pass provides.
     """
 
     def __init__(
-        self, passes: Sequence[Pass], instruments: Iterable[Instrument] = (), fingerprints: bool = True
+        self,
+        passes: Sequence[Pass],
+        instruments: Iterable[Instrument] = (),
+        fingerprints: bool = True,
+        given: Iterable[Fact | str] = (),
     ) -> None:
         self.passes = list(passes)
         self.instruments = list(instruments)
         self.fingerprints = fingerprints
-        check_order(self.passes)
+        self.given = facts(given)
+        check_order(self.passes, self.given)
 
     def run(self, graph: Graph, ctx: Context | None = None) -> Report:
         """Run all passes over `graph`, in place.
@@ -38,6 +50,7 @@ class PassManager:
             InputError: an option of a pass has an impossible value.
         """
         ctx = ctx or Context()
+        ctx.facts.update(fact.name for fact in self.given)
         report = Report(notes=ctx.notes)
         for instrument in self.instruments:
             instrument.start(graph, ctx)
@@ -57,16 +70,15 @@ class PassManager:
             instrument.before(step, graph, ctx)
         started = time.perf_counter()
         try:
-            step.run(graph, ctx)
-            graph.cleanup()
-            ctx.facts.update(step.provides)
+            skipped = step.perform(graph, ctx)
             seconds = time.perf_counter() - started
-            after = fingerprint_of(graph) if self.fingerprints else ""
+            after = fingerprint_of(graph) if self.fingerprints and skipped is None else fingerprint
             record = PassRecord(
                 index=index,
                 name=step.name(),
                 spec=step.spec(),
-                changed=after != fingerprint or not self.fingerprints,
+                skipped=skipped,
+                changed=skipped is None and (after != fingerprint or not self.fingerprints),
                 seconds=seconds,
                 nodes_before=nodes_before,
                 nodes_after=len(graph.nodes),
@@ -98,17 +110,17 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"
 
 
-def check_order(passes: Sequence[Pass]) -> None:
-    """Raises PassError when a pass comes before the fact that it requires."""
-    facts: set[str] = set()
+def check_order(passes: Sequence[Pass], given: Iterable[Fact] = ()) -> None:
+    """Raises PassError when a pass comes before the fact that it requires, were none of them skipped."""
+    known = set(given)
     for step in passes:
-        for fact in step.requires:
-            if fact not in facts:
-                givers = sorted({p.name() for p in passes if fact in p.provides})
+        for fact in step.required():
+            if fact not in known:
+                givers = sorted({p.name() for p in passes if fact in p.provided()})
                 hint = (
                     f"; {givers[0]} provides it, but comes later"
                     if givers
                     else "; no pass of this pipeline provides it"
                 )
-                raise PassError(step.name(), f"requires {fact!r}{hint}")
-        facts.update(step.provides)
+                raise PassError(step.name(), f"requires {fact.name!r}{hint}")
+        known.update(step.provided())

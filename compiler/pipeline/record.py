@@ -9,8 +9,111 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Figures:
+    """Detections before and after a pass, over all images of the check.
+
+    Attributes:
+        images, reference, matched, found: numbers of images, of detections before, of those found again, and after.
+        box_px, score: the largest differences of the matched ones, in pixels and of the score.
+        mask, heatmap, semantic: the largest differences of maps; None where there are none.
+        exact: whether all is the same by the strict match.
+    """
+
+    images: int
+    reference: int
+    matched: int
+    found: int
+    box_px: float
+    score: float
+    mask: float | None
+    heatmap: float | None
+    semantic: float | None
+    exact: bool
+
+    def __str__(self) -> str:
+        words = f"{self.matched}/{self.reference} same, box {self.box_px:.2g} px, score {self.score:.2g}"
+        maps = (("mask", self.mask), ("heatmap", self.heatmap), ("semantic", self.semantic))
+        return words + "".join(f", {kind} {worst:.2g}" for kind, worst in maps if worst is not None)
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """The pass left the graph as it was."""
+
+    def __str__(self) -> str:
+        return "unchanged"
+
+
+@dataclass(frozen=True)
+class NotChecked:
+    """The graph after the pass cannot be run on the images."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"not checked: {self.reason}"
+
+
+@dataclass(frozen=True)
+class First:
+    """The first stage that runs: nothing to compare with."""
+
+    detections: int
+
+    def __str__(self) -> str:
+        return f"{self.detections} detections"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Compared with the last stage that ran."""
+
+    figures: Figures
+
+    def __str__(self) -> str:
+        return str(self.figures)
+
+
+@dataclass(frozen=True)
+class Intended:
+    """Compared, and different on purpose."""
+
+    figures: Figures
+    reason: str
+
+    def __str__(self) -> str:
+        return f"intended change: {self.figures}"
+
+
+Check = Unchanged | NotChecked | First | Compared | Intended
+_STATES: dict[str, type[Check]] = {
+    "unchanged": Unchanged, "not checked": NotChecked, "first": First, "compared": Compared, "intended change": Intended,
+}  # fmt: skip
+
+
+def check_to_dict(check: Check) -> dict[str, Any]:
+    """Plain data: the state, and what belongs to it."""
+    state = next(word for word, kind in _STATES.items() if isinstance(check, kind))
+    held = dataclasses.asdict(check)
+    return {"state": state, **held.pop("figures", {}), **held}
+
+
+def check_from_dict(row: dict[str, Any]) -> Check:
+    """What check_to_dict wrote. Raises KeyError or TypeError when it is something else."""
+    held = dict(row)
+    kind = _STATES[held.pop("state")]
+    if kind in (Compared, Intended):
+        names = [f.name for f in dataclasses.fields(Figures)]
+        held = {"figures": Figures(**{name: held.pop(name) for name in names}), **held}
+    return kind(**held)
+
+
+@dataclass(frozen=True)
 class PassRecord:
-    """What one pass did. `before` and `after` are named texts of the graph; empty when text was not asked for."""
+    """What one pass did. `before` and `after` are named texts of the graph; empty when text was not asked for.
+
+    `skipped` says why the pass had nothing to do; None when it ran.
+    """
 
     index: int
     name: str
@@ -23,7 +126,8 @@ class PassRecord:
     before: str = ""
     after: str = ""
     diff: str = ""
-    check: dict[str, Any] | None = None
+    skipped: str | None = None
+    check: Check | None = None
     error: str | None = None
 
 
@@ -45,7 +149,7 @@ class Report:
         """For notebooks: one row a pass."""
         head = "<tr><th>#</th><th>pass</th><th></th><th>nodes</th><th>seconds</th></tr>"
         rows = [
-            f"<tr><td>{r.index}</td><td>{html.escape(r.spec)}</td><td>{'changed' if r.changed else ''}</td>"
+            f"<tr><td>{r.index}</td><td>{html.escape(r.spec)}</td><td>{_what(r)}</td>"
             f"<td>{r.nodes_before} &rarr; {r.nodes_after}</td><td>{r.seconds:.2f}</td></tr>"
             for r in self.records
         ]
@@ -56,8 +160,15 @@ class Report:
         rows = []
         for record in self.records:
             row = dataclasses.asdict(record)
+            row["check"] = check_to_dict(record.check) if record.check else None
             if not texts:
                 for key in ("before", "after", "diff"):
                     row.pop(key)
             rows.append(row)
         return {"passes": rows, "notes": list(self.notes)}
+
+
+def _what(record: PassRecord) -> str:
+    if record.skipped is not None:
+        return f"skipped: {html.escape(record.skipped)}"
+    return "changed" if record.changed else ""

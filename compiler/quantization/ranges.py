@@ -11,7 +11,7 @@ from typing import Any
 from onnxgraft.errors import InputError, Refusal
 from onnxgraft.golden import catalog
 from onnxgraft.ir.graph import Graph
-from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.context import Context, Ranges
 from onnxgraft.quantization import dataset as picture_sets
 from onnxgraft.quantization import methods, trt_cache
 from onnxgraft.quantization.calibration import Calibration, Key, group_ranges, key_of, pictures_digest
@@ -24,7 +24,7 @@ DRAWN = 8  # scenes that are drawn when a golden graph has no calibration that f
 
 @dataclass
 class Provider:
-    """Ranges for one build; give its `ranges` to Context.calibrate.
+    """Where one build's ranges come from: a RangeSource of its context.
 
     Attributes:
         model: the model as the user named it; golden graphs bring pictures or a calibration along.
@@ -44,38 +44,30 @@ class Provider:
     progress: Callable[[str], None] = lambda _: None
     rule: ResizeRule = field(default_factory=ResizeRule)
     calibration: Calibration | None = None
-    amax: dict[str, float] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
-    _asked: list[str] = field(default_factory=list, repr=False)
-    _seen: dict[str, float] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         methods.check(self.method, self.percentile)
 
-    def ranges(self, graph: Graph, ctx: Context, groups: list[list[str]]) -> dict[str, float]:
-        """Amax by tensor name; the tensors of a group get the same. Sets ctx.ranges.
+    def ranges(self, graph: Graph, ctx: Context, groups: list[list[str]]) -> Ranges:
+        """Measure, or read what was measured before; the tensors of a group get the same amax.
 
         Raises InputError or Refusal when nothing fits and nothing can be measured.
         """
-        names = sorted(name for group in groups for name in group)
-        if set(names) == set(self._asked):
-            ctx.ranges = dict(self._seen)
-            return self.amax
-        self._asked = names
         if self.source is not None and trt_cache.is_cache(self.source):
-            return self._from_tensorrt(self.source, ctx, groups)
-        self.calibration = self._calibration(graph, ctx, names, key_of(graph, ctx, names, self.rule))
-        self._seen = {name: self.calibration.tensors[name].amax for name in names}
-        ctx.ranges = dict(self._seen)
-        self.amax = group_ranges(self.calibration, groups, self.method, self.percentile)
-        ctx.notes += self._remarks()
-        return self.amax
+            return self._from_tensorrt(self.source, groups)
+        names = sorted(name for group in groups for name in group)
+        notes: list[str] = []
+        self.calibration = self._calibration(graph, ctx, names, key_of(graph, ctx, names, self.rule), notes)
+        seen = {name: self.calibration.tensors[name].amax for name in names}
+        amax = group_ranges(self.calibration, groups, self.method, self.percentile)
+        return Ranges(amax, seen, (*notes, *self._remarks()))
 
     def describe(self) -> dict[str, Any] | None:
         """What a manifest says of the ranges; None when none were asked for."""
-        if not self.amax:
-            return None
         seen = self.calibration
+        if not self.used:
+            return None
         return {
             "from": list(self.used),
             "method": self.method if seen else "as in the cache",
@@ -84,27 +76,31 @@ class Provider:
             "digest": pictures_digest(seen.pictures) if seen else None,
         }
 
-    def _from_tensorrt(self, path: Path, ctx: Context, groups: list[list[str]]) -> dict[str, float]:
+    def _from_tensorrt(self, path: Path, groups: list[list[str]]) -> Ranges:
         held = trt_cache.read(path)
+        amax: dict[str, float] = {}
         for group in groups:
             known = [held[name] for name in group if name in held]
             if known:
-                self.amax |= dict.fromkeys(group, max(known))
-        missing = [name for group in groups for name in group if name not in self.amax]
-        if not self.amax:
+                amax |= dict.fromkeys(group, max(known))
+        if not amax:
             raise InputError(f"{path}: has none of this network's tensors (it needs {groups[0][0]!r}); it is of another model")
         self.used.append(f"TensorRT calibration cache {path.name}")
+        missing = [name for group in groups for name in group if name not in amax]
+        notes: tuple[str, ...] = ()
         if missing:
-            ctx.notes.append(f"{path.name} lacks {len(missing)} tensors ({missing[0]!r}): what reads them is not quantized")
-        return self.amax
+            notes = (f"{path.name} lacks {len(missing)} tensors ({missing[0]!r}): what reads them is not quantized",)
+        return Ranges(amax | dict.fromkeys(missing, 0.0), notes=notes)
 
-    def _calibration(self, graph: Graph, ctx: Context, names: Sequence[str], key: Key) -> Calibration:
+    def _calibration(
+        self, graph: Graph, ctx: Context, names: Sequence[str], key: Key, notes: list[str]
+    ) -> Calibration:
         if self.source is not None and not self.source.is_dir():
             if not self.source.exists():
                 raise InputError(f"{self.source}: no such folder of images or calibration file")
             return self._given(self.source, key, names)
         if self.source is not None:
-            return self._measured(graph, ctx, names, key, picture_sets.folder(self.source, self.limit))
+            return self._measured(graph, ctx, names, key, picture_sets.folder(self.source, self.limit), notes)
         if self.model not in catalog.names():
             raise Refusal("int8 needs calibration images: give --calib DIR (about 100 pictures like those it will see)")
         shipped = catalog.folder(self.model) / "calibration.json"
@@ -114,8 +110,8 @@ class Provider:
             if reason is None:
                 self.used.append(f"{len(held.pictures)} images, calibrated before ({shipped.name} of the golden graph)")
                 return held
-            ctx.notes.append(f"the golden graph's calibration does not serve: {reason}; calibrated on drawn scenes instead")
-        return self._measured(graph, ctx, names, key, picture_sets.drawn(self.limit or DRAWN))
+            notes.append(f"the golden graph's calibration does not serve: {reason}; calibrated on drawn scenes instead")
+        return self._measured(graph, ctx, names, key, picture_sets.drawn(self.limit or DRAWN), notes)
 
     def _given(self, path: Path, key: Key, names: Sequence[str]) -> Calibration:
         held = Calibration.load(path)
@@ -126,14 +122,14 @@ class Provider:
         return held
 
     def _measured(
-        self, graph: Graph, ctx: Context, names: Sequence[str], key: Key, pictures: Sequence[Picture]
+        self, graph: Graph, ctx: Context, names: Sequence[str], key: Key, pictures: Sequence[Picture], notes: list[str]
     ) -> Calibration:
         place = self.cache / state_name(key, pictures)
         if place.is_file():
             try:
                 held = Calibration.load(place)
             except InputError as error:
-                ctx.notes.append(str(error))
+                notes.append(str(error))
             else:
                 reason = key.difference(held.key) or _lacks(held, names)
                 if reason is None and len(held.pictures) + len(held.skipped) == len(pictures):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from onnxgraft.analysis.regions import find_regions
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import infer_shapes, is_static
 from onnxgraft.passes import Quantize
+from onnxgraft.pipeline.context import RangeSource
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.quantization.calibrate import Prepared
 from onnxgraft.quantization.collect import input_feeds
@@ -45,20 +45,21 @@ class Variants:
 
     def __init__(self, prepared: Prepared, provider: Provider, folder: Path) -> None:
         self._file, self._folder = folder / "fp32.onnx", folder
-        self._ctx, self._rule, self._provider = prepared.ctx, prepared.rule, provider
+        self._ctx, self._rule = prepared.ctx, prepared.rule
+        self._ranges: RangeSource = provider
         prepared.graph.save(self._file)
         _know_shapes(prepared.graph)
         self.layers = find_regions(prepared.graph, prepared.ctx).layers
 
     def detector(self, quantized: Sequence[str]) -> Callable[[NDArray[np.uint8]], Detections]:
         """Runs the network with only these layers in int8; detections on the canvas, in pixels."""
-        graph, ctx = Graph.load(self._file), copy.copy(self._ctx)
-        ctx.calibrate, ctx.notes = self._provider.ranges, []
+        graph, ctx = Graph.load(self._file), self._ctx.copy()
+        ctx.range_source = self._ranges
         if quantized:
             kept = [name for name in self.layers if name not in set(quantized)]
-            manager = PassManager([], fingerprints=False)
-            manager.passes = [Quantize(keep="+".join(kept) or "none")]
-            manager.run(graph, ctx)
+            quantize = Quantize(keep="+".join(kept) or "none")
+            PassManager([quantize], fingerprints=False, given=ctx.facts).run(graph, ctx)
+            self._ranges = ctx.ranges or self._ranges  # measured once, for all variants
         path = self._folder / "variant.onnx"
         graph.save(path)
         runner = OrtRunner(path)

@@ -97,7 +97,8 @@ def _facts(run: Run) -> list[str]:
 def _pass(row: PassRow) -> dict[str, Any]:
     nodes = f"{row.nodes_before} > {row.nodes_after} nodes" if row.nodes_before != row.nodes_after else ""
     return {
-        "index": row.index, "name": row.name, "spec": row.spec, "changed": row.changed, "seconds": row.seconds,
+        "index": row.index, "name": row.name, "spec": row.spec, "changed": row.changed, "skipped": row.skipped,
+        "seconds": row.seconds,
         "nodes": nodes, "ops": ops_text(row.ops()), "allOps": ops_text(row.ops(), None), "statistics": row.statistics,
         "check": check_text(row.check) if row.changed else "", "error": row.error, "rows": list(rows(row.diff())),
     }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 
 from onnxgraft.errors import InputError
 from onnxgraft.ir.textdiff import count_lines, operators, unified
+from onnxgraft.pipeline.record import Check, check_from_dict
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,12 @@ class PassRow:
     nodes_before: int
     nodes_after: int
     statistics: dict[str, int | float]
-    check: dict[str, Any] | None
+    check: Check | None
     error: str | None
     seconds: float | None
     before: str = field(repr=False)
     after: str = field(repr=False)
+    skipped: str | None = None
 
     @property
     def stem(self) -> str:
@@ -87,8 +89,9 @@ def read_run(folder: str | Path) -> Run:
     for entry in report["passes"]:
         after = _text(folder / "passes" / f"{entry['index']:02d}_{entry['name']}.txt") or before
         spent = seconds[entry["index"] - 1] if isinstance(seconds, list) else seconds.get(entry["name"])
-        rows.append(PassRow(**{k: v for k, v in entry.items() if k in PassRow.__dataclass_fields__ and k != "seconds"},
-                            seconds=spent, before=before, after=after))  # fmt: skip
+        held = {k: v for k, v in entry.items() if k in PassRow.__dataclass_fields__ and k not in ("seconds", "check")}
+        check = check_from_dict(entry["check"]) if entry.get("check") else None
+        rows.append(PassRow(**held, check=check, seconds=spent, before=before, after=after))
         before = after
     failure = _json(folder / "reproducer.json") or None
     notes = tuple(report.get("notes", ()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from onnxgraft.ir.textdiff import count_lines, operators
 from onnxgraft.pipeline.docs import PassDoc, facts_of
+from onnxgraft.pipeline.record import Check
 from onnxgraft.report.reader import PassRow, Run
 
 _STYLES = (("+++", "bold"), ("---", "bold"), ("@@", "cyan"), ("+", "green"), ("-", "red"))
@@ -18,7 +18,7 @@ _MOST_OPS = 4
 
 
 def pass_table(run: Run) -> RenderableType:
-    """All passes: number, name, changed, nodes, operators gained and lost, seconds, numeric check."""
+    """All passes: number, name, changed or skipped, nodes, operators gained and lost or why skipped, seconds, numeric check."""
     whole = [Column(head, no_wrap=True) for head in ("", "pass", "", "nodes")]
     table = Table(*whole, "operators", Column("seconds", no_wrap=True), box=None, pad_edge=False)
     checked = any(row.check for row in run.passes)
@@ -27,13 +27,18 @@ def pass_table(run: Run) -> RenderableType:
     for row in run.passes:
         nodes = f"{row.nodes_before} > {row.nodes_after}" if row.nodes_before != row.nodes_after else str(row.nodes_after)
         table.add_row(
-            str(row.index), Text(row.name, "bold" if row.changed else "dim"), "changed" if row.changed else "",
-            nodes, ops_text(row.ops()), "" if row.seconds is None else f"{row.seconds:.2f}",
+            str(row.index), Text(row.name, "bold" if row.changed else "dim"), what(row),
+            nodes, row.skipped or ops_text(row.ops()), "" if row.seconds is None else f"{row.seconds:.2f}",
             *([check_text(row.check)] if checked else []),
         )  # fmt: skip
     if run.failure is None:
         return table
     return Group(table, Text(f"failed in {run.failure['pass']}: {run.failure['error']}", "red"))
+
+
+def what(row: PassRow) -> str:
+    """What a pass did, in a word; empty when it ran and changed nothing."""
+    return "changed" if row.changed else "skipped" if row.skipped is not None else ""
 
 
 def ops_text(ops: Counter[str], most: int | None = _MOST_OPS) -> str:
@@ -44,20 +49,9 @@ def ops_text(ops: Counter[str], most: int | None = _MOST_OPS) -> str:
     return ", ".join(shown) + (f", {more} more" if more else "")
 
 
-def check_text(check: dict[str, Any] | None) -> str:
+def check_text(check: Check | None) -> str:
     """One line on a numeric check; empty when none was made."""
-    if not check:
-        return ""
-    state = check["state"]
-    if state == "first":
-        return f"{check['detections']} detections"
-    if "matched" not in check:
-        return state + (f": {check['reason']}" if "reason" in check else "")
-    words = f"{check['matched']}/{check['reference']} same, box {check['box_px']:.2g} px, score {check['score']:.2g}"
-    for kind in ("mask", "heatmap", "semantic"):
-        if check.get(kind) is not None:
-            words += f", {kind} {check[kind]:.2g}"
-    return words if state == "compared" else f"{state}: {words}"
+    return "" if check is None else str(check)
 
 
 def coloured(diff: str) -> Text:
@@ -110,5 +104,7 @@ def pass_doc(doc: PassDoc) -> RenderableType:
 
 def summary_line(row: PassRow) -> str:
     facts = [f"{row.nodes_before} > {row.nodes_after} nodes", ops_text(row.ops(), None)]
-    facts += [f"{what} {count}" for what, count in row.statistics.items()]
+    facts += [f"{kind} {count}" for kind, count in row.statistics.items()]
+    if row.skipped is not None:
+        facts.append(f"skipped: {row.skipped}")
     return f"{row.index} {row.spec}: " + "; ".join(filter(None, [*facts, check_text(row.check)]))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.detector.outputs import Role
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.context import Context
 from onnxgraft.runtime.detections import Detections, from_raw_export
@@ -41,20 +42,21 @@ def stage_feeds(graph: Graph, ctx: Context, image: NDArray[np.uint8]) -> dict[st
 
 def stage_detections(outputs: dict[str, NDArray[Any]], ctx: Context) -> Detections:
     """The first image's detections of a graph at any stage, in pixels of the canvas."""
-    sites = ctx.sites
-    if "num_detections" not in sites:
+    results = ctx.values.results
+    if Role.NUM_DETECTIONS not in results:
         return from_raw_export(outputs, ctx.detector.outputs if ctx.detector is not None else None)
-    count = int(outputs[sites["num_detections"]][0, 0])
-    boxes = outputs[sites["boxes"]][0, :count]
+    count = int(outputs[results[Role.NUM_DETECTIONS]][0, 0])
+    boxes = outputs[results[Role.BOXES]][0, :count]
     if ctx.io.get("boxes") == "normalized":
         image = ctx.spec().image
         boxes = boxes * np.array([image.width, image.height] * 2, np.float32)
+    maps = {role: outputs.get(results[role]) for role in (Role.MASKS, Role.HEATMAPS, Role.SEMANTIC) if role in results}
     masks, heatmaps = (
         None if found is None else found.reshape(ctx.batch, -1, *found.shape[-rank:])[0, :count]
-        for found, rank in ((outputs.get(sites.get("masks", "")), 2), (outputs.get(sites.get("heatmaps", "")), 3))
+        for found, rank in ((maps.get(Role.MASKS), 2), (maps.get(Role.HEATMAPS), 3))
     )
-    semantic = outputs.get(sites.get("semantic", ""))
-    scores = outputs[sites["scores"]][0, :count]
-    classes = outputs[sites["classes"]][0, :count] if "classes" in sites else np.zeros(count)
+    semantic = maps.get(Role.SEMANTIC)
+    scores = outputs[results[Role.SCORES]][0, :count]
+    classes = outputs[results[Role.CLASSES]][0, :count] if Role.CLASSES in results else np.zeros(count)
     logits = None if semantic is None else semantic[0]
     return Detections.of(boxes, scores, classes.astype(np.int64), masks, heatmaps, logits)

@@ -9,14 +9,15 @@ from typing import Any
 
 from onnxgraft.options import BuilderOptions
 from onnxgraft.targets.engine_info import EngineInfo
+from onnxgraft.targets.traits import TargetTraits
 
 
 class Target(ABC):
     """Where a compiled graph goes: what it accepts, whether it is here, and how it is built."""
 
     name: str
-    plugins: frozenset[str] = frozenset()
-    """Plugin ops the target has itself; all others must be lowered to standard ops before."""
+    traits: TargetTraits
+    """What passes ask of it."""
     suffix: str = ".engine"
     """How the file that `build` writes is named; empty when it writes none."""
 

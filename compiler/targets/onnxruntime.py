@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from onnxgraft.errors import InputError, TargetError
 from onnxgraft.options import BuilderOptions
-from onnxgraft.plugins import REGISTRY
+from onnxgraft.targets import traits
 from onnxgraft.targets.base import Runner, Target
 from onnxgraft.targets.engine_info import EngineInfo
 from onnxgraft.targets.trt.messages import tidy
@@ -65,7 +65,7 @@ class OnnxRuntime(Target):
     """Executes the ONNX file itself; plugin ops run as the ONNX functions they are defined by."""
 
     name = "onnxruntime"
-    plugins = frozenset(REGISTRY)
+    traits = traits.ONNXRUNTIME
     suffix = ""
 
     def available(self) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxgraft.plugins import REGISTRY
+from onnxgraft.targets import traits
 from onnxgraft.targets.trt.devices import no_gpu
 from onnxgraft.targets.trt.dialect import TENSORRT
 from onnxgraft.targets.trt.target import NvidiaTarget
@@ -16,7 +16,7 @@ class TensorRT(NvidiaTarget):
     """
 
     name = "tensorrt"
-    plugins = frozenset(op for op, plugin in REGISTRY.items() if "tensorrt" in plugin.targets)
+    traits = traits.TENSORRT
     dialect = TENSORRT
 
     def available(self) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxgraft.targets import traits
 from onnxgraft.targets.trt import devices
 from onnxgraft.targets.trt.dialect import TENSORRT_RTX
 from onnxgraft.targets.trt.target import NvidiaTarget
@@ -17,6 +18,7 @@ class TensorRTRTX(NvidiaTarget):
     """
 
     name = "tensorrt-rtx"
+    traits = traits.TENSORRT_RTX
     dialect = TENSORRT_RTX
 
     def can_run(self) -> str | None:

@@ -93,9 +93,8 @@ def _quantize(prepared: Prepared, model: str) -> None:
     from onnxgraft.pipeline.manager import PassManager
     from onnxgraft.quantization.ranges import Provider
 
-    prepared.ctx.calibrate = Provider(model, CACHE, limit=1).ranges  # scales do not change the time
-    manager = PassManager([], fingerprints=False)
-    manager.passes = [Quantize(), IntegerKernels()]
+    prepared.ctx.range_source = Provider(model, CACHE, limit=1)  # scales do not change the time
+    manager = PassManager([Quantize(), IntegerKernels()], fingerprints=False, given=prepared.ctx.facts)
     manager.run(prepared.graph, prepared.ctx)
 
 

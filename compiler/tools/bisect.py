@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shlex
 import subprocess
 import tempfile
@@ -31,7 +30,6 @@ from onnxgraft.runtime.feeds import fits, stage_detections, stage_feeds
 from onnxgraft.targets import OrtRunner
 
 PARITY = "parity"
-_RESTORES = ("repair-roi-align",)  # its answers are new, and right: they are the reference
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,7 @@ class Stage:
     spec: str
     skeleton: Skeleton
     ctx: Context
+    changes_answers: str = ""  # why detections may differ after it, by intent
 
     def graph(self) -> Graph:
         model = type(self.skeleton.model).FromString(self.skeleton.model.SerializeToString())
@@ -90,31 +89,40 @@ def bisect(
     request = request or Request(target="onnxruntime")
     stages, raised = _stages(catalog.resolve(str(model), CACHE), request, progress)
     runs: list[tuple[str, bool]] = []
-    if check == PARITY:
-        stages = _comparable(stages, request.numeric_images)
-        verdict: Check = Parity(stages[0], request.numeric_images)
-        runs.append((stages[0].name, True))
-    else:
-        verdict = _command(check) if isinstance(check, str) else check
+    series = _comparable(stages, request.numeric_images) if check == PARITY else [stages]
+    for part in series:
+        if check == PARITY:
+            verdict: Check = Parity(part[0], request.numeric_images)
+            runs.append((part[0].name, True))
+        else:
+            verdict = _command(check) if isinstance(check, str) else check
 
-    def passes(stage: Stage) -> bool:
-        progress(f"checking after {stage.name}")
-        runs.append((stage.name, verdict(stage)))
-        return runs[-1][1]
+        def passes(stage: Stage, verdict: Check = verdict) -> bool:
+            progress(f"checking after {stage.name}")
+            runs.append((stage.name, verdict(stage)))
+            return runs[-1][1]
 
-    if check != PARITY and not passes(stages[0]):
-        raise InputError("the check fails on the model before any pass, so no pass is to blame")
+        if check != PARITY and not passes(part[0]):
+            raise InputError("the check fails on the model before any pass, so no pass is to blame")
+        around = _first_failing(part, passes)
+        if around is not None:
+            before, after = _keep(*around, keep)
+            found = around[1]
+            return Bisection(found.name, found.spec, found.index, tuple(runs), before, after, "the check fails after it first")
+    if raised is not None:
+        return Bisection(raised.pass_name, raised.pass_name, stages[-1].index + 1, tuple(runs), None, None, raised.reason)
+    raise InputError("the check passes after the last pass, so there is nothing to find")
+
+
+def _first_failing(stages: Sequence[Stage], passes: Check) -> tuple[Stage, Stage] | None:
+    """The last good and the first bad stage, of stages of which the first is good; None when the last is good too."""
     low, high = 0, len(stages) - 1
     if low == high or passes(stages[high]):
-        if raised is not None:
-            return Bisection(raised.pass_name, raised.pass_name, stages[-1].index + 1, tuple(runs), None, None, raised.reason)
-        raise InputError("the check passes after the last pass, so there is nothing to find")
+        return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if passes(stages[middle]) else (low, middle)
-    before, after = _keep(stages[low], stages[high], keep)
-    found = stages[high]
-    return Bisection(found.name, found.spec, found.index, tuple(runs), before, after, "the check fails after it first")
+    return stages[low], stages[high]
 
 
 class _Snapshots(Instrument):
@@ -124,18 +132,12 @@ class _Snapshots(Instrument):
         self.stages: list[Stage] = []
 
     def start(self, graph: Graph, ctx: Context) -> None:
-        self.stages.append(Stage(0, "input", "", graph.skeleton(), _copy(ctx)))
+        self.stages.append(Stage(0, "input", "", graph.skeleton(), ctx.copy()))
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
         if record.changed or ctx.facts != self.stages[-1].ctx.facts:
-            self.stages.append(Stage(record.index, record.name, record.spec, graph.skeleton(), _copy(ctx)))
+            self.stages.append(Stage(record.index, record.name, record.spec, graph.skeleton(), ctx.copy(), step.changes_answers))
         return record
-
-
-def _copy(ctx: Context) -> Context:
-    copied = copy.copy(ctx)
-    copied.sites, copied.io, copied.facts = dict(ctx.sites), copy.deepcopy(ctx.io), set(ctx.facts)
-    return copied
 
 
 def _stages(source: Path, request: Request, progress: Callable[[str], None]) -> tuple[list[Stage], PassError | None]:
@@ -149,19 +151,22 @@ def _stages(source: Path, request: Request, progress: Callable[[str], None]) -> 
     return snapshots.stages, None
 
 
-def _comparable(stages: list[Stage], images: Sequence[NDArray[np.uint8]]) -> list[Stage]:
-    """The stages that ONNX Runtime runs on the images, from the last pass on that changes answers by intent."""
+def _comparable(stages: list[Stage], images: Sequence[NDArray[np.uint8]]) -> list[list[Stage]]:
+    """The stages that ONNX Runtime runs on the images, in series in which answers must not change: each begins with the
+    input or with a pass that changes them by intent."""
     if not images:
         raise InputError("parity needs images to compare on (--images)")
-    last_intended = max((s.index for s in stages if s.name in _RESTORES), default=0)
-    chosen = []
+    series: list[list[Stage]] = []
     for stage in stages:
+        if not series or stage.changes_answers:
+            series.append([])
         graph = stage.graph()
-        if stage.index >= last_intended and fits(graph, images[0]) and not_runnable(graph) is None:
-            chosen.append(stage)
-    if len(chosen) < 2:
+        if fits(graph, images[0]) and not_runnable(graph) is None:
+            series[-1].append(stage)
+    series = [part for part in series if len(part) > 1]
+    if not series:
         raise InputError("parity: no two stages run on the images; is their size the one that the input is fixed to?")
-    return chosen
+    return series
 
 
 class Parity:

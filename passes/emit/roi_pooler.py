@@ -13,6 +13,7 @@ from onnxgraft.ir.builder import Builder
 from onnxgraft.passes.emit.boxes import columns
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.pipeline.context import Context
+from onnxgraft.plugins.lowering import RoiAlignLowering
 
 _HALF_PIXEL, _OUTPUT_HALF_PIXEL = 2, 1  # PyramidROIAlign_TRT's roi_coords_transform
 _PYRAMID_MAPS = 4
@@ -55,7 +56,7 @@ def _pyramid(
         sampling_ratio=pooler.sampling_ratio, roi_coords_absolute=1, roi_coords_swap=0, roi_coords_plusone=0,
         roi_coords_transform=_HALF_PIXEL if pooler.aligned else _OUTPUT_HALF_PIXEL, legacy=0,
     )[0]  # fmt: skip
-    ctx.lowering[pooled.inputs[0].name] = {"level_rule": "detectron2"}
+    ctx.lowering[pooled.inputs[0].name] = RoiAlignLowering(level_rule="detectron2")
     return pooled
 
 

@@ -177,7 +177,7 @@ def test_without_a_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:
 LEAVES_NON_ZERO = '''
 from dataclasses import dataclass
 import numpy as np
-from onnxgraft import Builder, Pass
+from onnxgraft import Builder, Pass, Role
 
 @dataclass(frozen=True, kw_only=True)
 class LeaveNonZero(Pass):
@@ -193,7 +193,7 @@ class LeaveNonZero(Pass):
         zero = b.op("Mul", [b.op("Cast", [first], "float", to=1), b.floats("zero", 0.0)], "nothing")
         result = b.op("Add", [scores, zero], "result", shape=list(scores.shape))
         result.name = "detection_scores"
-        ctx.sites["scores"] = result.name
+        ctx.values.results[Role.SCORES] = result.name
         graph.gs.outputs[:] = [result if t is scores else t for t in graph.gs.outputs]
 '''
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,14 +52,14 @@ class Stages(Instrument):
 
     def _keep(self, name: str, graph: Graph, ctx: Context) -> None:
         graph.save(self.folder / f"{name}.onnx")
-        self._context[name] = copy.deepcopy(ctx)
+        self._context[name] = ctx.copy()
         self.names.append(name)
 
     def after_pass(self, name: str) -> tuple[Graph, Context]:
         """A fresh graph and context as they were after a pass ("input": before all of them)."""
         graph = Graph.load(self.folder / f"{name}.onnx")
         graph.source_opset = self._opset
-        return graph, copy.deepcopy(self._context[name])
+        return graph, self._context[name].copy()
 
     def before_pass(self, name: str) -> tuple[Graph, Context]:
         return self.after_pass(self.names[self.names.index(name) - 1])
@@ -82,10 +81,9 @@ class Stages(Instrument):
 
 
 def run_unordered(steps: Sequence[Pass], graph: Graph, ctx: Context) -> Report:
-    """Run passes that go on from a stage whose facts the context already has."""
-    manager = PassManager([])
-    manager.passes = list(steps)
-    return manager.run(graph, ctx)
+    """Run passes on a graph of which what they require is taken to hold."""
+    given = [fact for step in steps for fact in step.required()]
+    return PassManager(steps, given=given).run(graph, ctx)
 
 
 def same(a: Detections, b: Detections, px: float = 1e-3, score: float = 1e-5, mask: float = 1e-4) -> str | None:

@@ -37,7 +37,7 @@ def run_level(stages: Stages, logits: np.ndarray, deltas: np.ndarray, side: floa
     ctx.detector = dataclasses.replace(ctx.spec(), rpn=dataclasses.replace(ctx.spec().rpn, min_box_size=side))
     run_unordered([DecodeBoxes()], graph, ctx)
     level = ctx.spec().rpn.levels[LEVEL]
-    outputs = [graph.tensor(ctx.sites[f"level{LEVEL}.{what}"]) for what in ("boxes", "scores")]
+    outputs = [graph.tensor(name) for name in (ctx.values.levels[LEVEL].boxes, ctx.values.levels[LEVEL].scores)]
     feeds = {
         level.logits_tensor: logits.reshape(1, 4, 5, 3).transpose(0, 3, 1, 2),
         level.deltas_tensor: deltas.reshape(1, 4, 5, 12).transpose(0, 3, 1, 2),

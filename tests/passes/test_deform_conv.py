@@ -21,7 +21,7 @@ from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.options import CompileOptions
 from onnxgraft.passes import DeformConv, Fp16, LowerPlugins
 from onnxgraft.passes.default import default_pipeline
-from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.context import Context, Ranges
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.record import PassRecord
 from onnxgraft.runtime.comparison import match
@@ -230,7 +230,7 @@ def test_fp16_samples_in_fp32_and_multiplies_in_fp16(modulated: Path) -> None:
 def test_fp16_does_not_multiply_what_overflows(modulated: Path) -> None:
     graph, ctx = compiled(modulated, "onnxruntime", "name-outputs")
     bent = node_of(graph, PLUGIN)
-    ctx.ranges = {bent.inputs[0].name: 40_000.0}
+    ctx.ranges = Ranges({}, {bent.inputs[0].name: 40_000.0})
     run_unordered([Fp16()], graph, ctx)
     assert {node.name for node in graph.nodes if node.op == PLUGIN} - set(ctx.lowering) == {bent.name}
 

@@ -10,6 +10,7 @@ import pytest
 from helpers import dense_members
 from helpers.stages import SIZE, Stages, detect, run_unordered, same
 
+from onnxgraft.detector.outputs import Role
 from onnxgraft.errors import PassError
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
@@ -81,7 +82,8 @@ def test_the_best_pairs_of_a_level_are_selected_and_decoded(dense: Stages, level
     grid = (part.height, part.width, part.anchors)
     feeds = {n: np.ascontiguousarray(v.reshape(*grid, -1).transpose(2, 3, 0, 1).reshape(1, -1, *grid[:2]))
              for n, v in by_anchor.items()}  # fmt: skip
-    outputs = [graph.tensor(ctx.sites[f"dense{level}.{what}"]) for what in ("boxes", "scores", "classes")]
+    made = ctx.values.levels[level]
+    outputs = [graph.tensor(name) for name in (made.boxes, made.scores, str(made.classes))]
     boxes, scores, classes = (found[0] for found in evaluate(graph, outputs, feeds))
 
     wide = {name: values.astype(np.float64) for name, values in by_anchor.items()}
@@ -137,7 +139,8 @@ def test_boxes_without_area_are_dropped_and_the_rest_moves_up(dense: Stages, tmp
     classes = np.zeros((1, 100), np.int32)
     classes[0, :5] = [3, 1, 2, 5, 4]
     feeds = dict(zip((t.name for t in nms.outputs[1:]), (given, scores, classes), strict=True))
-    outputs = [graph.tensor(ctx.sites[role]) for role in ("num_detections", "boxes", "scores", "classes")]
+    roles = (Role.NUM_DETECTIONS, Role.BOXES, Role.SCORES, Role.CLASSES)
+    outputs = [graph.tensor(ctx.values.results[role]) for role in roles]
     count, boxes, best, labels = evaluate(graph, outputs, feeds)
     assert count.tolist() == [[3]]
     np.testing.assert_array_equal(boxes[0, :4], [[10, 20, 60, 80], [300, 10, 320, 256], [7, 8, 9, 10], [0, 0, 0, 0]])

@@ -23,7 +23,7 @@ def test_fires_on_the_golden_export(stages: Stages) -> None:
     assert stages.report["fix-input"].changed
     assert graph.gs.inputs[0].shape == [1, 3, 256, 320]
     assert "Pad" not in {node.op for node in graph.nodes}
-    assert graph.tensor(ctx.sites["normalized"]).outputs[0].op == "Conv"
+    assert graph.tensor(ctx.values.normalized).outputs[0].op == "Conv"
     assert {"static-input", "detector"} <= ctx.facts
     assert [level.height for level in ctx.spec().rpn.levels] == [64, 32, 16, 8, 4]
     assert [level.width for level in ctx.spec().rpn.levels] == [80, 40, 20, 10, 5]

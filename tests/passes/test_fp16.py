@@ -14,7 +14,7 @@ from onnxgraft.errors import InputError, PassError
 from onnxgraft.instruments.verify import verify_graph
 from onnxgraft.ir.graph import Graph
 from onnxgraft.passes import Bf16, Fp16
-from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.context import Context, Ranges
 from onnxgraft.quantization.collect import input_feeds
 from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.images import ResizeRule
@@ -111,7 +111,7 @@ def test_what_fp16_cannot_hold_stays_in_fp32_and_is_said(stages: Stages) -> None
     values = np.array(heavy.inputs[1].values)
     values.flat[0] = 7e4
     heavy.inputs[1] = gs.Constant("heavy", values)
-    ctx.ranges = {wide.inputs[0].name: 4e4}
+    ctx.ranges = Ranges({}, {wide.inputs[0].name: 4e4})
     run_unordered([Fp16()], graph, ctx)
     assert verify_graph(graph) is None
     after = find_regions(graph, ctx).layers

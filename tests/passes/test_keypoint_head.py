@@ -10,6 +10,7 @@ import pytest
 from helpers.graphs import parse_graph, run_graph
 from helpers.stages import run_unordered
 
+from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import DetectorSpec, ImageInput, KeypointHead, Outputs, SemanticHead
 from onnxgraft.errors import PassError
 from onnxgraft.ir.graph import Graph
@@ -17,6 +18,7 @@ from onnxgraft.passes import KeypointHead as KeypointPass
 from onnxgraft.passes import NameOutputs
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.pipeline.values import DetectorValues
 
 # Two images of three detections, two keypoints, heatmaps of 4 x 4; the rows of all images follow one another.
 GRAPH = """
@@ -48,7 +50,8 @@ def detector() -> DetectorSpec:
 
 def given() -> tuple[Graph, Context]:
     ctx = Context(batch=2, detector=detector())
-    ctx.sites = {name: name for name in ("boxes", "scores", "classes")} | {"num_detections": "count", "heatmaps": "heat"}
+    named = {role: role.value for role in (Role.BOXES, Role.SCORES, Role.CLASSES)}
+    ctx.values = DetectorValues(named | {Role.NUM_DETECTIONS: "count", Role.HEATMAPS: "heat"})
     return parse_graph(GRAPH), ctx
 
 
@@ -63,8 +66,8 @@ def test_heatmaps_come_in_rows_of_the_detections(tmp_path: Path) -> None:
     graph, ctx = given()
     assert run_unordered([KeypointPass()], graph, ctx).records[0].changed
     outputs = dict(zip([t.name for t in graph.gs.outputs], run_graph(graph, FEEDS, tmp_path), strict=True))
-    heatmaps = outputs[ctx.sites["heatmaps"]]
-    assert graph.tensor(ctx.sites["heatmaps"]).shape == [2, 3, 2, 4, 4]
+    heatmaps = outputs[ctx.values.results[Role.HEATMAPS]]
+    assert graph.tensor(ctx.values.results[Role.HEATMAPS]).shape == [2, 3, 2, 4, 4]
     np.testing.assert_array_equal(heatmaps[1, 2, 1], FEEDS["x"][5, 1])
     np.testing.assert_array_equal(heatmaps.reshape(6, 2, 4, 4), FEEDS["x"])
 
@@ -108,7 +111,7 @@ def test_outputs_are_named_in_order(tmp_path: Path) -> None:
 
 def test_a_network_that_only_segments_has_only_logits() -> None:
     graph, ctx = given()
-    ctx.sites = {}
+    ctx.values = DetectorValues()
     ctx.detector = dataclasses.replace(detector(), keypoint_head=None)
     run_unordered([KeypointPass(), NameOutputs()], graph, ctx)
     assert [t.name for t in graph.gs.outputs] == ["semantic_logits"]

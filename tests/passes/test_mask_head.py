@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers.stages import Stages, run_unordered, same
 
+from onnxgraft.detector.outputs import Role
 from onnxgraft.errors import PassError
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.passes import MaskHead
@@ -19,7 +20,7 @@ def test_fires_and_changes_no_detection(stages: Stages) -> None:
 
 def test_masks_come_in_rows_of_the_detections(stages: Stages) -> None:
     graph, ctx = stages.after_pass("mask-head")
-    assert graph.tensor(ctx.sites["masks"]).shape == [1, 100, 28, 28]
+    assert graph.tensor(ctx.values.results[Role.MASKS]).shape == [1, 100, 28, 28]
 
 
 def test_each_detection_gets_the_mask_of_its_class(stages: Stages) -> None:
@@ -30,8 +31,8 @@ def test_each_detection_gets_the_mask_of_its_class(stages: Stages) -> None:
     kinds = np.arange(100, dtype=np.int32).reshape(1, 100) % 5
     logits = np.broadcast_to(np.arange(5, dtype=np.float32).reshape(1, 5, 1, 1), (100, 5, 28, 28)).copy()
     logits += np.arange(100, dtype=np.float32).reshape(100, 1, 1, 1) / 100
-    feeds = {head.logits_tensor: logits, ctx.sites["classes"]: kinds}
-    (masks,) = evaluate(graph, [graph.tensor(ctx.sites["masks"])], feeds)
+    feeds = {head.logits_tensor: logits, ctx.values.results[Role.CLASSES]: kinds}
+    (masks,) = evaluate(graph, [graph.tensor(ctx.values.results[Role.MASKS])], feeds)
     row = np.arange(100, dtype=np.float32) / 100
     wanted = 1 / (1 + np.exp(-(kinds[0] + row)))
     np.testing.assert_allclose(masks[0], np.broadcast_to(wanted[:, None, None], (100, 28, 28)), atol=1e-6)

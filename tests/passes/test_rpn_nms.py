@@ -14,9 +14,9 @@ from onnxgraft.pipeline.context import Context
 from onnxgraft.targets import OrtRunner
 
 
-def intermediate(graph: Graph, ctx: Context, sites: list[str], image: np.ndarray, folder: Path) -> list[np.ndarray]:
+def intermediate(graph: Graph, names: list[str], image: np.ndarray, folder: Path) -> list[np.ndarray]:
     """Values of tensors inside the graph, on one image."""
-    tensors = [graph.tensor(ctx.sites[site]) for site in sites]
+    tensors = [graph.tensor(name) for name in names]
     graph.gs.outputs[:] = tensors
     graph.save(folder / "inner.onnx")
     name = graph.gs.inputs[0].name
@@ -45,8 +45,10 @@ def test_the_plugin_says_what_detectron2_does(stages: Stages) -> None:
 def test_proposals_are_suppressed_within_levels_only(stages: Stages, tmp_path: Path) -> None:
     """Against a plain greedy NMS per level over the boxes that enter."""
     graph, ctx = stages.after_pass("rpn-nms")
-    sites = [f"level{i}.{what}" for i in range(5) for what in ("boxes", "scores")] + ["proposals", "num_proposals"]
-    *entering, proposals, count = intermediate(graph, ctx, sites, stages.image, tmp_path)
+    made = ctx.values.proposals
+    names = [name for level in ctx.values.levels for name in (level.boxes, level.scores)] + [made.boxes, str(made.count)]
+    assert len(names) == 12
+    *entering, proposals, count = intermediate(graph, names, stages.image, tmp_path)
     kept = []
     for boxes, scores in zip(entering[0::2], entering[1::2], strict=True):
         kept += [(s, tuple(b)) for b, s in greedy(boxes[0], scores[0], 0.7)]
@@ -84,9 +86,8 @@ def test_more_boxes_than_the_plugin_takes_need_no_cap(stages: Stages) -> None:
     graph, ctx = stages.before_pass("rpn-nms")
     levels = tuple(dataclasses.replace(level, topk=2000) for level in ctx.spec().rpn.levels)
     ctx.detector = dataclasses.replace(ctx.spec(), rpn=dataclasses.replace(ctx.spec().rpn, levels=levels))
-    for index in range(len(levels)):  # as decode-boxes would have left them
-        for role, tail in (("boxes", [4]), ("scores", [])):
-            graph.tensor(ctx.sites[f"level{index}.{role}"]).shape = [1, 2000, *tail]
+    for level in ctx.values.levels:  # as decode-boxes would have left them
+        graph.tensor(level.boxes).shape, graph.tensor(level.scores).shape = [1, 2000, 4], [1, 2000]
     RpnNMS().run(graph, ctx)
     (nms,) = [node for node in graph.nodes if node.op == "UncappedNMS"]
     assert nms.inputs[0].shape == [1, 10000, 4]

@@ -97,13 +97,13 @@ def test_replay_fails_in_the_same_way(model: Path, fault: str) -> None:
 
 SHIFT = """
 from dataclasses import dataclass
-from onnxgraft import Builder, Pass
+from onnxgraft import Builder, Pass, Role
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftBoxes(Pass):
     '''Move every box by three pixels.'''
     def run(self, graph, ctx):
-        old = graph.tensor(ctx.sites["boxes"])
+        old = graph.tensor(ctx.values.results[Role.BOXES])
         b = Builder(graph, "shift")
         new = b.op("Add", [old, b.floats("by", [3.0])], "boxes", shape=old.shape)
         graph.gs.outputs[:] = [new if t is old else t for t in graph.gs.outputs]

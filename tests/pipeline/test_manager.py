@@ -37,7 +37,7 @@ def registry() -> Registry:
 class ScaleBias(Pass):
     """Multiply every bias."""
 
-    touches: ClassVar[tuple[str, ...]] = ("weights",)
+    modifies: ClassVar[tuple[str, ...]] = ("weights",)
     factor: float = 2.0
     exact: bool = False
     title: str | None = None

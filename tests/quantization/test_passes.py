@@ -13,6 +13,7 @@ from helpers.stages import Stages, detect, run_unordered
 from helpers.target_models import needs_rtx
 
 from onnxgraft import targets
+from onnxgraft.analysis.qdq_placement import find_sites
 from onnxgraft.analysis.regions import find_regions
 from onnxgraft.driver.compile import Request, compile
 from onnxgraft.errors import InputError, PassError, Refusal
@@ -23,7 +24,7 @@ from onnxgraft.ir.traverse import producer
 from onnxgraft.options import CompileOptions
 from onnxgraft.passes import Fp16, LowerPlugins, Quantize
 from onnxgraft.passes.quantize import exact_scales, quantize_weights, refuse_quantized
-from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.context import Context, Ranges
 from onnxgraft.quantization import trt_cache
 from onnxgraft.quantization.calibrate import prepare
 from onnxgraft.quantization.calibration import Calibration
@@ -37,7 +38,7 @@ def measured(stages: Stages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibration")
     graph, ctx = stages.after_pass("name-outputs")
     provider = Provider("mask_rcnn", folder, limit=2)
-    ctx.calibrate = provider.ranges
+    ctx.range_source = provider
     run_unordered([Quantize()], graph, ctx)
     assert provider.calibration is not None
     provider.calibration.save(folder / "calibration.json")
@@ -46,7 +47,7 @@ def measured(stages: Stages, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def quantized(stages: Stages, source: Path, keep: str | None = None, tmp: Path = Path()) -> tuple[Graph, Context]:
     graph, ctx = stages.after_pass("name-outputs")
-    ctx.calibrate = Provider("mask_rcnn", tmp, source).ranges
+    ctx.range_source = Provider("mask_rcnn", tmp, source)
     run_unordered([Quantize(keep=keep) if keep else Quantize()], graph, ctx)
     return graph, ctx
 
@@ -162,10 +163,8 @@ def test_a_dead_tensor_leaves_its_reader_unquantized(stages: Stages) -> None:
     graph, ctx = stages.after_pass("name-outputs")
     dead = find_regions(graph, ctx).layers["box-head/1"].inputs[0].name
 
-    def ranges(graph: Graph, ctx: Context, groups: list[list[str]]) -> dict[str, float]:
-        return {name: 0.0 if name == dead else 1.0 for group in groups for name in group}
-
-    ctx.calibrate = ranges
+    names = [name for group in find_sites(graph, find_regions(graph, ctx), set()).groups() for name in group]
+    ctx.range_source = Ranges({name: 0.0 if name == dead else 1.0 for name in names})
     run_unordered([Quantize()], graph, ctx)
     assert verify_graph(graph) is None
     layers = find_regions(graph, ctx).layers
@@ -195,7 +194,7 @@ def test_int8_without_calibration_is_refused(stages: Stages, tmp_path: Path) -> 
     graph, ctx = stages.after_pass("name-outputs")
     with pytest.raises(PassError, match="int8 needs calibration: give images"):
         run_unordered([Quantize()], graph, ctx)
-    ctx.calibrate = Provider("some/model.onnx", tmp_path).ranges
+    ctx.range_source = Provider("some/model.onnx", tmp_path)
     with pytest.raises(PassError, match="int8 needs calibration images: give --calib DIR"):
         run_unordered([Quantize()], graph, ctx)
 

@@ -13,7 +13,9 @@ from helpers.target_models import RTX, installed, needs_rtx
 
 from onnxgraft import targets
 from onnxgraft.errors import InputError, TargetError
+from onnxgraft.plugins import REGISTRY
 from onnxgraft.targets import BuilderOptions
+from onnxgraft.targets.traits import TRAITS
 from onnxgraft.targets.trt import devices, dialect
 from onnxgraft.targets.trt.builder import configure
 
@@ -164,8 +166,12 @@ def test_auto_takes_onnxruntime_at_last(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_names_and_unknown_name() -> None:
     assert targets.names() == ("tensorrt", "tensorrt-rtx", "onnxruntime", "auto")
-    assert RTX.plugins == frozenset()
-    assert "EfficientNMS_TRT" in targets.get("tensorrt").plugins
+    assert not any(RTX.traits.has(plugin) for plugin in REGISTRY.values())
+    taken = {op: targets.get("tensorrt").traits.has(plugin) for op, plugin in REGISTRY.items()}
+    assert taken.pop("UncappedNMS") is False
+    assert all(taken.values())
+    assert all(targets.get(name).traits is TRAITS[name] for name in TRAITS)
+    assert set(TRAITS) == {*targets.names()} - {"auto"}
     with pytest.raises(InputError, match=r"no target 'openvino': give one of tensorrt, .*auto"):
         targets.get("openvino")
 

@@ -105,13 +105,13 @@ def test_parity_finds_a_wrong_pass_of_the_real_detector(golden_model: Path, scen
 
 WRONG = """
 from dataclasses import dataclass
-from onnxgraft import Builder, Context, Graph, Pass
+from onnxgraft import Builder, Context, Graph, Pass, Role
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftBoxes(Pass):
     '''Move every box by three pixels.'''
     def run(self, graph: Graph, ctx: Context) -> None:
-        old = graph.tensor(ctx.sites["boxes"])
+        old = graph.tensor(ctx.values.results[Role.BOXES])
         b = Builder(graph, "shift")
         new = b.op("Add", [old, b.floats("by", [3.0])], "boxes", shape=old.shape)
         graph.gs.outputs[:] = [new if t is old else t for t in graph.gs.outputs]

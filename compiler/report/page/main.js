@@ -39,13 +39,13 @@ function renderList() {
     <span class="row"><span>${title}</span><span>${right}</span></span>${small.filter(Boolean).map((line) => `<small title="${line}">${line}</small>`).join("")}</li>`;
   const rows = visible().map((p) => entry(p.index, p.error ? "failed" : p.changed ? "modified" : "same",
     `${p.index} ${escape(p.name)}`, p.seconds === null ? "" : `${p.seconds.toFixed(2)} s`,
-    p.error ? [escape(p.error)] : [[p.nodes, p.changed ? p.ops || "same operators" : "unchanged"].filter(Boolean).join("; "), escape(p.check)]));
+    p.error ? [escape(p.error)] : [[p.nodes, p.changed ? p.ops || "same operators" : p.skipped === null ? "unchanged" : `skipped: ${escape(p.skipped)}`].filter(Boolean).join("; "), escape(p.check)]));
   $("passes").innerHTML = entry(0, "", "Overview", "", [`${D.passes.length} passes`]) + rows.join("");
 }
 
 function renderPass() {
   const pass = D.passes[state.pass - 1], all = regions(pass.index), region = Math.min(state.region, Math.max(all.length - 1, 0));
-  const facts = [pass.nodes, pass.allOps, ...Object.entries(pass.statistics).map(([k, v]) => `${k} ${v}`), pass.check, pass.error];
+  const facts = [pass.nodes, pass.allOps, ...Object.entries(pass.statistics).map(([k, v]) => `${k} ${v}`), pass.skipped === null ? "" : `skipped: ${pass.skipped}`, pass.check, pass.error];
   $("pass-title").textContent = `${pass.index} ${pass.spec}`;
   $("pass-facts").textContent = facts.filter(Boolean).join("; ");
   $("pictures").hidden = !all.length;
@@ -53,7 +53,7 @@ function renderPass() {
   $("regions").innerHTML = all.length ? `<button id="previous" ${region ? "" : "disabled"}>&lsaquo;</button>
     region ${region + 1} of ${all.length}<button id="next" ${region < all.length - 1 ? "" : "disabled"}>&rsaquo;</button>
     <small>${changes(pass.index).size} nodes created, deleted or changed</small>`
-    : `<small>${pass.changed ? "No node was created, deleted or rewired; only shapes, types or weights differ." : "This pass changed nothing."}</small>`;
+    : `<small>${pass.changed ? "No node was created, deleted or rewired; only shapes, types or weights differ." : pass.skipped === null ? "This pass changed nothing." : "This pass had nothing to do here."}</small>`;
   if (all.length) {
     $("previous").onclick = () => go({ region: region - 1 });
     $("next").onclick = () => go({ region: region + 1 });
