@@ -5,6 +5,9 @@ them (`pip install --no-deps -e .`). About six minutes on two cores:
 
     python -m golden_graphs.regenerate --shapes-weights model.pth --config config.yaml
 
+With `--answers` the graphs and weights stay as they are, and only what rests on the scenes is made anew: half of the time.
+The calibration is `onnxgraft calibrate mask_rcnn --limit 100 -o golden_graphs/mask_rcnn/calibration.json`.
+
 The thin members of the other families are remade by `python -m golden_graphs.remake_members`, the trained RetinaNet and
 Cascade Mask R-CNN by `python -m golden_graphs.train_shapes` and `python -m golden_graphs.remake_trained`.
 """
@@ -39,8 +42,8 @@ OPSETS = {"model.onnx": 16, "model_opset11.onnx": 11}
 SMALLEST_SHARED = 1024  # bytes; smaller tensors are not worth a reference into another file
 
 
-def mask_rcnn(weights: Path, config: Path, output: Path) -> None:
-    """The trained detector of shapes: exports, references, pictures and evaluation answers."""
+def mask_rcnn(weights: Path, config: Path, output: Path, graphs: bool) -> None:
+    """The trained detector of shapes: exports (with `graphs`), references, pictures and evaluation answers."""
     cfg = get_cfg()
     cfg.merge_from_file(str(config))
     cfg.MODEL.DEVICE = "cpu"
@@ -49,7 +52,7 @@ def mask_rcnn(weights: Path, config: Path, output: Path) -> None:
     model.eval()
 
     image = shapes.scene(0)
-    for name, opset in OPSETS.items():
+    for name, opset in OPSETS.items() if graphs else ():
         exported = exporting.export(model, image, opset)
         if name != "model.onnx":
             share_weights(exported, output / "model.onnx")
@@ -68,14 +71,17 @@ def mask_rcnn(weights: Path, config: Path, output: Path) -> None:
     describe(cfg, output, shapes.CLASSES)
 
 
-def mask_rcnn_zoo(output: Path) -> None:
-    """The full-size R50-FPN of the model zoo: structure, recipe of its weights, references."""
+def mask_rcnn_zoo(output: Path, graphs: bool) -> None:
+    """The full-size R50-FPN of the model zoo: structure and recipe of its weights (with `graphs`), references."""
     cfg = zoo.config()
-    model, recipe = zoo.seeded_model(cfg, shapes.scene(0, shapes.CALIBRATION))
-    zoo.store(model, recipe, shapes.scene(0), OPSETS, output)
     images = [shapes.scene(index) for index in range(zoo.SCENES)]
     with tempfile.TemporaryDirectory() as cache:
+        if graphs:
+            model, recipe = zoo.seeded_model(cfg, shapes.scene(0, shapes.CALIBRATION))
+            zoo.store(model, recipe, images[0], OPSETS, output)
         complete = {file: golden.materialise(output, file, Path(cache)) for file in OPSETS}
+        if not graphs:
+            model = zoo.stored_model(cfg, complete["model.onnx"], output / "weights.json")
         digests = {file: hashlib.sha256(p.read_bytes()).hexdigest() for file, p in complete.items()}
         answers = zoo.reference(complete["model.onnx"], images)
     reports = []
@@ -211,17 +217,18 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="its detectron2 config")
     parser.add_argument("--output", type=Path, default=here, help="folder of the golden graphs")
     parser.add_argument("--only", choices=["mask_rcnn", zoo.NAME], help="remake just this one")
+    parser.add_argument("--answers", action="store_true", help="only answers, pictures and descriptions; graphs stay")
     args = parser.parse_args()
     if args.only != zoo.NAME:
         if not (args.shapes_weights and args.config):
             parser.error("mask_rcnn needs --shapes-weights and --config")
         folder = args.output / "mask_rcnn"
         folder.mkdir(parents=True, exist_ok=True)
-        mask_rcnn(args.shapes_weights, args.config, folder)
+        mask_rcnn(args.shapes_weights, args.config, folder, not args.answers)
     if args.only != "mask_rcnn":
         folder = args.output / zoo.NAME
         folder.mkdir(parents=True, exist_ok=True)
-        mask_rcnn_zoo(folder)
+        mask_rcnn_zoo(folder, not args.answers)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def drawn(count: int, first: int = 0) -> list[Picture]:
 
     def scene(index: int) -> Picture:
         name = f"scene_{index}"
-        seeds = f"shapes {module.CALIBRATION} {index}"
+        seeds = f"integer shapes {module.CALIBRATION} {index}"
         digest = hashlib.sha256(seeds.encode()).hexdigest()[:16]
         return Picture(name, digest, lambda: np.asarray(module.scene(index, module.CALIBRATION)))
 
