@@ -39,6 +39,7 @@ SCENES = 6
 PICTURES = 2  # scenes that are committed as images; lossless they would be 4 MB each
 EVALUATION_SCENES = 24
 OPSETS = {"model.onnx": 16, "model_opset11.onnx": 11}
+LISTED = ("model*", "weights.json", "reference/*", "evaluation/*", "images/*")  # what is made here, with digests in meta.json
 SMALLEST_SHARED = 1024  # bytes; smaller tensors are not worth a reference into another file
 
 
@@ -129,7 +130,7 @@ def describe(
     measured: dict[str, Any] | None = None,
 ) -> None:
     """Write `meta.json`: what a reader of the graphs must find, and the digest of each file."""
-    files = sorted(f for f in output.rglob("*") if f.is_file() and f.name != "meta.json")
+    files = sorted(f for pattern in LISTED for f in output.glob(pattern))
     scenes = sorted((output / "reference").glob("*.npz"))
     meta = {
         "input": {"shape": [3, 1344, 1344], "dtype": "float32", "range": [0, 255], "layout": "CHW"},
