@@ -38,6 +38,7 @@ from . import exporting, shapes, zoo
 SCENES = 6
 PICTURES = 2  # scenes that are committed as images; lossless they would be 4 MB each
 EVALUATION_SCENES = 24
+OTHER, OTHER_SEED = (480, 640), shapes.GOLDEN + 500
 OPSETS = {"model.onnx": 16, "model_opset11.onnx": 11}
 LISTED = ("model*", "weights.json", "reference/*", "evaluation/*", "images/*")  # what is made here, with digests in meta.json
 SMALLEST_SHARED = 1024  # bytes; smaller tensors are not worth a reference into another file
@@ -69,7 +70,16 @@ def mask_rcnn(weights: Path, config: Path, output: Path, graphs: bool) -> None:
     for index in range(EVALUATION_SCENES):
         found = exporting.detections(model, shapes.scene(index, shapes.EVALUATION))
         save_detections(output / "evaluation" / f"scene_{index}.npz", coarser(found))
+    another_size(model)
     describe(cfg, output, shapes.CLASSES)
+
+
+def another_size(model: torch.nn.Module) -> None:
+    """PyTorch's answers on an image of another size than the export's, for tests/test_pass_fix_input.py."""
+    height, width = OTHER
+    found = exporting.detections(model, shapes.draw(OTHER_SEED, OTHER)[0])
+    path = Path(__file__).resolve().parents[1] / "tests" / "data" / f"mask_rcnn_{height}x{width}.npz"
+    np.savez_compressed(path, **found)
 
 
 def mask_rcnn_zoo(output: Path, graphs: bool) -> None:
