@@ -24,6 +24,7 @@ from onnxgraft.targets import OrtRunner
 
 SIZE = (256, 320)  # not square, so that a mixed-up height and width shows
 SEED = 3_000_000_500
+HANGS = 1800  # seconds after which a command hangs, however busy the machine
 
 
 def detect(graph: Graph, ctx: Context, image: np.ndarray, folder: Path) -> Detections:
@@ -138,10 +139,10 @@ def run_graph(graph: Graph, feeds: dict[str, np.ndarray], folder: Path) -> list[
     return [found[t.name] for t in graph.gs.outputs]
 
 
-def cli(*arguments: object, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def cli(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     command = [sys.executable, "-c", "from onnxgraft.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=HANGS)
 
 
 def assert_one_line_error(result: subprocess.CompletedProcess[str], *words: str) -> None:
