@@ -1,5 +1,6 @@
 # Every verb works on a fresh machine with make and Python 3.10 or later: the first one that needs
-# the package makes .venv and installs it there, once, and again only after pyproject.toml changed.
+# the package makes .venv and installs it there, once, and again only after pyproject.toml or
+# constraints.txt changed. Installed is what the tests ran with (constraints.txt).
 
 MODEL ?= mask_rcnn
 PRECISION ?= fp32
@@ -15,7 +16,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 
-.PHONY: all help install engine inspect diff report verify bench zoo test lint clean
+.PHONY: all help install engine inspect diff report verify bench zoo test lint lock clean
 
 all: install help
 
@@ -25,12 +26,12 @@ help:  ## list the verbs
 
 install: $(INSTALLED)  ## make .venv and install onnxgraft there (the other verbs do it by themselves)
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 or later with venv was found:" \
 		"install one (on Debian and Ubuntu also python3-venv) or give PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "installing into $(VENV) (once, a minute or two)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[test]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
 engine: $(INSTALLED)  ## build MODEL (a golden graph or a .onnx file) in PRECISION=fp32|fp16|int8 [TARGET= SIZE= BATCH= CALIB= ARGS=]
@@ -68,6 +69,9 @@ lint: $(INSTALLED)  ## ruff and mypy
 	@rm -rf $(TYPES) && mkdir -p $(TYPES)/onnxgraft
 	@cd $(TYPES)/onnxgraft && ln -sfn ../../../compiler/* ../../../passes ../../../plugins .
 	@MYPYPATH=$(TYPES) $(BIN)/mypy -p onnxgraft
+
+lock:  ## renew constraints.txt: the newest versions that each Python of 3.10 to 3.13 found here installs
+	@$(PYTHON) .ci/lock.py
 
 clean:  ## remove builds and caches (.venv stays)
 	@rm -rf build .mypy_cache .ruff_cache .pytest_cache $(TYPES)

@@ -20,6 +20,7 @@ from onnxgraft.targets.trt import devices
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden texts; read the diff afterwards")
+    parser.addoption("--speed", action="store_true", help="also hold the report page to its times; for an idle machine")
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def drawn(count: int, first: int = 0) -> list[Picture]:
 
     def scene(index: int) -> Picture:
         name = f"scene_{index}"
-        seeds = f"shapes {scenes.CALIBRATION} {index}"
+        seeds = f"integer shapes {scenes.CALIBRATION} {index}"
         digest = hashlib.sha256(seeds.encode()).hexdigest()[:16]
         return Picture(name, digest, lambda: np.asarray(scenes.scene(index, scenes.CALIBRATION)))
 

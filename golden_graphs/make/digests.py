@@ -4,8 +4,8 @@
     python -m golden_graphs.make.digests --against before.json      # exits with 1 and names every graph that differs
 
 Each golden graph is compiled at a small size for every target, without an engine and without checks; what is compared is
-the sha256 of model.onnx. int8 is calibrated on two pictures of `make.pictures`. Trained detectors are compiled in fp32, fp16 and int8, thin members and the full-width graph in
-fp32 and int8.
+the sha256 of model.onnx. int8 is calibrated on two pictures of `make.pictures`. Trained detectors are compiled in fp32,
+fp16 and int8, thin members and the full-width graph in fp32 and int8.
 """
 
 from __future__ import annotations

@@ -5,12 +5,15 @@ See `seeding` for how. Only structure, biases and scales are stored.
 
 from __future__ import annotations
 
+import json
 import lzma
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
+import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -42,6 +45,23 @@ def seeded_model(cfg: CfgNode, image: np.ndarray) -> tuple[nn.Module, Recipe]:
     """The model of `cfg` with seeded weights calibrated on `image`, and their recipe."""
     model = build_model(cfg)
     return model, seeding.seeded(model, image, background=BACKGROUND)
+
+
+def stored_model(cfg: CfgNode, complete: Path, recipe: Path) -> nn.Module:
+    """The model of `cfg` with the weights and biases of `complete`: model.onnx as `recipe` (weights.json) filled it."""
+    model = build_model(cfg).eval()
+    graph = onnx.load(complete).graph
+    held = {tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    parameters = {t["names"]["model.onnx"]: t["parameter"] for t in json.loads(recipe.read_text())["tensors"]}
+    biases = {node.input[1]: node.input[2] for node in graph.node if len(node.input) == 3}
+    for tensor, parameter in parameters.items():
+        layer = model.get_submodule(parameter.removesuffix(".weight"))
+        layer.weight.data = held[tensor]
+        norm = getattr(layer, "norm", None)
+        if norm is not None:  # the export has it inside the convolution; here it only adds the bias
+            norm.running_var.fill_(1 - norm.eps)
+        (layer if norm is None else norm).bias.data = held[biases[tensor]]
+    return model
 
 
 def store(model: nn.Module, recipe: Recipe, image: np.ndarray, opsets: dict[str, int], output: Path) -> None:

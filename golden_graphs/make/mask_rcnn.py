@@ -5,6 +5,9 @@ them (`pip install --no-deps -e .`). About six minutes on two cores:
 
     python -m golden_graphs.make.mask_rcnn --shapes-weights model.pth --config config.yaml
 
+With `--answers` the graphs and weights stay as they are, and only what rests on the scenes is made anew: half of the time.
+The calibration is `onnxgraft calibrate mask_rcnn --limit 100 -o golden_graphs/mask_rcnn/calibration.json`.
+
 The thin members of the other families are remade by `python -m golden_graphs.make.thin_members`, the trained RetinaNet and
 Cascade Mask R-CNN by `python -m golden_graphs.make.training` and `python -m golden_graphs.make.trained`.
 """
@@ -35,12 +38,14 @@ from onnxgraft.runtime.detections import Detections
 SCENES = 6
 PICTURES = 2  # scenes that are committed as images; lossless they would be 4 MB each
 EVALUATION_SCENES = 24
+OTHER, OTHER_SEED = (480, 640), scenes.GOLDEN + 500
 OPSETS = {"model.onnx": 16, "model_opset11.onnx": 11}
+LISTED = ("model*", "weights.json", "reference/*", "evaluation/*", "images/*")  # what is made here, with digests in meta.json
 SMALLEST_SHARED = 1024  # bytes; smaller tensors are not worth a reference into another file
 
 
-def mask_rcnn(weights: Path, config: Path, output: Path) -> None:
-    """The trained detector of shapes: exports, references, pictures and evaluation answers."""
+def mask_rcnn(weights: Path, config: Path, output: Path, graphs: bool) -> None:
+    """The trained detector of shapes: exports (with `graphs`), references, pictures and evaluation answers."""
     cfg = get_cfg()
     cfg.merge_from_file(str(config))
     cfg.MODEL.DEVICE = "cpu"
@@ -49,7 +54,7 @@ def mask_rcnn(weights: Path, config: Path, output: Path) -> None:
     model.eval()
 
     image = scenes.scene(0)
-    for name, opset in OPSETS.items():
+    for name, opset in OPSETS.items() if graphs else ():
         exported = exporting.export(model, image, opset)
         if name != "model.onnx":
             share_weights(exported, output / "model.onnx")
@@ -65,17 +70,29 @@ def mask_rcnn(weights: Path, config: Path, output: Path) -> None:
     for index in range(EVALUATION_SCENES):
         found = exporting.detections(model, scenes.scene(index, scenes.EVALUATION))
         save_detections(output / "evaluation" / f"scene_{index}.npz", coarser(found))
+    another_size(model)
     describe(cfg, output, scenes.CLASSES)
 
 
-def mask_rcnn_zoo(output: Path) -> None:
-    """The full-size R50-FPN of the model zoo: structure, recipe of its weights, references."""
+def another_size(model: torch.nn.Module) -> None:
+    """PyTorch's answers on an image of another size than the export's, for tests/passes/test_fix_input.py."""
+    height, width = OTHER
+    found = exporting.detections(model, scenes.draw(OTHER_SEED, OTHER)[0])
+    path = Path(__file__).resolve().parents[2] / "tests" / "data" / f"mask_rcnn_{height}x{width}.npz"
+    np.savez_compressed(path, **found)
+
+
+def mask_rcnn_zoo(output: Path, graphs: bool) -> None:
+    """The full-size R50-FPN of the model zoo: structure and recipe of its weights (with `graphs`), references."""
     cfg = zoo.config()
-    model, recipe = zoo.seeded_model(cfg, scenes.scene(0, scenes.CALIBRATION))
-    zoo.store(model, recipe, scenes.scene(0), OPSETS, output)
     images = [scenes.scene(index) for index in range(zoo.SCENES)]
     with tempfile.TemporaryDirectory() as cache:
+        if graphs:
+            model, recipe = zoo.seeded_model(cfg, scenes.scene(0, scenes.CALIBRATION))
+            zoo.store(model, recipe, images[0], OPSETS, output)
         complete = {file: catalog.materialise(output, file, Path(cache)) for file in OPSETS}
+        if not graphs:
+            model = zoo.stored_model(cfg, complete["model.onnx"], output / "weights.json")
         digests = {file: hashlib.sha256(p.read_bytes()).hexdigest() for file, p in complete.items()}
         answers = zoo.reference(complete["model.onnx"], images)
     reports = []
@@ -123,7 +140,7 @@ def describe(
     measured: dict[str, Any] | None = None,
 ) -> None:
     """Write `meta.json`: what a reader of the graphs must find, and the digest of each file."""
-    files = sorted(f for f in output.rglob("*") if f.is_file() and f.name != "meta.json")
+    files = sorted(f for pattern in LISTED for f in output.glob(pattern))
     scenes = sorted((output / "reference").glob("*.npz"))
     meta = {
         "input": {"shape": [3, 1344, 1344], "dtype": "float32", "range": [0, 255], "layout": "CHW"},
@@ -211,17 +228,18 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="its detectron2 config")
     parser.add_argument("--output", type=Path, default=here, help="folder of the golden graphs")
     parser.add_argument("--only", choices=["mask_rcnn", zoo.NAME], help="remake just this one")
+    parser.add_argument("--answers", action="store_true", help="only answers, pictures and descriptions; graphs stay")
     args = parser.parse_args()
     if args.only != zoo.NAME:
         if not (args.shapes_weights and args.config):
             parser.error("mask_rcnn needs --shapes-weights and --config")
         folder = args.output / "mask_rcnn"
         folder.mkdir(parents=True, exist_ok=True)
-        mask_rcnn(args.shapes_weights, args.config, folder)
+        mask_rcnn(args.shapes_weights, args.config, folder, not args.answers)
     if args.only != "mask_rcnn":
         folder = args.output / zoo.NAME
         folder.mkdir(parents=True, exist_ok=True)
-        mask_rcnn_zoo(folder)
+        mask_rcnn_zoo(folder, not args.answers)
 
 
 if __name__ == "__main__":

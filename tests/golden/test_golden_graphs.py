@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,6 @@ from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
 
 ZOO = "mask_rcnn_R_50_FPN_3x"
-EXACT = tuple(int(part) for part in cv2.__version__.split(".")[:2]) >= scenes.EXACT_OPENCV
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +159,51 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not EXACT, reason="older OpenCV rounds some pixels otherwise")
 def test_scenes_are_redrawn_to_the_byte() -> None:
     for index in (0, 5):
         digest = hashlib.sha256(scenes.scene(index).tobytes()).hexdigest()
         assert digest == meta("mask_rcnn")["scenes"][f"scene_{index}"]["sha256"]
+
+
+def test_noise_is_the_sum_of_eight_bytes() -> None:
+    # in Python's integers, from the words that any Philox4x64-10 gives
+    drawn = scenes.Stream(5).noise(1000, 30, 100)
+    words = np.random.Philox(key=np.array([5, scenes.STREAM], np.uint64)).random_raw(3000)
+    sums = [sum(int(word).to_bytes(8, "little")) for word in words]
+    assert drawn.ravel().tolist() == [(total - 1020) * 627_000 >> 17 for total in sums]
+    assert abs(drawn.mean()) < 60
+    assert abs(drawn.std() - 1000) < 40
+
+
+def test_shapes_are_where_their_outlines_are() -> None:
+    x = np.arange(-40, 41)
+    area = {"square": 2.0, "triangle": 3**1.5 / 4, "star": 10 * 0.45 * np.sin(np.pi / 5) / 2}  # of radius 1
+    for name, share in area.items():
+        for angle in (0, 100, 555):
+            inside = scenes._inside(scenes._corners(name, 40 * scenes.PIXEL, angle), x, x[:, None])
+            assert inside[40, 40], name
+            assert abs(inside.sum() / (share * 40**2) - 1) < 0.08, (name, angle)
+            assert (np.hypot(x, x[:, None])[inside] < 40.8).all(), name
+    lengths = np.hypot(*np.array(scenes._directions()).T)
+    assert np.abs(lengths / scenes.UNIT - 1).max() < 2e-5
+
+
+def test_drawing_uses_no_floating_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a picture is made of is an integer or a bool: floating point may round otherwise on another machine."""
+    kinds = set()
+    for name in ("_background", "_inside", "_enlarged"):
+        made = getattr(scenes, name)
+
+        def watched(*arguments: object, made: Callable = made) -> np.ndarray:
+            result = made(*arguments)
+            kinds.update(value.dtype.kind for value in (*arguments, result) if isinstance(value, np.ndarray))
+            assert not any(isinstance(value, float) for value in arguments)
+            return result
+
+        monkeypatch.setattr(scenes, name, watched)
+    for seed in range(8):
+        scenes.draw(seed, (64, 96))
+    assert kinds == {"i", "b"}
 
 
 def test_pictures_show_the_scenes() -> None:

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+HANGS = 1800  # seconds after which a command hangs, however busy the machine
 
-def cli(*arguments: object, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+
+def cli(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     command = [sys.executable, "-c", "from onnxgraft.cli.main import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=HANGS)
 
 
 def assert_one_line_error(result: subprocess.CompletedProcess[str], *words: str) -> None:

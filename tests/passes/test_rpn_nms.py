@@ -10,7 +10,6 @@ from helpers.stages import Stages, detect, run_unordered, same
 
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.passes import RpnNMS
-from onnxgraft.pipeline.context import Context
 from onnxgraft.targets import OrtRunner
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -55,9 +56,23 @@ def test_help_lists_every_verb() -> None:
         "bench",
         "test",
         "lint",
+        "lock",
         "clean",
     ]:
         assert f"make {verb} " in text
+
+
+def test_what_is_installed_is_pinned() -> None:
+    pins = re.findall(r"^([a-z0-9-]+)==[^ ]+(?: ; (.+))?$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert len(pins) == sum(not line.startswith("#") for line in (ROOT / "constraints.txt").read_text().splitlines())
+    pinned = {name for name, _ in pins}
+    project = (ROOT / "pyproject.toml").read_text()
+    wanted = re.findall(r'^    "([\w-]+)[>=<]', project, re.MULTILINE)
+    wanted += re.findall(r'"([\w-]+)[>=<]', next(line for line in project.splitlines() if line.startswith("test = ")))
+    assert len(wanted) > 15
+    assert set(wanted) <= pinned
+    shown = make("-n", "-W", "constraints.txt", "install")  # again after the file changed
+    assert "--constraint constraints.txt" in shown
 
 
 def test_a_machine_without_python_gets_one_line(tmp_path: Path) -> None:
