@@ -34,7 +34,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-engine: $(INSTALLED)  ## build MODEL (a golden graph or a .onnx file) in PRECISION=fp32|fp16|int8 [TARGET= SIZE= BATCH= CALIB= ARGS=]
+engine: $(INSTALLED)  ## build MODEL (a golden graph or a .onnx file) in PRECISION [TARGET= SIZE= BATCH= CALIB=, ARGS= for any option of onnxgraft build]
 	@$(BIN)/onnxgraft build $(MODEL) --precision $(PRECISION) -o $(RUN) \
 		$(if $(TARGET),--target $(TARGET)) $(if $(SIZE),--size $(SIZE)) \
 		$(if $(BATCH),--batch $(BATCH)) $(if $(CALIB),--calib $(CALIB)) $(ARGS)

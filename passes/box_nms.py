@@ -13,6 +13,7 @@ from onnxgraft.detector.spec import BoxHead, DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import descendants
+from onnxgraft.options import Count, Share
 from onnxgraft.passes.emit.boxes import bounds, chosen_anew, clip, columns, decode, just_above, set_outputs
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.passes.emit.roi_pooler import pool
@@ -36,9 +37,9 @@ class BoxNMS(DetectorPass[BoxHead]):
     modifies: ClassVar[tuple[str, ...]] = ("outputs",)
     noun: ClassVar[str] = "box head"
 
-    score_threshold: float | None = None
-    iou_threshold: float | None = None
-    detections: int | None = None
+    score_threshold: Share | None = None
+    iou_threshold: Share | None = None
+    detections: Count | None = None
 
     @property
     def changes_answers(self) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from onnxgraft.errors import InputError
-from onnxgraft.options import CompileOptions
+from onnxgraft.options import CompileOptions, settings
 from onnxgraft.passes import BUILT_IN
+from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.registry import ENTRY_POINTS, Registry, load_file
 from onnxgraft.pipeline.repeat import Repeat
 from onnxgraft.pipeline.syntax import Pipeline
+from onnxgraft.targets.traits import TRAITS, TargetTraits, traits_of
 
 
 def known_passes(load: Iterable[str | Path] = ()) -> Registry:
@@ -31,55 +34,44 @@ def parse_pipeline(text: str, load: Iterable[str | Path] = ()) -> Pipeline:
 
 
 def default_pipeline(options: CompileOptions, target: str, registry: Registry | None = None) -> Pipeline:
-    """The passes that compile for a target, in order."""
-    o = options
-    steps: list[tuple[str, dict[str, object]]] = [
-        ("upgrade-opset", {"version": 22} if o.precision == "bf16" else {}),
-        ("repair-roi-align", {"pooler-type": o.pooler_type}),
-        ("simplify", {}),
-        ("fix-input", {"height": o.height, "width": o.width, "batch": o.batch, "proposals": o.proposals,
-                       "allow-unknown-outputs": o.allow_unknown_outputs or None}),
-        ("normalize-input", {"order": o.input_order, "layout": o.input_layout, "dtype": o.input_dtype,
-                             "image-sizes": o.image_sizes or o.exact_padding}),
-        *([("mask-padding", {})] if o.exact_padding else []),
-        ("inject-anchors", {}),
-        ("decode-boxes", {}),
-        ("rpn-nms", {"score-threshold": o.rpn_score_threshold}),
-        ("take-proposals", {}),
-        ("roi-align", {}),
-        ("box-nms", {"score-threshold": o.score_threshold, "iou-threshold": o.iou_threshold,
-                     "detections": o.detections}),
-        ("dense-decode", {}),
-        ("dense-nms", {"score-threshold": o.score_threshold, "iou-threshold": o.iou_threshold,
-                       "detections": o.detections}),
-        ("mask-head", {}),
-        ("keypoint-head", {}),
-        ("deform-conv", {}),
-        ("name-outputs", {"boxes": o.boxes}),
-        *_precision(o, target),
-        *([("split-topk", {})] if target != "onnxruntime" else []),
-        ("lower-plugins", {"target": target, "nms": o.nms, "roi-align": o.roi_align, "roi-sampling": o.roi_sampling,
-                           "deform-conv": o.deform_conv, "max-candidates": o.max_candidates}),
-    ]  # fmt: skip
-    return Pipeline.parse(",".join(_step(name, settings) for name, settings in steps), registry or known_passes())
+    """The passes that compile for a target, in order. Raises InputError for a precision that the target lacks."""
+    known, traits = registry or known_passes(), traits_of(target)
+
+    def step(name: str, **more: Any) -> Pass:
+        return known[name](**{**settings(options, name), **more})
+
+    return Pipeline((
+        step("upgrade-opset", **({"version": 22} if options.precision == "bf16" else {})),
+        step("repair-roi-align"),
+        step("simplify"),
+        step("fix-input"),
+        step("normalize-input", image_sizes=options.image_sizes or options.exact_padding),
+        *([step("mask-padding")] if options.exact_padding else []),
+        step("inject-anchors"),
+        step("decode-boxes"),
+        step("rpn-nms"),
+        step("take-proposals"),
+        step("roi-align"),
+        step("box-nms"),
+        step("dense-decode"),
+        step("dense-nms"),
+        step("mask-head"),
+        step("keypoint-head"),
+        step("deform-conv"),
+        step("name-outputs"),
+        *map(step, _typing(options.precision, traits)),
+        *([step("split-topk")] if traits.topk_limit is not None else []),
+        step("lower-plugins", target=target),
+    ))  # fmt: skip
 
 
-def _precision(o: CompileOptions, target: str) -> list[tuple[str, dict[str, object]]]:
-    """The passes that type the graph. ONNX Runtime's integer kernels want fp32 around them, TensorRT's take fp16."""
-    if o.precision == "fp16":
-        return [("fp16", {"keep": o.keep_fp32})]
-    if o.precision == "bf16":
-        if target == "onnxruntime":
-            raise InputError("ONNX Runtime has no bf16 kernels on the CPU: give --target tensorrt or tensorrt-rtx, or fp16")
-        return [("bf16", {"keep": o.keep_fp32})]
-    if o.precision == "int8":
-        quantize: tuple[str, dict[str, object]] = ("quantize", {"keep": o.keep_fp16})
-        if target == "onnxruntime":
-            return [quantize, ("integer-kernels", {})]
-        return [quantize, ("fp16", {"keep": o.keep_fp32})]
-    return []
-
-
-def _step(name: str, settings: dict[str, object]) -> str:
-    given = [f"{key}={str(v).lower() if isinstance(v, bool) else v}" for key, v in settings.items() if v is not None]
-    return name + ("{" + ",".join(given) + "}" if given else "")
+def _typing(precision: str, traits: TargetTraits) -> list[str]:
+    """The passes that type the graph. Integer kernels want fp32 around them, Q/DQ pairs take fp16."""
+    if precision == "fp32":
+        return []
+    if precision == "int8":
+        return ["quantize", "integer-kernels" if traits.int8 == "integer-kernels" else "fp16"]
+    if precision not in traits.types:
+        others = " or ".join(other.name for other in TRAITS.values() if precision in other.types)
+        raise InputError(f"target {traits.name} has no {precision} kernels: give --target {others}, or another --precision")
+    return [precision]

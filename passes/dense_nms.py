@@ -13,6 +13,7 @@ from onnxgraft.detector.spec import DenseHead, DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import infer_shapes
+from onnxgraft.options import Count, Share
 from onnxgraft.passes.emit.boxes import bounds, chosen_anew, clip, columns, just_above, set_outputs
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.pipeline.base import DetectorPass
@@ -39,9 +40,9 @@ class DenseNMS(DetectorPass[DenseHead]):
     modifies: ClassVar[tuple[str, ...]] = ("outputs",)
     noun: ClassVar[str] = "dense head"
 
-    score_threshold: float | None = None
-    iou_threshold: float | None = None
-    detections: int | None = None
+    score_threshold: Share | None = None
+    iou_threshold: Share | None = None
+    detections: Count | None = None
 
     @property
     def changes_answers(self) -> str:

@@ -17,6 +17,7 @@ from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import Graph, ancestors
 from onnxgraft.ir.shape_inference import forget_shapes, infer_shapes
 from onnxgraft.ir.traverse import producer, scalar, value
+from onnxgraft.options import Count
 from onnxgraft.passes.emit.boxes import set_outputs
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
@@ -42,8 +43,8 @@ class FixInput(Pass):
 
     height: int = 1344
     width: int = 1344
-    batch: int = 1
-    proposals: int = 1000  # rows of a Fast R-CNN's second input
+    batch: Count = 1
+    proposals: Count = 1000  # rows of a Fast R-CNN's second input
     allow_unknown_outputs: bool = False
 
     def run(self, graph: Graph, ctx: Context) -> None:
@@ -51,9 +52,6 @@ class FixInput(Pass):
             if size < 64 or size % SIZE_DIVISIBILITY:
                 near = max(64, round(size / SIZE_DIVISIBILITY) * SIZE_DIVISIBILITY)
                 raise InputError(f"fix-input: {what} {size} is not a multiple of {SIZE_DIVISIBILITY}; take {near}")
-        for what, number in (("batch", self.batch), ("proposals", self.proposals)):
-            if number < 1:
-                raise InputError(f"fix-input: {what} {number} is less than 1")
         before = _resize(graph, self.height, self.width)
         _bypass(graph, "Pad")
         try:

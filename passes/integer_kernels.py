@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.errors import InputError
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import INTEGER_KERNELS, QUANTIZED, Fact
 
-SIGNED_WEIGHTS = ("uint8", "int8")
 _TOP, _MIDDLE = 127, 128
 _LARGEST_BIAS = 2.0**30  # in steps of the accumulator, which is int32
 _NON_NEGATIVE = frozenset({"Relu", "Sigmoid"})
@@ -38,11 +36,9 @@ class IntegerKernels(Pass):
     requires: ClassVar[tuple[Fact | str, ...]] = (QUANTIZED,)
     provides: ClassVar[tuple[Fact | str, ...]] = (INTEGER_KERNELS,)
 
-    signed_weights: str = "uint8"
+    signed_weights: Literal["uint8", "int8"] = "uint8"
 
     def run(self, graph: Graph, ctx: Context) -> None:
-        if self.signed_weights not in SIGNED_WEIGHTS:
-            raise InputError(f"integer-kernels: signed-weights is {self.signed_weights!r}: give one of uint8, int8")
         _drop_repeated(graph, ctx)
         rewrite = _Rewrite(graph, ctx, self.signed_weights)
         for node in [n for n in graph.nodes if n.op == "QuantizeLinear"]:

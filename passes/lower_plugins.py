@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -12,14 +12,12 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import InputError
 from onnxgraft.ir.graph import IR_VERSION, PLUGIN_DOMAIN, Graph, Origin
 from onnxgraft.ir.shape_inference import infer_shapes
+from onnxgraft.options import Count, Form
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import LOWERED, NAMED_OUTPUTS, OPSET, Fact
 from onnxgraft.plugins import REGISTRY
 from onnxgraft.targets.traits import traits_of
-
-SAMPLINGS = ("exact", "masked4", "fixed2")
-_FORMS = ("auto", "native", "plugin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,39 +33,44 @@ class LowerPlugins(Pass):
     provides: ClassVar[tuple[Fact | str, ...]] = (LOWERED,)
 
     target: str = "onnxruntime"
-    nms: str = "auto"
-    roi_align: str = "auto"
-    roi_sampling: str = "exact"
-    deform_conv: str = "auto"
-    max_candidates: int | None = None
+    nms: Form = "auto"
+    roi_align: Form = "auto"
+    roi_sampling: Literal["exact", "masked4", "fixed2"] = "exact"
+    deform_conv: Form = "auto"
+    max_candidates: Count | None = None
 
     def portable(self) -> Pass:
         return LowerPlugins()
 
     def run(self, graph: Graph, ctx: Context) -> None:
-        for option, given, allowed in (
-            ("nms", self.nms, _FORMS), ("roi-align", self.roi_align, _FORMS), ("roi-sampling", self.roi_sampling, SAMPLINGS),
-            ("deform-conv", self.deform_conv, _FORMS),
-        ):  # fmt: skip
-            if given not in allowed:
-                raise InputError(f"lower-plugins: {option} {given!r} is not one of {', '.join(allowed)}")
         traits = traits_of(self.target)
+        taken: set[str] = set()
         for node in [n for n in graph.nodes if n.domain == PLUGIN_DOMAIN]:
             plugin = REGISTRY[node.op]
             form = {"nms": self.nms, "roi-align": self.roi_align, "deform-conv": self.deform_conv}[plugin.group]
             native = form == "native" or (not traits.has(plugin) and (form == "auto" or not plugin.targets))
             if native:
-                inline(graph, node, self._options(node, ctx))
+                options = self._options(node, ctx)
+                taken |= options.keys()
+                inline(graph, node, options)
                 ctx.count(f"{node.op} lowered")
             elif traits.plugins == "default-domain":
                 node.domain = None
                 ctx.count(f"{node.op} handed over")
+        self._refuse_without_effect(taken)
         used = {n.op for n in graph.nodes if n.domain == PLUGIN_DOMAIN}
         graph.functions = {name: body for name, body in graph.functions.items() if name in used}
         graph.cleanup()
         if not any(n.domain is None and n.op in REGISTRY for n in graph.nodes):
             infer_shapes(graph)
             _drop_round_trips(graph)
+
+    def _refuse_without_effect(self, taken: set[str]) -> None:
+        for option, default, form in (("roi_sampling", "exact", "roi_align"), ("max_candidates", None, "nms")):
+            if getattr(self, option) != default and option not in taken:
+                flag, wanted = option.replace("_", "-"), form.replace("_", "-")
+                raise InputError(f"--{flag} has no effect here: nothing is lowered to a native form that takes it on "
+                                 f"{self.target}; give --{wanted} native, or leave it out")  # fmt: skip
 
     def _options(self, node: gs.Node, ctx: Context) -> dict[str, Any]:
         known = {option.name for option in REGISTRY[node.op].options}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import onnx_graphsurgeon as gs
 
 from onnxgraft.detector.outputs import TENSORS, Role
-from onnxgraft.errors import InputError, Refusal
+from onnxgraft.errors import Refusal
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.passes.emit.boxes import set_outputs
@@ -30,11 +30,9 @@ class NameOutputs(Pass):
     provides: ClassVar[tuple[Fact | str, ...]] = (NAMED_OUTPUTS,)
     modifies: ClassVar[tuple[str, ...]] = ("outputs",)
 
-    boxes: str = "normalized"
+    boxes: Literal["normalized", "pixels"] = "normalized"
 
     def run(self, graph: Graph, ctx: Context) -> None:
-        if self.boxes not in ("normalized", "pixels"):
-            raise InputError(f"name-outputs: boxes {self.boxes!r} is not normalized or pixels")
         outputs: list[gs.Tensor] = []
         semantic = ctx.detector.semantic if ctx.detector is not None else None
         if semantic is not None:

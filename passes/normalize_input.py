@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.errors import InputError
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.base import Pass
@@ -32,19 +31,12 @@ class NormalizeInput(Pass):
     provides: ClassVar[tuple[Fact | str, ...]] = (NORMALIZED_INPUT,)
     modifies: ClassVar[tuple[str, ...]] = ("inputs",)
 
-    order: str = "model"
-    layout: str = "NCHW"
-    dtype: str = "float32"
+    order: Literal["model", "BGR", "RGB"] = "model"
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    dtype: Literal["float32", "uint8"] = "float32"
     image_sizes: bool = False
 
     def run(self, graph: Graph, ctx: Context) -> None:
-        for option, given, allowed in (
-            ("order", self.order, ("model", "BGR", "RGB")),
-            ("layout", self.layout, ("NCHW", "NHWC")),
-            ("dtype", self.dtype, ("float32", "uint8")),
-        ):
-            if given not in allowed:
-                raise InputError(f"normalize-input: {option} {given!r} is not one of {', '.join(allowed)}")
         spec = ctx.spec().image
         n, h, w = ctx.batch, spec.height, spec.width
         order = spec.order if self.order == "model" else self.order

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from onnxgraft.errors import InputError
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
@@ -21,18 +20,16 @@ class RepairRoiAlign(Pass):
 
     RoiAlign below opset 16 has no coordinate_transformation_mode: the exporter drops detectron2's aligned=True without a
     word, and every box moves by half a cell. Legal when (1) the graph was exported below opset 16; newer graphs say
-    what they mean and are left alone.
+    what they mean and are left alone. pooler-type ROIAlignV2 is aligned, ROIAlign is not.
     """
 
     requires: ClassVar[tuple[Fact | str, ...]] = (OPSET,)
 
     changes_answers = "restores what the export lost, so its answers are new"
 
-    pooler_type: str = "ROIAlignV2"  # MODEL.*.POOLER_TYPE of the config: ROIAlignV2 is aligned, ROIAlign is not
+    pooler_type: Literal["ROIAlignV2", "ROIAlign"] = "ROIAlignV2"  # MODEL.*.POOLER_TYPE of the config
 
     def applies(self, graph: Graph, ctx: Context) -> str | None:
-        if self.pooler_type not in _ALIGNMENT:
-            raise InputError(f"repair-roi-align: pooler-type {self.pooler_type!r} is not {' or '.join(_ALIGNMENT)}")
         says = graph.source_opset >= _FIRST_OPSET_WITH_ALIGNMENT
         return f"the export's opset {graph.source_opset} says how RoiAlign is aligned" if says else None
 

@@ -12,6 +12,7 @@ from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import RPN, DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
+from onnxgraft.options import Share
 from onnxgraft.passes.decode_boxes import NEVER
 from onnxgraft.passes.emit.boxes import just_above, set_outputs
 from onnxgraft.passes.emit.plugin import add_plugin
@@ -40,7 +41,7 @@ class RpnNMS(DetectorPass[RPN]):
     modifies: ClassVar[tuple[str, ...]] = ("outputs",)
     noun: ClassVar[str] = "RPN"
 
-    score_threshold: float = 0.0  # detectron2 has none; NVIDIA's sample offers one
+    score_threshold: Share = 0.0  # detectron2 has none; NVIDIA's sample offers one
 
     @property
     def changes_answers(self) -> str:

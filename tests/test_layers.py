@@ -24,7 +24,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("quantization",),
     ("driver",),
     ("tools",),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 FORBIDDEN = {
     ("passes", "targets"), ("passes", "runtime"), ("runtime", "ir"), ("pipeline", "passes"), ("detector", "files"),

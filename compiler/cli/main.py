@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 import traceback
+from typing import Annotated
 
 import typer
 
 from onnxgraft.cli import build, export, passes, precision, tools
+from onnxgraft.cli.options import Program
 from onnxgraft.errors import OnnxgraftError
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"onnxgraft {importlib.metadata.version('onnxgraft')}\n")
+        raise typer.Exit()
+
+
 app = typer.Typer(
+    cls=Program,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -19,6 +30,15 @@ app = typer.Typer(
     help="Compile detectron2 detectors exported to ONNX into TensorRT engines that give the same answers.",
     epilog="Set ONNXGRAFT_TRACEBACK=1 to see where an error comes from.",
 )
+
+
+@app.callback()
+def program(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)]
+    = False,
+) -> None:
+    pass
+
 
 for commands in (build, tools, export, passes, precision):
     commands.register(app)

@@ -6,24 +6,28 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from onnxgraft.cli import precision as cli_precision
-from onnxgraft.cli.console import Model, Run, out, parse_size, working
+from onnxgraft.cli.options import add
+from onnxgraft.cli.parameters import Engine, Model, Run
+from onnxgraft.errors import InputError
+from onnxgraft.options import Between, Count, Options, Share, Size
 
 
 def inspect(
     model: Model,
-    pooler_type: Annotated[str, typer.Option(help="What an export below opset 16 meant.")] = "ROIAlignV2",
+    options: Options,
     as_json: Annotated[bool, typer.Option("--json", help="Print the spec as JSON.")] = False,
 ) -> None:
     """Show what is recognised in MODEL: every number of the detector, or why it is not one."""
+    from rich.table import Table
+
+    from onnxgraft.cli.console import out
     from onnxgraft.detector.describe import spec_rows
     from onnxgraft.files import CACHE
     from onnxgraft.golden import catalog
     from onnxgraft.tools.inspect import inspect as inspect_file
 
-    spec, notes = inspect_file(catalog.resolve(model, CACHE), pooler_type)
+    spec, notes = inspect_file(catalog.resolve(model, CACHE), options.pooler_type)
     if as_json:
         out.print_json(data=spec.to_dict())
         return
@@ -42,13 +46,14 @@ def infer(
     images: Annotated[list[Path], typer.Argument(help="Pictures of any size.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the detections to this file.")] = None,
     draw: Annotated[Path | None, typer.Option(help="Write each picture with its detections into this folder.")] = None,
-    min_score: Annotated[float, typer.Option(help="Draw and write detections of at least this score.")] = 0.0,
-    shortest_edge: Annotated[int | None, typer.Option(help="Resize rule: shortest edge (800).")] = None,
-    longest_edge: Annotated[int | None, typer.Option(help="Resize rule: longest edge (1333).")] = None,
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime or required.")] = "auto",
+    min_score: Annotated[Share, typer.Option(help="Draw and write detections of at least this score.")] = 0.0,
+    shortest_edge: Annotated[Count | None, typer.Option(help="Resize rule: shortest edge (800).")] = None,
+    longest_edge: Annotated[Count | None, typer.Option(help="Resize rule: longest edge (1333).")] = None,
+    engine: Engine = "auto",
     proposals: Annotated[Path | None, typer.Option(help="Fast R-CNN: boxes, as --json of an RPN's build.")] = None,
 ) -> None:
     """Detect in pictures: JSON and drawn pictures in their own coordinates."""
+    from onnxgraft.cli.console import out, working
     from onnxgraft.tools.infer import infer as run_inference
 
     with working("inference") as progress:
@@ -61,9 +66,10 @@ def infer(
 def verify(
     run: Run,
     images: Annotated[list[Path] | None, typer.Option(help="Pictures to compare on (repeatable).")] = None,
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime or required.")] = "auto",
+    engine: Engine = "auto",
 ) -> None:
     """Compare a build's detections with the reference; exits with 1 when they differ."""
+    from onnxgraft.cli.console import out, working
     from onnxgraft.tools.verify import verify as run_verification
 
     with working("verifying") as progress:
@@ -77,24 +83,53 @@ def verify(
 
 def bench(
     run: Annotated[Path | None, typer.Argument(help="A build folder, for its latency; without it surgery is measured.")] = None,
-    model: Annotated[str, typer.Option(help="The model whose surgery is measured.")] = "mask_rcnn_R_50_FPN_3x",
-    repeat: Annotated[int, typer.Option(help="Counted runs of each measurement.")] = 5,
+    model: Annotated[str | None, typer.Option(help="The model that is measured [mask_rcnn_R_50_FPN_3x].")] = None,
+    repeat: Annotated[Count, typer.Option(help="Counted runs of each measurement.")] = 5,
     precision: Annotated[bool, typer.Option("--precision", help="Measure calibration and int8 instead of surgery.")] = False,
-    calib_images: Annotated[int, typer.Option(help="--precision: images for all calibrators; 0 for none.")] = 10,
-    size: Annotated[str, typer.Option(help="--precision: HEIGHTxWIDTH.")] = "1344x1344",
-) -> None:
+    calib_images: Annotated[Annotated[int, Between(0)] | None,
+                            typer.Option(help="--precision: images for all calibrators; 0 for none [10].")] = None,
+    size: Annotated[Size | None, typer.Option(help="--precision: the canvas [1344x1344].")] = None,
+) -> None:  # fmt: skip
     """Measure: surgery and engine build beside loading and saving the file, or the latency of a build."""
+    from onnxgraft.cli.console import show, working
     from onnxgraft.tools.benchmark import latency, surgery
 
+    if run is not None and (model or precision):
+        raise InputError(f"{'--model' if model else '--precision'} has no effect on a build folder: leave out one of the two")
+    if not precision and (calib_images is not None or size is not None):
+        raise InputError(f"{'--size' if size else '--calib-images'} has no effect here: give --precision")
+    model = model or "mask_rcnn_R_50_FPN_3x"
     if precision:
-        cli_precision.bench(model, repeat, calib_images, parse_size(size))
+        _bench_precision(model, repeat, 10 if calib_images is None else calib_images, size or Size(1344, 1344))
         return
     with working("measuring") as progress:
         rows = latency(run, repeat, progress) if run else surgery(model, repeat, progress)
-    cli_precision.show(rows)
+    show(rows)
+
+
+MANY = 200  # images of a second calibration, to see that memory does not grow
+
+
+def _bench_precision(model: str, repeat: int, images: int, size: Size) -> None:
+    """Print calibration beside onnxruntime.quantization's, and latencies of raw export, fp32 and int8."""
+    from onnxgraft.cli.console import bar, show
+    from onnxgraft.tools.benchmark_precision import calibration, latencies
+
+    with bar("measuring") as progress:
+
+        def tell(what: str) -> None:
+            progress(0, 0, what)
+
+        tables = [latencies(model, repeat, size, tell)]
+        if images:
+            tables.append(calibration(model, images, MANY, size, tell))
+    for rows in tables:
+        show(rows)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (inspect, infer, verify, bench):
-        app.command()(command)
+    add(app, inspect, examples=("onnxgraft inspect model.onnx",))
+    add(app, infer, examples=("onnxgraft infer out photo.jpg --json out.json --draw drawn",))
+    add(app, verify, examples=("onnxgraft verify out --images photo.jpg",))
+    add(app, bench, examples=("onnxgraft bench out",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,31 @@ from onnxgraft import targets
 from onnxgraft.detector import sidecar
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.driver.build_folder import TIMES, new_folder, write_passes
+from onnxgraft.driver.plan import check_images, pipeline_of, ranges_of, target_of
 from onnxgraft.driver.recorder import Recorder
 from onnxgraft.driver.runnable import MODEL, RUNNABLE, needs_another, write_runnable
-from onnxgraft.errors import PassError
+from onnxgraft.errors import InputError, PassError
 from onnxgraft.files import CACHE, digest, write_json
 from onnxgraft.golden import catalog, sidecars
-from onnxgraft.instruments import NumericCheck, PrintText, Promises, Reproducer, Texts, Verify
+from onnxgraft.instruments import NumericCheck, Promises, Reproducer, Texts, Verify
 from onnxgraft.ir.graph import Graph
 from onnxgraft.manifest import versions
-from onnxgraft.options import CompileOptions
-from onnxgraft.passes.default import default_pipeline, known_passes
+from onnxgraft.options import CompileOptions, Options, as_dict, declared
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import LOWERED
 from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.record import PassRecord, Report
 from onnxgraft.pipeline.syntax import Pipeline
-from onnxgraft.quantization.methods import DEFAULT as DEFAULT_METHOD
-from onnxgraft.quantization.methods import PERCENTILE
-from onnxgraft.quantization.ranges import Provider
 from onnxgraft.report.drawn import draw_detections
 from onnxgraft.report.html import write_report
 from onnxgraft.runtime.images import ResizeRule
-from onnxgraft.targets import BuilderOptions, EngineInfo
+from onnxgraft.targets import EngineInfo
+
+_OF_THE_PASSES = frozenset(option.name for option in declared(CompileOptions))
 
 
-@dataclass
+@dataclass(repr=False)
 class Build:
     """A finished compilation.
 
@@ -62,6 +61,10 @@ class Build:
         """Records by pass name."""
         return {record.name: record for record in self.report.records}
 
+    def __repr__(self) -> str:
+        engine = self.manifest["engine"] or "no engine"
+        return f"Build({str(self.folder)!r}, {engine} for {self.manifest['target']}, {len(self.report.records)} passes)"
+
     def _repr_html_(self) -> str:
         """For notebooks: the passes as a table, under a link to the report."""
         page = self.folder / "report.html"
@@ -69,77 +72,67 @@ class Build:
         return f"<p><b>{self.folder}</b> for {self.manifest['target']}</p>{self.report._repr_html_()}{link}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """Everything that `compile` is asked for, beside the model and the place of the result."""
-
-    target: str = "auto"
-    options: CompileOptions = field(default_factory=CompileOptions)
-    builder: BuilderOptions = field(default_factory=BuilderOptions)
-    passes: str | None = None
-    skip: tuple[str, ...] = ()
-    sidecar: Path | None = None
-    stop_after: str | None = None
-    load: tuple[str, ...] = ()
-    checks: bool = True
-    numeric_images: Sequence[NDArray[np.uint8]] = ()
-    engine: bool = True
-    calibration: Path | None = None
-    method: str = DEFAULT_METHOD
-    percentile: float = PERCENTILE
-    calibration_images: int | None = None
-    instruments: tuple[Instrument, ...] = ()
-    progress: Callable[[str], None] = lambda _: None
-
-
-def compile(model: str | Path, output: str | Path, request: Request | None = None) -> Build:
+def compile(
+    model: str | Path,
+    output: str | Path,
+    options: Options | None = None,
+    *,
+    images: Sequence[NDArray[np.uint8]] = (),
+    instruments: Sequence[Instrument] = (),
+    progress: Callable[[str], None] = lambda _: None,
+) -> Build:
     """Compile `model` into the build folder `output`.
 
     Args:
         model: an .onnx file, or the name of a golden graph.
         output: the build folder; replaced as a whole when all went well, untouched otherwise.
-        request: target, options, passes and checks; see Request.
+        options: what is asked for, by the names of the command line.
+        images: uint8 [H, W, 3] BGR of the canvas size, to compare detections on after each pass; see check_numerics.
+        instruments: what else observes the passes.
+        progress: called with a word on what runs.
 
     Raises:
         InputError, Refusal, PassError, TargetError: one line that says what is wrong and where.
     """
-    request = _strict(request or Request())
+    options = _strict(options or Options())
     started = time.perf_counter()
     source = catalog.resolve(str(model), CACHE)
-    target, why = _target(request.target)
-    pipeline = pipeline_for(request, target.name)
-    for printer in request.instruments:
-        if isinstance(printer, PrintText) and printer.wanted:
-            pipeline.index(printer.wanted)
+    target, why = target_of(options)
+    pipeline = pipeline_of(options, target.name)
+    if options.check_numerics and not images:
+        images = check_images(str(model), options.images, options.size)
+    elif options.images:
+        raise InputError("--images has no effect here: give --check-numerics")
     output = Path(output)
     with new_folder(output) as folder:
-        request.progress("reading")
-        beside = sidecars.find(str(model), source, request.sidecar)
-        ranges = _provider(str(model), request, ResizeRule(*beside.edges))
+        progress("reading")
+        beside = sidecars.find(str(model), source, options.sidecar)
+        ranges = ranges_of(str(model), options, ResizeRule(*beside.edges), progress)
         graph, ctx = Graph.load(source), Context(range_source=ranges, channel_order=beside.channel_order)
         recorder = Recorder(output.with_name(output.name + ".reproducer"))
-        checks, numeric = _instruments(request, recorder, source)
-        report = _run_passes(graph, ctx, pipeline, request, checks)
+        numeric = NumericCheck(images, progress=progress) if images else None
+        observers = _observers(options, recorder, source, numeric, instruments, progress)
+        report = _run_passes(graph, ctx, pipeline, options, observers)
         if ctx.detector is not None:
             beside.check(ctx.detector)
         surgery = time.perf_counter() - started
-        request.progress("writing")
+        progress("writing")
         graph.save(folder / "model.onnx")
         another = needs_another(ctx, target.traits)
         if another:
             write_runnable(source, pipeline, ctx, folder)
         if ranges.calibration is not None:
             ranges.calibration.save(folder / "calibration.json")
-        engine = _build_engine(graph, ctx, folder, target, request)
+        engine = _build_engine(graph, ctx, folder, target, options, progress)
         manifest = {
             "onnxgraft": versions().get("onnxgraft", "unknown"),
             "source": {"model": str(model), "sha256": digest(source), "opset": graph.source_opset},
             "target": target.name,
             "target_reason": why,
-            "precision": request.options.precision,
+            "precision": options.precision,
             "calibration": ranges.describe(),
             "pipeline": str(pipeline),
-            "options": vars(request.options),
+            "options": {name: value for name, value in as_dict(options).items() if name in _OF_THE_PASSES},
             "model": "model.onnx",
             "runnable": RUNNABLE if another else MODEL,
             "engine": "model" + target.suffix if engine is not None and target.suffix else None,
@@ -155,10 +148,10 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
             "versions": versions(),
             "engine_info": _without_times(engine),
             "trtexec": target.trtexec_line(
-                Path("model.onnx"), Path("model" + (target.suffix or ".onnx")), request.builder
+                Path("model.onnx"), Path("model" + (target.suffix or ".onnx")), options
             ),
         }
-        if request.checks:
+        if options.checks:
             write_passes(folder, report)
             recorder.write(folder)
         if numeric is not None:
@@ -168,72 +161,35 @@ def compile(model: str | Path, output: str | Path, request: Request | None = Non
         times = {r.name: r.seconds for r in report.records}
         write_json(folder / TIMES, {"passes": times, "surgery": surgery, "total": time.perf_counter() - started,
                                     "engine": _times(engine)})  # fmt: skip
-        if request.checks:
+        if options.checks:
             write_report(folder)
     return Build(output, report, ctx.detector, manifest)
 
 
-def _strict(request: Request) -> Request:
+def _strict(options: Options) -> Options:
     """fp32 means fp32: TF32 keeps ten bits of a product's mantissa, too few for the strict match."""
-    if request.options.precision != "fp32" or request.builder.no_tf32:
-        return request
-    return dataclasses.replace(request, builder=dataclasses.replace(request.builder, no_tf32=True))
+    return dataclasses.replace(options, no_tf32=options.no_tf32 or options.precision == "fp32")
 
 
-def pipeline_for(request: Request, target: str) -> Pipeline:
-    """The pipeline that a request asks for. Raises InputError."""
-    registry = known_passes(request.load)
-    pipeline = (
-        Pipeline.parse(request.passes, registry)
-        if request.passes
-        else default_pipeline(request.options, target, registry)
-    )
-    for name in request.skip:
-        pipeline = pipeline.skip(name)
-    return pipeline.stop_after(request.stop_after) if request.stop_after else pipeline
-
-
-def _provider(model: str, request: Request, rule: ResizeRule) -> Provider:
-    return Provider(
-        model,
-        CACHE,
-        request.calibration,
-        request.method,
-        request.percentile,
-        request.calibration_images,
-        request.progress,
-        rule,
-    )
-
-
-def _target(name: str) -> tuple[targets.Target, str]:
-    if name != "auto":
-        return targets.get(name), "asked for"
-    return targets.auto()
-
-
-def _instruments(request: Request, recorder: Recorder, source: Path) -> tuple[list[Instrument], NumericCheck | None]:
+def _observers(
+    options: Options, recorder: Recorder, source: Path, numeric: NumericCheck | None, more: Sequence[Instrument],
+    progress: Callable[[str], None],
+) -> list[Instrument]:  # fmt: skip
     """What observes the passes; the recorder comes last, so that it sees finished records."""
-    instruments: list[Instrument] = [_Progress(request.progress)]
-    numeric = NumericCheck(request.numeric_images, progress=request.progress) if request.numeric_images else None
-    if request.checks:
+    checks: list[Instrument] = []
+    if options.checks:
         assert recorder.on_failure is not None
-        files = {"--calib": request.calibration, "--sidecar": request.sidecar}
-        failure = Reproducer(recorder.on_failure, source, request.load, request.numeric_images, files)
-        instruments += [Promises(), Verify(), Texts(), failure]
-    if numeric is not None:
-        instruments.append(numeric)
-    instruments += request.instruments
-    if request.checks:
-        instruments.append(recorder)
-    return instruments, numeric
+        pictures = numeric.images if numeric is not None else ()
+        checks = [Promises(), Verify(), Texts(), Reproducer(recorder.on_failure, source, options, pictures)]
+    numbers = [numeric] if numeric is not None else []
+    return [_Progress(progress), *checks, *numbers, *more, *([recorder] if options.checks else [])]
 
 
 def _run_passes(
-    graph: Graph, ctx: Context, pipeline: Pipeline, request: Request, instruments: Sequence[Instrument]
+    graph: Graph, ctx: Context, pipeline: Pipeline, options: Options, instruments: Sequence[Instrument]
 ) -> Report:
     try:
-        return PassManager(pipeline.passes, instruments, fingerprints=request.checks).run(graph, ctx)
+        return PassManager(pipeline.passes, instruments, fingerprints=options.checks).run(graph, ctx)
     except PassError as error:
         left = next((i for i in instruments if isinstance(i, Reproducer) and i.written), None)
         if left is not None:
@@ -250,13 +206,13 @@ class _Progress(Instrument):
 
 
 def _build_engine(
-    graph: Graph, ctx: Context, folder: Path, target: targets.Target, request: Request
+    graph: Graph, ctx: Context, folder: Path, target: targets.Target, options: Options, progress: Callable[[str], None]
 ) -> EngineInfo | None:
-    if not request.engine or LOWERED.name not in ctx.facts:
+    if not options.engine or LOWERED.name not in ctx.facts:
         return None
-    request.progress(f"building for {target.name}")
+    progress(f"building for {target.name}")
     provenance = {name: origin.pass_name for name, origin in graph.origins.items()}
-    return target.build(folder / "model.onnx", folder / ("model" + target.suffix), request.builder, provenance)
+    return target.build(folder / "model.onnx", folder / ("model" + target.suffix), options, provenance)
 
 
 def _preprocess(ctx: Context, beside: sidecar.Sidecar) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -12,11 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.serde import write_model
 from onnxgraft.manifest import versions
+from onnxgraft.options import BuilderOptions, Options, as_flags, declared, without_effect
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.manager import told
+
+_REPLACED = {"passes", "skip", "stop_after", "print_after", "print_changed", "engine", "check_numerics", "images", "size"}
 
 
 class Reproducer(Instrument):
@@ -28,65 +32,53 @@ class Reproducer(Instrument):
     Args:
         folder: where it is written.
         source: the model.
-        load: files of passes that the pipeline needs.
+        options: what the build was asked for; a replay asks for the same.
         images: uint8 [H, W, 3], what the numeric check compares on; written beside the command.
-        files: other options of the build that name a file, such as {"--calib": folder}.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        source: Path,
-        load: tuple[str, ...] = (),
-        images: Sequence[NDArray[np.uint8]] = (),
-        files: Mapping[str, Path | None] | None = None,
+        self, folder: Path, source: Path, options: Options | None = None, images: Sequence[NDArray[np.uint8]] = ()
     ) -> None:
         self.folder = folder
         self.source = source
-        self.load = load
+        self.options = options or Options()
         self.images = images
-        self.files = files or {}
-        self._specs: list[str] = []
+        self._steps: list[Pass] = []
         self.written = False
 
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
-        self._specs.append(step.spec())
+        self._steps.append(step)
         self._before = graph.skeleton()
 
     def failed(self, step: Pass, graph: Graph, ctx: Context, error: BaseException) -> None:
-        from onnxgraft.ir.serde import write_model
-
         self.written = True
         self.folder.mkdir(parents=True, exist_ok=True)
-        pipeline = ",".join(self._specs)
         write_model(self._before, self.folder / "before.onnx")
+        pipeline = ",".join(s.spec() for s in self._steps)
         (self.folder / "pipeline.txt").write_text(pipeline + "\n")
-        words = [
-            "onnxgraft",
-            "build",
-            str(self.source.absolute()),
-            "--passes",
-            pipeline,
-            "--no-engine",
-            "-o",
-            "replayed",
-        ]
-        for path in self.load:
-            words += ["--load", str(Path(path).absolute())]
-        for option, place in self.files.items():
-            words += [option, str(place.absolute())] if place else []
-        if self.images:
-            height, width = self.images[0].shape[:2]
-            words += ["--check-numerics", "--size", f"{height}x{width}"]
         for index, image in enumerate(self.images):
-            name = f"image_{index}.png"
-            cv2.imwrite(str(self.folder / name), image)
-            words += ["--images", name]
-        command = shlex.join(words)
+            cv2.imwrite(str(self.folder / _picture(index)), image)
+        command = shlex.join(self._command(pipeline))
         (self.folder / "replay.sh").write_text(f'#!/bin/sh\ncd "$(dirname "$0")" && {command}\n')
         (self.folder / "replay.sh").chmod(0o755)
         info = {"pass": step.name(), "error": told(error), "command": command, "versions": versions(),
                 "spec": ctx.detector.to_dict() if ctx.detector else None}  # fmt: skip
         (self.folder / "reproducer.json").write_text(json.dumps(info, indent=2, default=float) + "\n")
 
+    def _command(self, pipeline: str) -> list[str]:
+        """The pipeline says what options of passes said; the others are given again, but for those of the engine."""
+        words = ["onnxgraft", "build", str(self.source.absolute()), "--passes", pipeline, "--no-engine", "-o", "replayed"]
+        idle = {option.name for option in without_effect(self.options, {s.name() for s in self._steps})}
+        in_text = {option.name for option in declared(Options) if option.opt.to}
+        engine = {option.name for option in declared(BuilderOptions)}
+        words += as_flags(self.options, _REPLACED | idle | in_text | engine)
+        if self.images:
+            height, width = self.images[0].shape[:2]
+            words += ["--check-numerics", "--size", f"{height}x{width}"]
+        for index in range(len(self.images)):
+            words += ["--images", _picture(index)]
+        return words
 
+
+def _picture(index: int) -> str:
+    return f"image_{index}.png"

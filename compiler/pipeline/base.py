@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import PassError
 from onnxgraft.ir.graph import Graph
+from onnxgraft.options import coerce_fields
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTOR, Fact, facts
 
@@ -30,6 +31,10 @@ class Pass(ABC):
     requires: ClassVar[tuple[Fact | str, ...]] = ()
     provides: ClassVar[tuple[Fact | str, ...]] = ()
     modifies: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Check the options. Raises InputError for a value that a field's type does not allow."""
+        coerce_fields(self, lambda field: f"{self.name()}{{{field.replace('_', '-')}}}")
 
     @abstractmethod
     def run(self, graph: Graph, ctx: Context) -> None:

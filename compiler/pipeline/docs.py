@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
+from onnxgraft.options import hints_of, type_text
 from onnxgraft.pipeline.base import Pass, format_option
 from onnxgraft.pipeline.facts import facts
 from onnxgraft.pipeline.registry import Registry
@@ -41,9 +42,9 @@ class PassDoc:
 def describe(kind: type[Pass]) -> PassDoc:
     """Read a pass's documentation off its class."""
     lines = inspect.cleandoc(kind.__doc__ or "").split("\n")
-    hints = get_type_hints(kind)
+    hints = hints_of(kind)
     fields = [f for f in dataclasses.fields(kind) if not (kind is Repeat and f.name == "steps")]
-    options = tuple(Option(f.name.replace("_", "-"), _type(hints[f.name]), _default(f.default)) for f in fields)
+    options = tuple(Option(f.name.replace("_", "-"), type_text(hints[f.name]), _default(f.default)) for f in fields)
     shown = [f"{o.name}={_sample(o)}" for o in options[:3]]
     example = kind.name() + ("{" + ",".join(shown) + "}" if shown else "")
     if kind is Repeat:
@@ -82,13 +83,10 @@ def facts_of(doc: PassDoc) -> list[tuple[str, tuple[str, ...]]]:
     return [("requires", doc.requires), ("provides", doc.provides), ("modifies", doc.modifies)]
 
 
-def _type(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint)
-
-
 def _default(value: Any) -> str:
     return "none" if value is None else format_option(value)
 
 
 def _sample(option: Option) -> str:
-    return option.default if option.default != "none" else format_option(_SAMPLES[option.type.split(" ")[0]])
+    word = option.type.split(" ")[0]
+    return option.default if option.default != "none" else format_option(_SAMPLES.get(word, word))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 from onnxgraft.errors import InputError
+from onnxgraft.options import coerce, hints_of, optional
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.registry import Registry
 from onnxgraft.pipeline.repeat import Repeat
@@ -88,31 +89,15 @@ def _unreadable(text: str, position: int) -> InputError:
 
 def make(kind: type[Pass], options: str) -> Pass:
     """A pass from its option text. Raises InputError."""
-    hints = get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind) if not (kind is Repeat and f.name == "steps")}
+    hints = hints_of(kind)
+    fields = {f.name for f in dataclasses.fields(kind) if not (kind is Repeat and f.name == "steps")}
     values: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in options.split(","))):
-        key, equals, raw = part.partition("=")
-        key = key.strip().replace("-", "_")
-        if not equals or key not in fields:
-            known = ", ".join(f.replace("_", "-") for f in fields) or "none"
+        key, equals, raw = (word.strip() for word in part.partition("="))
+        field = key.replace("-", "_")
+        if not equals or field not in fields:
+            known = ", ".join(f.name.replace("_", "-") for f in dataclasses.fields(kind) if f.name in fields) or "none"
             raise InputError(f"pass {kind.name()!r} has no option {part!r}; options: {known}")
-        values[key] = _convert(raw.strip(), hints[key], f"{kind.name()}{{{key.replace('_', '-')}}}")
+        given = None if raw == "none" and optional(hints[field]) else raw
+        values[field] = coerce(given, hints[field], f"{kind.name()}{{{key}}}")
     return kind(**values)
-
-
-def _convert(raw: str, kind: Any, where: str) -> Any:
-    text = str(kind)
-    if raw == "none" and "None" in text:
-        return None
-    try:
-        if kind is bool or "bool" in text:
-            return {"true": True, "false": False}[raw.lower()]
-        if kind is int or text.startswith(("int", "<class 'int")):
-            return int(raw)
-        if "float" in text:
-            return float(raw)
-    except (KeyError, ValueError):
-        wanted = "true or false" if "bool" in text else "a number"
-        raise InputError(f"{where}: {raw!r} is not {wanted}") from None
-    return raw

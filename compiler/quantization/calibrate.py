@@ -10,7 +10,7 @@ from onnxgraft.analysis.regions import find_regions
 from onnxgraft.errors import InputError
 from onnxgraft.golden import catalog, sidecars
 from onnxgraft.ir.graph import Graph
-from onnxgraft.options import CompileOptions
+from onnxgraft.options import Options
 from onnxgraft.passes.default import default_pipeline
 from onnxgraft.passes.quantize import refuse_quantized
 from onnxgraft.pipeline.context import Context
@@ -42,13 +42,13 @@ class Prepared:
         return sorted(name for group in self.groups for name in group)
 
 
-def prepare(model: str, size: tuple[int, int] = (1344, 1344)) -> Prepared:
+def prepare(model: str, options: Options | None = None) -> Prepared:
     """Compile `model` up to where precision is chosen. Raises what `compile` raises."""
     source = catalog.resolve(model, CACHE)
-    beside = sidecars.find(model, source, None)
+    options = options or Options()
+    beside = sidecars.find(model, source, options.sidecar)
     graph, ctx = Graph.load(source), Context(channel_order=beside.channel_order)
     rule = ResizeRule(*beside.edges)
-    options = CompileOptions(height=size[0], width=size[1])
     steps = default_pipeline(options, "onnxruntime").stop_after("name-outputs").passes
     PassManager(steps, fingerprints=False).run(graph, ctx)
     refuse_quantized(graph)
@@ -61,7 +61,7 @@ def calibrate(
     output: Path,
     images: Path | None = None,
     limit: int | None = None,
-    size: tuple[int, int] = (1344, 1344),
+    options: Options | None = None,
     shard: str | None = None,
     progress: Progress = lambda done, total, name: None,
 ) -> tuple[Calibration, str]:
@@ -72,7 +72,7 @@ def calibrate(
         output: the calibration file; one that fits is used again.
         images: folder of pictures; a golden graph draws its own without it.
         limit: at most so many pictures.
-        size: (height, width) of the canvas.
+        options: of the passes before precision is chosen, such as the size of the canvas.
         shard: "i/n", to measure every n-th picture only; merge_files puts the parts together.
         progress: called with (pictures done, pictures in all, name of the next).
 
@@ -82,7 +82,7 @@ def calibrate(
     Raises:
         InputError: `output` holds something that does not fit, with the reason.
     """
-    prepared = prepare(model, size)
+    prepared = prepare(model, options)
     pictures = _pictures(model, images, limit)
     if shard:
         pictures = picture_sets.shard(pictures, shard)

@@ -10,6 +10,7 @@ from typing import Any
 
 from onnxgraft.errors import InputError, MissingExtraError
 from onnxgraft.files import write_atomically
+from onnxgraft.options import Options
 from onnxgraft.quantization.calibration import Calibration, merge_files
 
 
@@ -18,7 +19,7 @@ def calibrate(
     output: Path,
     images: Path | None = None,
     limit: int | None = None,
-    size: tuple[int, int] = (1344, 1344),
+    options: Options | None = None,
     shards: int = 2,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> Calibration:
@@ -36,7 +37,7 @@ def calibrate(
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
     task = ray.remote(_shard)
-    waiting = [task.remote(model, images and images.absolute(), limit, size, f"{i}/{shards}") for i in range(1, shards + 1)]
+    waiting = [task.remote(model, images and images.absolute(), limit, options, f"{i}/{shards}") for i in range(1, shards + 1)]
     with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
         parts: list[Path] = []
         progress(0, shards, "shards")
@@ -52,7 +53,7 @@ def calibrate(
 
 
 def _shard(
-    model: str, images: Path | None, limit: int | None, size: tuple[int, int], shard: str
+    model: str, images: Path | None, limit: int | None, options: Options | None, shard: str
 ) -> tuple[bytes, str]:
     """Runs on a worker: the bytes of the shard's calibration, or why there is none."""
     from onnxgraft.errors import OnnxgraftError
@@ -61,7 +62,7 @@ def _shard(
     with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
         part = Path(folder) / "part.json"
         try:
-            measure(model, part, images, limit, size, shard)
+            measure(model, part, images, limit, options, shard)
         except OnnxgraftError as error:
             return b"", f"shard {shard}: {error}"
         return part.read_bytes(), ""

@@ -109,11 +109,11 @@ def _native(source: Path, folder: Path) -> Path:
 
 def latency(run: Path, repeat: int = 5, progress: Callable[[str], None] = lambda _: None) -> Rows:
     """A table: milliseconds of a build (in the engine, or in ONNX Runtime where it cannot run) and of its export."""
+    from onnxgraft.driver.plan import check_images
     from onnxgraft.files import CACHE
     from onnxgraft.golden import catalog
     from onnxgraft.runtime.session import Session
     from onnxgraft.targets import OrtRunner
-    from onnxgraft.tools.verify import check_images
 
     session = Session(run)
     model = session.manifest["source"]["model"]

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxgraft.errors import OnnxgraftError
+from onnxgraft.options import Options, Size
 from onnxgraft.quantization.calibrate import Prepared
 from onnxgraft.quantization.collect import collect, input_feeds
 from onnxgraft.quantization.dataset import Picture
@@ -67,7 +68,7 @@ def latencies(
             runners["raw export"] = (export, chw)
         for precision in ("fp32", "int8"):
             progress(f"compiling {precision}")
-            prepared = prepare(model, size)
+            prepared = prepare(model, Options(size=Size(*size)))
             if precision == "int8":
                 _quantize(prepared, model)
             path = Path(folder) / f"{precision}.onnx"
@@ -113,7 +114,7 @@ def _main(subject: str, model: str, images: int, size: tuple[int, int]) -> None:
     from onnxgraft.quantization.calibrate import prepare
     from onnxgraft.quantization.dataset import drawn
 
-    prepared = prepare(model, size)
+    prepared = prepare(model, Options(size=Size(*size)))
     crops = [replace(p, load=_crop(p, size)) for p in drawn(min(images, DRAWN))]
     pictures = [replace(crops[i % len(crops)], name=f"{i}", digest=f"{i}") for i in range(images)]
     before = peak_mib()

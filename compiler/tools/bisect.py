@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.driver.compile import Request, pipeline_for
+from onnxgraft.driver.plan import check_images, pipeline_of, ranges_of
 from onnxgraft.errors import InputError, PassError
 from onnxgraft.files import CACHE
-from onnxgraft.golden import catalog
+from onnxgraft.golden import catalog, sidecars
 from onnxgraft.instruments.numeric import not_runnable
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.serde import Skeleton, write_model
+from onnxgraft.options import Options
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.instrument import Instrument
@@ -27,6 +28,7 @@ from onnxgraft.pipeline.record import PassRecord
 from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.feeds import fits, stage_detections, stage_feeds
+from onnxgraft.runtime.images import ResizeRule
 from onnxgraft.targets import OrtRunner
 
 PARITY = "parity"
@@ -70,7 +72,9 @@ Check = Callable[[Stage], bool]
 def bisect(
     model: str | Path,
     check: str | Check,
-    request: Request | None = None,
+    options: Options | None = None,
+    *,
+    images: Sequence[NDArray[np.uint8]] = (),
     keep: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Bisection:
@@ -80,19 +84,20 @@ def bisect(
         model: an .onnx file, or the name of a golden graph.
         check: a shell command that exits with 0 when the ONNX file is good (the file takes the place of {}, or comes
             last), "parity" for detections equal to those before the passes, or a function of a Stage.
-        request: pipeline and images (numeric_images, for parity).
+        options: what the build was asked for; without a target, the pipeline for ONNX Runtime.
+        images: uint8 [H, W, 3] BGR of the canvas size, for parity; without them as for `compile`.
         keep: a folder for before.onnx and after.onnx, the graphs around the culprit.
 
     Raises:
         InputError: the check fails on the input already, or passes on the result.
     """
-    request = request or Request(target="onnxruntime")
-    stages, raised = _stages(catalog.resolve(str(model), CACHE), request, progress)
+    options = options or Options()
+    stages, raised = _stages(str(model), options, progress)
     runs: list[tuple[str, bool]] = []
-    series = _comparable(stages, request.numeric_images) if check == PARITY else [stages]
-    for part in series:
+    images = images or (check_images(str(model), options.images, options.size) if check == PARITY else ())
+    for part in _comparable(stages, images) if check == PARITY else [stages]:
         if check == PARITY:
-            verdict: Check = Parity(part[0], request.numeric_images)
+            verdict: Check = Parity(part[0], images)
             runs.append((part[0].name, True))
         else:
             verdict = _command(check) if isinstance(check, str) else check
@@ -136,16 +141,20 @@ class _Snapshots(Instrument):
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
         if record.changed or ctx.facts != self.stages[-1].ctx.facts:
-            self.stages.append(Stage(record.index, record.name, record.spec, graph.skeleton(), ctx.copy(), step.changes_answers))
+            held = graph.skeleton(), ctx.copy()
+            self.stages.append(Stage(record.index, record.name, record.spec, *held, step.changes_answers))
         return record
 
 
-def _stages(source: Path, request: Request, progress: Callable[[str], None]) -> tuple[list[Stage], PassError | None]:
-    snapshots = _Snapshots()
-    pipeline = pipeline_for(request, "onnxruntime" if request.target == "auto" else request.target)
+def _stages(model: str, options: Options, progress: Callable[[str], None]) -> tuple[list[Stage], PassError | None]:
+    source, snapshots = catalog.resolve(model, CACHE), _Snapshots()
+    pipeline = pipeline_of(options, "onnxruntime" if options.target == "auto" else options.target)
+    beside = sidecars.find(model, source, options.sidecar)
+    ctx = Context(channel_order=beside.channel_order)
+    ctx.range_source = ranges_of(model, options, ResizeRule(*beside.edges), progress)
     progress("running the passes")
     try:
-        PassManager(pipeline.passes, [snapshots, *request.instruments]).run(Graph.load(source), Context())
+        PassManager(pipeline.passes, [snapshots]).run(Graph.load(source), ctx)
     except PassError as error:
         return snapshots.stages, error
     return snapshots.stages, None
@@ -154,8 +163,6 @@ def _stages(source: Path, request: Request, progress: Callable[[str], None]) -> 
 def _comparable(stages: list[Stage], images: Sequence[NDArray[np.uint8]]) -> list[list[Stage]]:
     """The stages that ONNX Runtime runs on the images, in series in which answers must not change: each begins with the
     input or with a pass that changes them by intent."""
-    if not images:
-        raise InputError("parity needs images to compare on (--images)")
     series: list[list[Stage]] = []
     for stage in stages:
         if not series or stage.changes_answers:

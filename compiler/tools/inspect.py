@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from onnxgraft.analysis import analyse
 from onnxgraft.detector.spec import DetectorSpec
@@ -13,7 +14,7 @@ from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
 
 
-def inspect(path: str | Path, pooler_type: str = "ROIAlignV2") -> tuple[DetectorSpec, list[str]]:
+def inspect(path: str | Path, pooler_type: Literal["ROIAlignV2", "ROIAlign"] = "ROIAlignV2") -> tuple[DetectorSpec, list[str]]:
     """The detector in a file and notes about repairs.
 
     Raises:

@@ -17,6 +17,7 @@ from onnxgraft.evaluation.truth import Truth
 from onnxgraft.files import write_atomically
 from onnxgraft.golden import catalog, scenes
 from onnxgraft.manifest import read_manifest
+from onnxgraft.options import Options, Size
 from onnxgraft.quantization import dataset as picture_sets
 from onnxgraft.quantization.budget import choose
 from onnxgraft.quantization.calibrate import CACHE, prepare
@@ -58,7 +59,7 @@ def report_on(
         held = Path(run) / "calibration.json"
         calibration = calibration or (held if held.is_file() else None)
     pictures, truth = _material(model, images, annotations, limit, budget_images if budget is not None else None)
-    prepared = prepare(model, size)
+    prepared = prepare(model, Options(size=Size(*size)))
     provider = Provider(model, CACHE, calibration, rule=prepared.rule)
     provider.ranges(prepared.graph, prepared.ctx, prepared.groups)
     with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.driver.plan import noise
 from onnxgraft.golden import catalog, scenes
 from onnxgraft.golden import references as golden_references
 from onnxgraft.ir.graph import Graph
@@ -118,13 +119,6 @@ def _on_canvas(session: Session, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(tensor, np.uint8)
 
 
-def noise(size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A smooth random picture, the same on every machine: uint8 [H, W, 3]."""
-    bits = np.random.Philox(11).random_raw(3 * (size[0] // 32 + 1) * (size[1] // 32 + 1))
-    coarse = (bits % 256).astype(np.uint8).reshape(size[0] // 32 + 1, size[1] // 32 + 1, 3)
-    return np.ascontiguousarray(coarse.repeat(32, 0).repeat(32, 1)[: size[0], : size[1]])
-
-
 def _run_export(session: Session, pictures: Sequence[tuple[str, NDArray[np.uint8]]]) -> Iterator[Reference]:
     manifest = session.manifest
     source = catalog.resolve(manifest["source"]["model"], Path("build") / ".cache")
@@ -145,16 +139,3 @@ def _export_feed(graph: Graph, image: NDArray[np.uint8], order: str) -> dict[str
     chw = (image if order == "BGR" else image[..., ::-1]).transpose(2, 0, 1).astype(np.float32)
     feed = {tensor.name: np.stack([chw] * int(tensor.shape[0]))}
     return feed | {t.name: grid(None, (chw.shape[1], chw.shape[2]), int(t.shape[0])) for t in graph.gs.inputs[1:]}
-
-
-def check_images(model: str, images: Sequence[Path], size: tuple[int, int]) -> list[NDArray[np.uint8]]:
-    """Pictures of the canvas size for the numeric check: those given, a golden graph's scene, or drawn noise."""
-    if images:
-        grey = (127.0, 127.0, 127.0)
-        placed = (place(read_image(p), size, mean=grey, layout="NHWC", dtype="uint8")[0] for p in images)
-        return [np.asarray(tensor, np.uint8) for tensor in placed]
-    if model in catalog.names():
-        scene = scenes.scene(0)
-        if scene.shape[:2] == size:
-            return [scene]
-    return [noise(size)]

@@ -62,7 +62,7 @@ def compile_form(
     started = time.perf_counter()
     beside = sidecars.find(str(model), model, numbers)
     graph, ctx = Graph.load(model), Context(channel_order=beside.channel_order)
-    options = CompileOptions(height=size[0], width=size[1], boxes="pixels", pooler_type=pooler_type)
+    options = CompileOptions(size=size, boxes="pixels", pooler_type=pooler_type)
     pipeline = default_pipeline(options, FORMS[form])
     PassManager(pipeline.passes, fingerprints=False).run(graph, ctx)
     if ctx.detector is not None:

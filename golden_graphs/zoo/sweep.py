@@ -38,9 +38,9 @@ from detectron2.modeling import GeneralizedRCNN
 from golden_graphs.make import answers, pictures, rounding, seeding
 from golden_graphs.zoo import checking
 from golden_graphs.zoo import table as zoo_table
-from onnxgraft.driver.compile import Request, compile
+from onnxgraft.driver.compile import compile
 from onnxgraft.frontends.detectron2 import config_numbers, configs, families, supported, tracing
-from onnxgraft.options import CompileOptions
+from onnxgraft.options import Options
 from onnxgraft.targets import get
 
 ENGINES = ("fp32", "fp16", "int8")
@@ -251,11 +251,10 @@ def _engine(path: Path, precision: str, size: tuple[int, int], work: Path) -> di
         for index in range(CALIBRATION):
             cv2.imwrite(str(pictures_of / f"{index}.png"), pictures.blocks(SEED + index, size))
     folder = work / precision
-    request = Request(
-        target="tensorrt-rtx", options=CompileOptions(precision=precision, height=size[0], width=size[1]), checks=False,
-        calibration=pictures_of if precision == "int8" else None,
+    options = Options(
+        target="tensorrt-rtx", precision=precision, size=size, checks=False, calib=pictures_of if precision == "int8" else None,
     )  # fmt: skip
-    made = compile(path, folder, request)
+    made = compile(path, folder, options)
     times = json.loads((folder / "times.json").read_text()) if (folder / "times.json").is_file() else {}
     size_of = made.manifest["sizes"].get(made.manifest["engine"] or "", 0)
     shutil.rmtree(folder)

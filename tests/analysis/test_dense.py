@@ -171,6 +171,6 @@ def test_unknown_variations_are_refused(
 def test_a_simplified_graph_keeps_its_size(cache: Path, tmp_path: Path) -> None:
     simplified, _ = onnxsim.simplify(load("retinanet", cache))
     onnx.save(simplified, tmp_path / "model.onnx")
-    steps = default_pipeline(CompileOptions(height=320, width=320), "onnxruntime").passes
+    steps = default_pipeline(CompileOptions(size=(320, 320)), "onnxruntime").passes
     with pytest.raises(PassError, match="build with --size 256x320 or from the raw export"):
         PassManager(steps, fingerprints=False).run(Graph.load(tmp_path / "model.onnx"), Context())

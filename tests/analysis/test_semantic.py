@@ -85,7 +85,7 @@ def test_the_default_pipeline_gives_the_exports_answers(outputs: str, tail: str,
     graph.save(tmp_path / "export.onnx")
     (expected,) = OrtRunner(tmp_path / "export.onnx")({"image": image}).values()
     ctx = Context()
-    steps = default_pipeline(CompileOptions(height=64, width=96, batch=batch), "onnxruntime").passes
+    steps = default_pipeline(CompileOptions(size=(64, 96), batch=batch), "onnxruntime").passes
     PassManager(steps).run(graph, ctx)
     graph.save(tmp_path / "compiled.onnx")
     outputs_found = OrtRunner(tmp_path / "compiled.onnx")({"input_tensor": np.stack([image * 0] * (batch - 1) + [image])})
@@ -99,5 +99,5 @@ def test_the_default_pipeline_gives_the_exports_answers(outputs: str, tail: str,
 
 def test_another_size_than_the_exports(tmp_path: Path) -> None:
     graph, ctx = network("float[c, h, w] answer", POSTPROCESSED), Context()
-    PassManager(default_pipeline(CompileOptions(height=128, width=64), "onnxruntime").passes).run(graph, ctx)
+    PassManager(default_pipeline(CompileOptions(size=(128, 64)), "onnxruntime").passes).run(graph, ctx)
     assert ctx.io["outputs"] == {"semantic_logits": [1, 5, 32, 16]}

@@ -41,7 +41,7 @@ def test_they_are_refused_by_name_with_the_way_out(with_embedding: Path, tmp_pat
 def test_they_stay_as_they_are(with_embedding: Path, stages: Stages, scene: np.ndarray, tmp_path: Path) -> None:
     answers = []
     for allow in (False, True):
-        options = CompileOptions(height=SIZE[0], width=SIZE[1], allow_unknown_outputs=allow)
+        options = CompileOptions(size=SIZE, allow_unknown_outputs=allow)
         source = with_embedding if allow else stages.folder / "input.onnx"
         graph, ctx = Graph.load(source), Context()
         PassManager(default_pipeline(options, "onnxruntime").passes).run(graph, ctx)

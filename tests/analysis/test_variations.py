@@ -31,7 +31,7 @@ def recognise(model: onnx.ModelProto, member: str, path: Path, allow: bool = Fal
     onnx.save(model, path)
     _, height, width = json.loads((catalog.folder(member) / "meta.json").read_text())["input"]["shape"]
     graph, ctx = Graph.load(path), Context()
-    options = CompileOptions(height=height, width=width, allow_unknown_outputs=allow)
+    options = CompileOptions(size=(height, width), allow_unknown_outputs=allow)
     steps = {step.name(): step for step in default_pipeline(options, "onnxruntime").passes}
     for name in ("upgrade-opset", "simplify", "fix-input"):
         steps[name].run(graph, ctx)

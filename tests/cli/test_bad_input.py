@@ -118,7 +118,7 @@ def test_sizes(refused: Refused) -> None:
     assert refused("build", "mask_rcnn", "--size", "100x320", "-o", "out") == (
         "fix-input: height 100 is not a multiple of 32; take 96"
     )
-    assert refused("build", "mask_rcnn", "--size", "big", "-o", "out") == "--size 'big': write HEIGHTxWIDTH, such as 1344x1344"
+    assert refused("build", "mask_rcnn", "--size", "big", "-o", "out") == "--size: 'big' is not HEIGHTxWIDTH, such as 1344x1344"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_sizes(refused: Refused) -> None:
     [
         (["--passes", "simplfy"], "there is no pass 'simplfy'; did you mean 'simplify'?"),
         (["--passes", "simplify{x=1}"], "pass 'simplify' has no option 'x=1'; options: none"),
-        (["--passes", "fix-input{height=tall}"], "fix-input{height}: 'tall' is not a number"),
+        (["--passes", "fix-input{height=tall}"], "fix-input{height}: 'tall' is not a whole number"),
         (["--passes", "simplify;;"], "pipeline: cannot read 'simplify;;'; write passes as name or name{option=value,...}, "
                                      "separated by commas"),
         (["--passes", "box-nms,simplify"], "pass 'box-nms': requires 'pooled'; no pass of this pipeline provides it"),
@@ -136,8 +136,8 @@ def test_sizes(refused: Refused) -> None:
         (["--stop-after", "polish"], "pipeline has no pass 'polish'; it has upgrade-opset, repair-roi-align"),
         (["--print-after", "simplfy"], "pipeline has no pass 'simplfy'; it has upgrade-opset, repair-roi-align"),
         (["--load", "gone.py"], "gone.py: no such file to load passes from"),
-        (["--precision", "fp8"], "precision 'fp8' is not one of fp32, fp16, bf16, int8"),
-        (["--target", "cuda"], "there is no target 'cuda': give one of tensorrt, tensorrt-rtx, onnxruntime, auto"),
+        (["--precision", "fp8"], "--precision: 'fp8' is not one of fp32, fp16, bf16, int8"),
+        (["--target", "cuda"], "--target: 'cuda' is not one of tensorrt, tensorrt-rtx, onnxruntime, auto"),
     ],
 )  # fmt: skip
 def test_options(arguments: list[str], reason: str, refused: Refused) -> None:

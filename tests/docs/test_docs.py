@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from onnxgraft.cli.options import markdown as options_page
 from onnxgraft.passes.default import known_passes
 from onnxgraft.pipeline.docs import describe_all
 
@@ -59,6 +60,11 @@ def test_the_page_of_passes_knows_all_of_them() -> None:
         assert part, f"docs/passes.md lacks {doc.name}: onnxgraft passes --markdown > docs/passes.md"
         for option in doc.options:
             assert f"| `{option.name}` |" in part, f"docs/passes.md: {doc.name} lacks {option.name}"
+
+
+def test_the_page_of_options_is_what_the_program_prints() -> None:
+    hint = "onnxgraft options --markdown > docs/options.md"
+    assert (DOCS / "options.md").read_text() == options_page(), hint
 
 
 def expect(printed: str, actual: str) -> None:

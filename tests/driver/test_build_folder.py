@@ -14,10 +14,10 @@ import pytest
 from helpers.cli import assert_one_line_error, cli
 
 import onnxgraft
-from onnxgraft import CompileOptions, InputError, Request
+from onnxgraft import InputError, Options
 from onnxgraft.driver.build_folder import TIMES, new_folder
 
-SMALL = CompileOptions(height=64, width=96)
+SMALL = (64, 96)
 MEASURED = re.compile(rb'[\d.]+ (?:s|ms)\b|width: ?[\d.]+%|"seconds":[\d.e-]+')  # report.html shows the seconds of times.json
 
 
@@ -32,8 +32,8 @@ def digests(folder: Path) -> dict[str, str]:
     return found
 
 
-def small_build(model: Path, folder: Path, target: str = "onnxruntime", checks: bool = True) -> None:
-    onnxgraft.compile(model, folder, Request(target=target, options=SMALL, checks=checks))
+def small_build(model: Path, folder: Path, target: str = "onnxruntime", checks: bool = True) -> onnxgraft.Build:
+    return onnxgraft.compile(model, folder, Options(target=target, size=SMALL, checks=checks))
 
 
 @pytest.mark.slow
@@ -51,7 +51,8 @@ def test_an_engine_built_twice_has_the_same_bytes(golden_model: Path, tmp_path: 
 
 
 def test_nothing_tells_of_the_place_it_was_built_in(golden_model: Path, tmp_path: Path) -> None:
-    small_build(golden_model, tmp_path / "out")
+    build = small_build(golden_model, tmp_path / "out")
+    assert repr(build) == f"Build('{tmp_path}/out', no engine for onnxruntime, {len(build.report.records)} passes)"
     for path in (tmp_path / "out").rglob("*"):
         if path.is_file() and path.name != "manifest.json":  # it names the model as it was given
             assert str(tmp_path).encode() not in path.read_bytes(), path

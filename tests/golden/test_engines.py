@@ -9,9 +9,9 @@ import pytest
 from helpers.members import meta, picture
 from helpers.target_models import needs_rtx
 
-from onnxgraft.driver.compile import Request, compile
+from onnxgraft.driver.compile import compile
 from onnxgraft.golden import catalog
-from onnxgraft.options import CompileOptions
+from onnxgraft.options import Options
 
 MEMBERS = (
     "retinanet_thin", "fcos_thin", "rpn_FPN_thin", "fast_rcnn_thin", "faster_rcnn_C4_thin", "cascade_mask_rcnn_thin",
@@ -26,9 +26,8 @@ def test_an_int8_engine_is_built(name: str, tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     cv2.imwrite(str(pictures / "0.png"), picture(name))
-    options = CompileOptions(precision="int8", height=height, width=width)
-    request = Request(target="tensorrt-rtx", options=options, checks=False, calibration=pictures)
-    build = compile(catalog.resolve(name, tmp_path / "cache"), tmp_path / "out", request)
+    options = Options(precision="int8", size=(height, width), target="tensorrt-rtx", checks=False, calib=pictures)
+    build = compile(catalog.resolve(name, tmp_path / "cache"), tmp_path / "out", options)
     engine = build.manifest["engine"]
     assert (tmp_path / "out" / engine).stat().st_size == build.manifest["sizes"][engine] > 100_000
     layers = build.manifest["engine_info"]

@@ -19,7 +19,7 @@ TRUE = (236, 300)  # of the image; 256 x 320 is what detectron2 pads it to
 
 
 def detect(model: Path, folder: Path, picture: np.ndarray, canvas: tuple[int, int], exact: bool, target: str) -> Detections:
-    options = CompileOptions(height=canvas[0], width=canvas[1], image_sizes=True, exact_padding=exact)
+    options = CompileOptions(size=canvas, image_sizes=True, exact_padding=exact)
     graph, ctx = Graph.load(model), Context()
     PassManager(default_pipeline(options, target).passes, fingerprints=False).run(graph, ctx)
     graph.save(folder / "model.onnx")

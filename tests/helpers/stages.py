@@ -40,7 +40,7 @@ class Stages(Instrument):
         self._context: dict[str, Context] = {}
         self._opset = 0
         self._detections: dict[str, Detections] = {}
-        self.pipeline = default_pipeline(CompileOptions(height=SIZE[0], width=SIZE[1]), "onnxruntime")
+        self.pipeline = default_pipeline(CompileOptions(size=SIZE), "onnxruntime")
         graph, ctx = Graph.load(model), Context()
         self._opset = graph.source_opset
         self._keep("input", graph, ctx)

@@ -13,12 +13,12 @@ from helpers.stages import SIZE, detect, run_unordered, same
 from PIL import Image
 
 from onnxgraft.analysis.regions import find_regions, offset_layers
-from onnxgraft.driver.compile import Request, compile
+from onnxgraft.driver.compile import compile
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.golden import scenes
 from onnxgraft.instruments import verify_graph
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
-from onnxgraft.options import CompileOptions
+from onnxgraft.options import CompileOptions, Options
 from onnxgraft.passes import DeformConv, Fp16, LowerPlugins
 from onnxgraft.passes.default import default_pipeline
 from onnxgraft.pipeline.context import Context, Ranges
@@ -168,7 +168,7 @@ def deformed(
 
 def compiled(model: Path, target: str, stop: str = "", **options: object) -> tuple[Graph, Context]:
     graph, ctx = Graph.load(model), Context()
-    chosen = CompileOptions(**{"height": SIZE[0], "width": SIZE[1], **options})  # type: ignore[arg-type]
+    chosen = CompileOptions(**{"size": SIZE, **options})  # type: ignore[arg-type]
     steps = list(default_pipeline(chosen, target).passes)
     if stop:
         steps = steps[: 1 + next(i for i, step in enumerate(steps) if step.name() == stop)]
@@ -240,9 +240,9 @@ def test_tensorrt_rtx_builds_the_detector(modulated: Path, scene: np.ndarray, tm
     images = tmp_path / "images"
     images.mkdir()
     Image.fromarray(scene[..., ::-1]).save(images / "scene.png")
-    options = CompileOptions(precision=precision, height=SIZE[0], width=SIZE[1])
-    request = Request(target="tensorrt-rtx", options=options, checks=False, calibration=images if precision == "int8" else None)
-    build = compile(modulated, tmp_path / "build", request)
+    calib = images if precision == "int8" else None
+    options = Options(target="tensorrt-rtx", precision=precision, size=SIZE, checks=False, calib=calib)
+    build = compile(modulated, tmp_path / "build", options)
     assert build.manifest["sizes"]["model.engine"] > 0
     products = [n for n in Graph.load(tmp_path / "build" / "model.onnx").nodes if n.op == "MatMul" and PLUGIN in n.name]
     assert len(products) == 4

@@ -204,7 +204,7 @@ def test_a_batch_is_so_many_single_images(family: str, target: str, cache: Path,
 
 def compiled(model: Path, folder: Path, target: str, images: list[np.ndarray]) -> list[Detections]:
     graph, ctx = Graph.load(model), Context()
-    options = CompileOptions(height=SIZE[0], width=SIZE[1], batch=len(images))
+    options = CompileOptions(size=SIZE, batch=len(images))
     PassManager(default_pipeline(options, target).passes, fingerprints=False).run(graph, ctx)
     graph.save(folder / "batch.onnx")
     stacked = np.stack([image.transpose(2, 0, 1) for image in images]).astype(np.float32)
@@ -222,7 +222,7 @@ def test_a_second_run_is_refused(dense: Stages) -> None:
 
 def padded(model: Path, folder: Path, picture: np.ndarray, canvas: tuple[int, int], exact: bool) -> Detections:
     graph, ctx = Graph.load(model), Context()
-    options = CompileOptions(height=canvas[0], width=canvas[1], image_sizes=True, exact_padding=exact)
+    options = CompileOptions(size=canvas, image_sizes=True, exact_padding=exact)
     PassManager(default_pipeline(options, "onnxruntime").passes, fingerprints=False).run(graph, ctx)
     graph.save(folder / "padded.onnx")
     image = np.zeros((1, 3, *canvas), np.float32) + np.array(ctx.spec().image.mean, np.float32)[:, None, None]

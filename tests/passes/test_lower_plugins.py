@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.stages import Stages, detect, run_unordered, same
 
-from onnxgraft.errors import OnnxgraftError
+from onnxgraft.errors import InputError
 from onnxgraft.instruments import verify_graph
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.passes import LowerPlugins
@@ -95,12 +95,24 @@ def test_every_node_of_a_native_form_knows_its_plugin(stages: Stages) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"nms": "fast"}, "nms 'fast' is not one of auto, native, plugin"),
-        ({"roi_align": "none"}, "roi-align 'none' is not one of auto, native, plugin"),
-        ({"roi_sampling": "fixed9"}, "roi-sampling 'fixed9' is not one of exact, masked4, fixed2"),
+        ({"nms": "fast"}, "{nms}: 'fast' is not one of auto, native, plugin"),
+        ({"roi_align": "none"}, "{roi-align}: 'none' is not one of auto, native, plugin"),
+        ({"roi_sampling": "fixed9"}, "{roi-sampling}: 'fixed9' is not one of exact, masked4, fixed2"),
     ],
 )
-def test_unknown_forms_are_refused(options: dict[str, str], reason: str, stages: Stages) -> None:
-    with pytest.raises(OnnxgraftError) as refused:
-        lowered(stages, **options)
-    assert str(refused.value) == f"lower-plugins: {reason}"
+def test_unknown_forms_are_refused(options: dict[str, str], reason: str) -> None:
+    with pytest.raises(InputError) as refused:
+        LowerPlugins(**options)  # type: ignore[arg-type]
+    assert str(refused.value) == f"lower-plugins{reason}"
+
+
+@pytest.mark.parametrize(("target", "native"), [("onnxruntime", False), ("tensorrt", False), ("tensorrt-rtx", True)])
+def test_a_sampling_that_nothing_takes_is_refused(target: str, native: bool, stages: Stages) -> None:
+    if native:
+        lowered(stages, target=target, roi_sampling="masked4")
+        return
+    lowered(stages, target=target, roi_align="native", roi_sampling="masked4")
+    with pytest.raises(InputError, match=r"--roi-sampling has no effect here: .*give --roi-align native"):
+        lowered(stages, target=target, roi_sampling="masked4")
+    with pytest.raises(InputError, match=r"--max-candidates has no effect here: .*give --nms native"):
+        lowered(stages, target=target, max_candidates=500)

@@ -43,7 +43,7 @@ def test_without_the_pass_it_does(golden_model: Path, tmp_path: Path, picture: n
 
 def test_needs_the_image_sizes(golden_model: Path) -> None:
     graph, ctx = Graph.load(golden_model), Context()
-    steps = list(default_pipeline(CompileOptions(height=256, width=320), "onnxruntime").passes)
+    steps = list(default_pipeline(CompileOptions(size=(256, 320)), "onnxruntime").passes)
     at = next(i for i, step in enumerate(steps) if step.name() == "inject-anchors")
     with pytest.raises(InputError, match="needs the true image sizes; build with --image-sizes"):
         PassManager([*steps[:at], MaskPadding()], fingerprints=False).run(graph, ctx)
@@ -51,7 +51,7 @@ def test_needs_the_image_sizes(golden_model: Path) -> None:
 
 def test_refuses_what_averages_over_the_canvas(golden_model: Path) -> None:
     graph, ctx = Graph.load(golden_model), Context()
-    options = CompileOptions(height=256, width=320, image_sizes=True)
+    options = CompileOptions(size=(256, 320), image_sizes=True)
     steps = list(default_pipeline(options, "onnxruntime").passes)
     at = next(i for i, step in enumerate(steps) if step.name() == "inject-anchors")
     PassManager(steps[:at], fingerprints=False).run(graph, ctx)

@@ -16,7 +16,9 @@ import pytest
 from helpers.cli import assert_one_line_error, cli
 from helpers.small_models import BAD, MODEL
 
-from onnxgraft import PassError, Request, compile
+from onnxgraft import Context, Graph, Options, PassError, compile
+from onnxgraft.instruments import Reproducer
+from onnxgraft.passes.default import parse_pipeline
 from onnxgraft.report.reader import read_run
 
 FAULTS = [
@@ -40,9 +42,9 @@ def model(tmp_path: Path) -> Path:
 
 
 def fail(model: Path, fault: str) -> tuple[Path, PassError]:
-    request = Request(passes=f"simplify,{fault}", load=(str(BAD),), target="onnxruntime", engine=False)
+    options = Options(passes=f"simplify,{fault}", load=(str(BAD),), target="onnxruntime", engine=False)
     with pytest.raises(PassError) as caught:
-        compile(model, model.parent / "out", request)
+        compile(model, model.parent / "out", options)
     return model.parent / "out.reproducer", caught.value
 
 
@@ -95,6 +97,27 @@ def test_replay_fails_in_the_same_way(model: Path, fault: str) -> None:
     assert not (folder / "replayed").exists()
 
 
+def test_replay_forgets_no_option(model: Path) -> None:
+    """What the failed build was asked for, but for what its pipeline's text says, and calibration where nothing needs it."""
+    options = Options(
+        passes="simplify,throws", load=(BAD,), target="onnxruntime", precision="bf16", sidecar=model, engine=False,
+        skip=("flips",), calib=Path("images"), calib_method="percentile", calib_percentile=99.5, calib_images=3,
+    )  # fmt: skip
+    reproducer = Reproducer(model.parent / "left", model, options)
+    graph, ctx = Graph.load(model), Context()
+    for text, words in (
+        ("simplify", ["--precision", "bf16", "--target", "onnxruntime", "--sidecar", str(model), "--load", str(BAD)]),
+        ("quantize", ["--precision", "bf16", "--calib", str(Path("images").absolute()), "--calib-method", "percentile",
+                      "--calib-percentile", "99.5", "--calib-images", "3", "--target", "onnxruntime", "--sidecar", str(model),
+                      "--load", str(BAD)]),
+    ):  # fmt: skip
+        (step,) = parse_pipeline(text).passes
+        reproducer.before(step, graph, ctx)
+        reproducer.failed(step, graph, ctx, ValueError("planted"))
+        command = json.loads((model.parent / "left" / "reproducer.json").read_text())["command"]
+        assert shlex.split(command)[8:] == words
+
+
 SHIFT = """
 from dataclasses import dataclass
 from onnxgraft import Builder, Pass, Role
@@ -117,9 +140,9 @@ def test_replay_of_a_numeric_check_fails_too(golden_model: Path, scene: np.ndarr
         "upgrade-opset,simplify,fix-input{height=256,width=320},normalize-input,inject-anchors,decode-boxes,rpn-nms,"
         "roi-align,box-nms,shift-boxes"
     )
-    request = Request(passes=passes, load=(str(tmp_path / "shift.py"),), numeric_images=[scene], engine=False)
+    options = Options(passes=passes, load=(tmp_path / "shift.py",), engine=False)
     with pytest.raises(PassError, match="'shift-boxes': changes the detections: 0 of"):
-        compile(golden_model, tmp_path / "out", request)
+        compile(golden_model, tmp_path / "out", options, images=[scene])
     replay = cli(*shlex.split((tmp_path / "out.reproducer" / "replay.sh").read_text().partition("onnxgraft ")[2]),
                  cwd=tmp_path / "out.reproducer")  # fmt: skip
     assert_one_line_error(replay, "pass 'shift-boxes': changes the detections: 0 of")

@@ -90,7 +90,7 @@ def test_text_round_trips(text: str, registry: Registry) -> None:
     [
         ("simplfy", "did you mean 'simplify'"),
         ("simplify{speed=3}", "no option 'speed=3'; options: none"),
-        ("fix-input{height=tall}", r"fix-input\{height\}: 'tall' is not a number"),
+        ("fix-input{height=tall}", r"fix-input\{height\}: 'tall' is not a whole number"),
         ("simplify;fix-input", "cannot read 'simplify;fix-input'"),
         ("repeat", "repeat needs passes"),
         ("repeat(simplify", "not closed"),

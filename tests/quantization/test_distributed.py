@@ -9,6 +9,7 @@ import pytest
 
 from onnxgraft.errors import InputError, MissingExtraError
 from onnxgraft.golden import scenes
+from onnxgraft.options import Options
 from onnxgraft.quantization import distributed
 from onnxgraft.quantization.calibrate import calibrate
 from onnxgraft.quantization.calibration import merge_files
@@ -27,14 +28,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("whole") / "calibration.json"
-    calibrate("mask_rcnn", path, images, size=SIZE)
+    calibrate("mask_rcnn", path, images, options=Options(size=SIZE))
     return path.read_bytes()
 
 
 def test_shards_merge_into_the_bytes_of_one_run(images: Path, whole: bytes, tmp_path: Path) -> None:
     parts = [tmp_path / f"{i}.json" for i in (1, 2)]
     for i, part in enumerate(parts, 1):
-        calibrate("mask_rcnn", part, images, size=SIZE, shard=f"{i}/2")
+        calibrate("mask_rcnn", part, images, options=Options(size=SIZE), shard=f"{i}/2")
     merge_files(parts[::-1], tmp_path / "merged.json")
     assert (tmp_path / "merged.json").read_bytes() == whole
 
@@ -43,9 +44,9 @@ def test_local_ray_gives_the_bytes_of_one_run(images: Path, whole: bytes, tmp_pa
     ray = pytest.importorskip("ray", reason="Ray is not installed (extra [ray])")
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, configure_logging=False)
     try:
-        distributed.calibrate("mask_rcnn", tmp_path / "ray.json", images, size=SIZE, shards=2)
+        distributed.calibrate("mask_rcnn", tmp_path / "ray.json", images, options=Options(size=SIZE), shards=2)
         with pytest.raises(InputError, match=r"shard 1/1: .*no such folder"):
-            distributed.calibrate("mask_rcnn", tmp_path / "none.json", tmp_path / "absent", size=SIZE, shards=1)
+            distributed.calibrate("mask_rcnn", tmp_path / "none.json", tmp_path / "absent", shards=1)
     finally:
         ray.shutdown()
     assert (tmp_path / "ray.json").read_bytes() == whole

@@ -15,13 +15,13 @@ from helpers.target_models import needs_rtx
 from onnxgraft import targets
 from onnxgraft.analysis.qdq_placement import find_sites
 from onnxgraft.analysis.regions import find_regions
-from onnxgraft.driver.compile import Request, compile
+from onnxgraft.driver.compile import compile
 from onnxgraft.errors import InputError, PassError, Refusal
 from onnxgraft.golden import catalog
 from onnxgraft.instruments.verify import verify_graph
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import producer
-from onnxgraft.options import CompileOptions
+from onnxgraft.options import Options
 from onnxgraft.passes import Fp16, LowerPlugins, Quantize
 from onnxgraft.passes.quantize import exact_scales, quantize_weights, refuse_quantized
 from onnxgraft.pipeline.context import Context, Ranges
@@ -265,10 +265,9 @@ def test_the_shipped_calibration_fits_the_golden_graph() -> None:
 @needs_rtx
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_rtx_builds_the_full_size_graph(precision: str, tmp_path: Path) -> None:
-    options = CompileOptions(precision=precision, height=128, width=128, roi_sampling="fixed2")
-    request = Request(target="tensorrt-rtx", options=options, builder=targets.BuilderOptions(builder_optimization_level=0),
-                      calibration_images=1, checks=False)  # fmt: skip
-    layers = compile("mask_rcnn_R_50_FPN_3x", tmp_path / "out", request).manifest["engine_info"]["layer_types"]
+    options = Options(precision=precision, size=(128, 128), roi_sampling="fixed2", target="tensorrt-rtx", checks=False,
+                      builder_optimization_level=0, calib_images=1 if precision == "int8" else None)  # fmt: skip
+    layers = compile("mask_rcnn_R_50_FPN_3x", tmp_path / "out", options).manifest["engine_info"]["layer_types"]
     convolutions = layers["correlation"]
     assert set(convolutions) == ({"Half"} if precision == "fp16" else {"Half", "Int8"})
     assert convolutions["Half" if precision == "fp16" else "Int8"] > 50

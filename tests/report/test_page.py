@@ -15,7 +15,7 @@ import pytest
 from helpers.small_models import BAD
 from typer.testing import CliRunner
 
-from onnxgraft import Build, CompileOptions, InputError, Request, compile
+from onnxgraft import Build, InputError, Options, compile
 from onnxgraft.cli.main import app
 from onnxgraft.golden import catalog
 from onnxgraft.report.html import write_report
@@ -33,8 +33,7 @@ PATIENCE_MS = 600_000  # of the browser: a busy machine is no failure
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """The golden detector, more than 2000 nodes raw, built at 256x320 with a drawn picture."""
     folder = tmp_path_factory.mktemp("viewer") / "run"
-    options = CompileOptions(height=256, width=320)
-    made = compile("mask_rcnn", folder, Request(options=options, target="onnxruntime", engine=False))
+    made = compile("mask_rcnn", folder, Options(size=(256, 320), target="onnxruntime", engine=False))
     (folder / "drawn").mkdir()
     cv2.imwrite(str(folder / "drawn" / "picture.png"), np.full((900, 1600, 3), 80, np.uint8))
     write_report(folder)
@@ -232,9 +231,9 @@ def test_a_click_shows_a_node(page: Any, build: Build) -> None:
 
 
 def test_a_failed_build_opens_too(browser: Any, tmp_path: Path) -> None:
-    request = Request(passes="upgrade-opset,simplify,fix-input,throws", load=(str(BAD),), target="onnxruntime", engine=False)
+    options = Options(passes="upgrade-opset,simplify,fix-input,throws", load=(str(BAD),), target="onnxruntime", engine=False)
     with pytest.raises(Exception, match="ZeroDivisionError"):
-        compile(catalog.ROOT / "mask_rcnn" / "model.onnx", tmp_path / "out", request)
+        compile(catalog.ROOT / "mask_rcnn" / "model.onnx", tmp_path / "out", options)
     tab = browser.new_page()
     tab.set_default_timeout(PATIENCE_MS)
     tab.goto((tmp_path / "out.reproducer" / "report.html").as_uri())

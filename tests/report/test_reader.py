@@ -11,7 +11,7 @@ import pytest
 from helpers.small_models import MODEL
 from typer.testing import CliRunner
 
-from onnxgraft import InputError, Request, compile
+from onnxgraft import InputError, Options, compile
 from onnxgraft.cli.main import app
 from onnxgraft.golden import catalog
 from onnxgraft.ir.textdiff import count_lines, diff_models, operators
@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("diffing")
     onnx.save(onnx.parser.parse_model(MODEL), folder / "small.onnx")
     passes = "upgrade-opset,simplify,simplify"
-    compile(folder / "small.onnx", folder / "run", Request(passes=passes, target="onnxruntime", engine=False))
+    compile(folder / "small.onnx", folder / "run", Options(passes=passes, target="onnxruntime", engine=False))
     return folder / "run"
 
 
@@ -98,8 +98,8 @@ def test_bad_input_is_told(run: Path, tmp_path: Path) -> None:
 
 def test_a_build_without_checks_says_so(tmp_path: Path) -> None:
     onnx.save(onnx.parser.parse_model(MODEL), tmp_path / "small.onnx")
-    request = Request(passes="simplify", target="onnxruntime", engine=False, checks=False)
-    compile(tmp_path / "small.onnx", tmp_path / "run", request)
+    options = Options(passes="simplify", target="onnxruntime", engine=False, checks=False)
+    compile(tmp_path / "small.onnx", tmp_path / "run", options)
     with pytest.raises(InputError, match="built without checks"):
         read_run(tmp_path / "run")
 

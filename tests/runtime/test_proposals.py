@@ -11,7 +11,7 @@ import pytest
 from helpers.cli import assert_one_line_error, cli
 
 import onnxgraft
-from onnxgraft import CompileOptions, InputError, Request
+from onnxgraft import InputError, Options
 from onnxgraft.runtime import proposals
 from onnxgraft.runtime.images import Placement
 from onnxgraft.runtime.session import Session
@@ -21,8 +21,8 @@ from onnxgraft.tools.verify import verify
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fast") / "out"
-    options = CompileOptions(height=256, width=320, proposals=64, batch=2)
-    onnxgraft.compile("fast_rcnn_thin", folder, Request(target="onnxruntime", options=options, checks=False))
+    options = Options(target="onnxruntime", size=(256, 320), proposals=64, batch=2, checks=False)
+    onnxgraft.compile("fast_rcnn_thin", folder, options)
     return folder
 
 

@@ -75,6 +75,13 @@ def test_what_is_installed_is_pinned() -> None:
     assert "--constraint constraints.txt" in shown
 
 
+def test_help_names_no_values_of_options() -> None:
+    """They would go stale: onnxgraft build --help has them."""
+    text = make("help").partition("Settings:")[0]
+    assert not re.findall(r"fp32|fp16|bf16|int8|onnxruntime|tensorrt", text)
+    assert "PRECISION=bf16" in make("help", "PRECISION=bf16")
+
+
 def test_a_machine_without_python_gets_one_line(tmp_path: Path) -> None:
     done = run("install", "PYTHON=", f"VENV={tmp_path / 'venv'}")
     assert done.returncode != 0

@@ -71,10 +71,10 @@ def test_options_of_tensorrt_reach_its_configuration() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"builder_optimization_level": 9}, "builderOptimizationLevel is 9: give 0 to 5"),
-        ({"workspace": 0}, "memPoolSize workspace is 0 MiB"),
-        ({"hardware_compatibility_level": "hopper"}, "hardwareCompatibilityLevel is 'hopper'"),
-        ({"profiling_verbosity": "loud"}, "profilingVerbosity is 'loud'"),
+        ({"builder_optimization_level": 9}, "--builderOptimizationLevel is 9: give 0 to 5"),
+        ({"workspace": 0}, "--memPoolSize is 0: give more than 0"),
+        ({"hardware_compatibility_level": "hopper"}, "--hardwareCompatibilityLevel: 'hopper' is not one of none, ampere+"),
+        ({"profiling_verbosity": "loud"}, "--profilingVerbosity: 'loud' is not one of none"),
     ],
 )
 def test_option_outside_its_range_is_refused(values: dict[str, object], message: str) -> None:

@@ -18,9 +18,9 @@ from helpers.cli import assert_one_line_error, cli
 from helpers.semantic_networks import LOGITS, network
 from onnx import helper, numpy_helper
 
-from onnxgraft.driver.compile import Request, compile
+from onnxgraft.driver.compile import compile
 from onnxgraft.errors import InputError
-from onnxgraft.options import CompileOptions
+from onnxgraft.options import Options
 from onnxgraft.tools import evaluate, infer
 from onnxgraft.tools.verify import verify
 
@@ -76,8 +76,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("semantic")
     network(LOGITS).save(folder / "net.onnx")
     (folder / "net.json").write_text(json.dumps({"semantic_class_names": ["u", "v", "w", "x", "y"], "config": {}}))
-    options = CompileOptions(height=64, width=96)
-    return compile(folder / "net.onnx", folder / "out", Request(target="onnxruntime", options=options)).folder
+    return compile(folder / "net.onnx", folder / "out", Options(target="onnxruntime", size=(64, 96))).folder
 
 
 def test_panoptic_json_and_picture(panoptic: Path, picture: Path, tmp_path: Path) -> None:

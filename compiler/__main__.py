@@ -1,0 +1,6 @@
+"""python -m onnxgraft."""
+
+from onnxgraft.cli.main import main
+
+if __name__ == "__main__":
+    main()
