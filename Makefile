@@ -1,6 +1,6 @@
 # Every verb works on a fresh machine with make and Python 3.10 or later: the first one that needs
 # the package makes .venv and installs it there, once, and again only after pyproject.toml or
-# constraints.txt changed. Installed is what the tests ran with (constraints.txt).
+# constraints.txt changed, which pins what is installed.
 
 MODEL ?= mask_rcnn
 PRECISION ?= fp32

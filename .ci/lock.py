@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "constraints.txt"
 HEAD = """\
-# The versions that the tests ran with, for `make install`. Written by `make lock`; pyproject.toml has the ranges.
+# What `make install` installs, as each Python resolved it when `make lock` wrote this. The ranges are in pyproject.toml.
 """
 
 Minor = tuple[int, ...]
