@@ -27,7 +27,8 @@ import onnx
 from onnx import AttributeProto, TensorProto
 
 from onnxgraft.errors import PluginError
-from onnxgraft.plugins.builder import Builder, Value
+from onnxgraft.ir.value import Value, concat, where
+from onnxgraft.plugins.builder import Builder
 from onnxgraft.plugins.native.nms import NmsProblem, lower_nms
 from onnxgraft.plugins.op import PluginOp, Shape
 from onnxgraft.plugins.schema import Attribute, choice, flag
@@ -167,86 +168,86 @@ class EfficientNMS(PluginOp):
         agnostic = b.attribute("class_agnostic", _INT).equal(1)
         activation = b.attribute("score_activation", _INT).equal(1)
 
-        shape = b.op("Shape", scores)
-        count, classes = shape.take(np.array([1])), shape.take(np.array([2]))
-        flat = b.op("Reshape", scores.cast(TensorProto.FLOAT), np.array([0, -1]))
+        shape = scores.sizes()
+        count, classes = shape.take([1]), shape.take([2])
+        flat = scores.cast(TensorProto.FLOAT).reshape(0, -1)
         limit, dense = self._limit(b, activation)
-        element = b.op("Range", 0, b.op("Squeeze", count * classes), 1)
-        foreground = ~b.op("Mod", element, classes).equal(b.attribute("background_class", _INT))
-        keyed = b.where((flat >= limit) & foreground, flat, BELOW)
+        element = b.op("Range", 0, (count * classes).squeeze(), 1)
+        foreground = ~(element % classes).equal(b.attribute("background_class", _INT))
+        keyed = where((flat >= limit) & foreground, flat, BELOW)
 
-        k = count * classes if self.cap is None else b.op("Min", count * classes, np.array([self.cap]))
-        values, index = b.ops("TopK", keyed, k, outputs=2, axis=-1)
-        class_of = b.op("Mod", index, classes)
+        k = count * classes if self.cap is None else (count * classes).min([self.cap])
+        values, index = keyed.topk(k, axis=-1)
+        class_of = index % classes
         corners = self._corners(b, boxes, index, count, classes)
 
         # NMS runs on ranks instead of scores: distinct, positive and exact, so that ties keep
         # their order and a score of -32768 passes the op's own score threshold.
-        scalar_k = b.op("Squeeze", k)
+        scalar_k = k.squeeze()
         rank = (scalar_k - b.op("Range", 0, scalar_k, 1)).cast(TensorProto.FLOAT)
-        rank = b.where((values >= limit) | dense, rank, 0.0)
-        group = b.where(agnostic, 0, class_of).unsqueeze(1)
-        groups = b.op("Range", 0, b.where(agnostic, 1, b.op("Squeeze", classes)), 1)
-        per_class = b.where(group.equal(groups.unsqueeze(0, 2)), rank.unsqueeze(1), 0.0)
+        rank = where((values >= limit) | dense, rank, 0.0)
+        group = where(agnostic, 0, class_of).unsqueeze(1)
+        groups = b.op("Range", 0, where(agnostic, 1, classes.squeeze()), 1)
+        per_class = where(group.equal(groups.unsqueeze(0, 2)), rank.unsqueeze(1), 0.0)
 
         rows = b.attribute("max_output_boxes", _INT).reshape(1)
         survivors = b.op(
             "NonMaxSuppression", self._finite(b, corners), per_class, rows,
             self._strict_iou(b), np.array([0.5], np.float32),
         )  # fmt: skip
-        place = survivors.take(np.array([0, 2]), axis=1)
-        kept = b.op("ScatterND", rank * 0.0, place, b.op("GatherND", rank, place))
+        place = survivors.take([0, 2], axis=1)
+        kept = b.op("ScatterND", rank * 0.0, place, rank.take_nd(place))
 
-        taken = b.op("Min", rows, k)
-        order, position = b.ops("TopK", kept, taken, outputs=2, axis=-1)
+        taken = rows.min(k)
+        order, position = kept.topk(taken, axis=-1)
         alive = order > 0.5
         missing = rows - taken
-        chosen = b.op("GatherElements", values, position, axis=1)
-        chosen = b.where(activation, b.op("Sigmoid", chosen), chosen)
-        chosen_boxes = b.op("GatherND", corners, position.unsqueeze(2), batch_dims=1)
-        chosen_class = b.op("GatherElements", class_of, position, axis=1)
+        chosen = values.take_along(position, axis=1)
+        chosen = where(activation, chosen.sigmoid(), chosen)
+        chosen_boxes = corners.take_nd(position.unsqueeze(2), batch_dims=1)
+        chosen_class = class_of.take_along(position, axis=1)
 
-        row_pad = b.concat(np.array([0, 0, 0]), missing, axis=0)
-        box_pad = b.concat(np.array([0, 0, 0, 0]), missing, np.array([0]), axis=0)
+        row_pad = concat([0, 0, 0], missing, axis=0)
+        box_pad = concat([0, 0, 0, 0], missing, [0], axis=0)
         alive_int = alive.cast(TensorProto.INT32)
-        detections = b.op("ReduceSum", alive_int, np.array([1]), keepdims=1)
-        b.rename(detections, "num_detections")
-        padded = b.op("Pad", b.where(alive.unsqueeze(2), chosen_boxes, 0.0), box_pad)
-        b.rename(b.op("CastLike", padded, boxes), "detection_boxes")
-        padded = b.op("Pad", b.where(alive, chosen, 0.0), row_pad)
-        b.rename(b.op("CastLike", padded, scores), "detection_scores")
-        padded = b.op("Pad", b.where(alive, chosen_class, 0), row_pad)
-        b.rename(padded.cast(TensorProto.INT32), "detection_classes")
+        detections = alive_int.sum(1, keepdims=True)
+        b.output(detections, "num_detections")
+        padded = where(alive.unsqueeze(2), chosen_boxes, 0.0).op("Pad", box_pad)
+        b.output(padded.op("CastLike", boxes), "detection_boxes")
+        padded = where(alive, chosen, 0.0).op("Pad", row_pad)
+        b.output(padded.op("CastLike", scores), "detection_scores")
+        padded = where(alive, chosen_class, 0).op("Pad", row_pad)
+        b.output(padded.cast(TensorProto.INT32), "detection_classes")
         return self._function(b.nodes, opset)
 
     def _limit(self, b: Builder, activation: Value) -> tuple[Value, Value]:
         threshold = b.attribute("score_threshold", _FLOAT)
-        logit = b.op("Log", threshold / (1.0 - threshold))
-        logit = b.where(threshold > 0.0, logit, BELOW)
-        limit = b.where(activation, logit, threshold)
+        logit = (threshold / (1.0 - threshold)).log()
+        logit = where(threshold > 0.0, logit, BELOW)
+        limit = where(activation, logit, threshold)
         knee = np.log(np.float32(DENSE) / (np.float32(1) - np.float32(DENSE)))
-        return limit, limit < b.where(activation, knee, np.float32(DENSE))
+        return limit, limit < where(activation, knee, np.float32(DENSE))
 
     def _corners(
         self, b: Builder, boxes: Value, index: Value, count: Value, classes: Value
     ) -> Value:
         """[B,K,4] corners of the elements at `index` [B,K] of the flattened [N,C]."""
-        table = b.op("Reshape", boxes.cast(TensorProto.FLOAT), np.array([0, -1, 4]))
-        boxes_each = b.op("Shape", table).take(np.array([1])) / count  # 1 shared, C per class
+        table = boxes.cast(TensorProto.FLOAT).reshape(0, -1, 4)
+        boxes_each = table.sizes().take([1]) / count  # 1 shared, C per class
         row = index * boxes_each / classes
-        box = b.op("GatherND", table, row.unsqueeze(2), batch_dims=1)
-        first, second = box.take(np.array([0, 1]), axis=2), box.take(np.array([2, 3]), axis=2)
+        box = table.take_nd(row.unsqueeze(2), batch_dims=1)
+        first, second = box.take([0, 1], axis=2), box.take([2, 3], axis=2)
         half = second * 0.5
-        decoded = b.concat(first - half, first + half, axis=2)
-        return b.where(b.attribute("box_coding", _INT).equal(1), decoded, box)
+        decoded = concat(first - half, first + half, axis=2)
+        return where(b.attribute("box_coding", _INT).equal(1), decoded, box)
 
     def _finite(self, b: Builder, corners: Value) -> Value:
         """NaN boxes become empty, which overlap nothing, as NaN does in the plugin."""
-        total = b.op("ReduceSum", corners, np.array([2]), keepdims=1)
-        return b.where(b.op("IsNaN", total), 0.0, corners)
+        total = corners.sum(2, keepdims=True)
+        return where(total.isnan(), 0.0, corners)
 
     def _strict_iou(self, b: Builder) -> Value:
         """The float just below iou_threshold: the op suppresses at IoU > this."""
         threshold = b.attribute("iou_threshold", _FLOAT)
         below = threshold * np.float32(1 - 2.0**-24)
-        return b.op("Min", below, 1.0).reshape(1)
+        return below.min(1.0).reshape(1)

@@ -27,7 +27,8 @@ import onnx
 from onnx import AttributeProto, TensorProto
 
 from onnxgraft.errors import PluginError
-from onnxgraft.plugins.builder import Builder, Value, tensor_info
+from onnxgraft.ir.value import Value, concat, where
+from onnxgraft.plugins.builder import Builder, tensor_info
 from onnxgraft.plugins.native.roi_align import OPTIONS, Axis, Pooling, map_rows, output_graph, pool
 from onnxgraft.plugins.op import PluginOp, Shape
 from onnxgraft.plugins.schema import Attribute, choice, flag
@@ -111,17 +112,17 @@ class PyramidROIAlign(PluginOp):
         b = Builder(function=True)
         rois, maps = b.input("rois"), [b.input(name) for name in self.inputs[1:]]
         height_width = b.attribute("image_size", _INTS)
-        image = height_width.take(np.array([1, 0])).cast(TensorProto.FLOAT)  # w, h
-        per_image = b.op("Shape", rois).take(np.array([1]))
+        image = height_width.take([1, 0]).cast(TensorProto.FLOAT)  # w, h
+        per_image = rois.sizes().take([1])
         flat = rois.reshape(-1, 4)
-        total = b.op("Squeeze", b.op("Shape", flat).take(np.array([0])))
+        total = flat.sizes().take([0]).squeeze()
         everyone = b.op("Range", 0, total, 1)
-        image_of = everyone / b.op("Max", per_image, 1)
+        image_of = everyone / per_image.max(1)
 
         swap = b.attribute("roi_coords_swap", _INT).equal(1)
-        columns = b.where(swap, np.array([1, 0, 3, 2]), np.array([0, 1, 2, 3]))
+        columns = where(swap, [1, 0, 3, 2], [0, 1, 2, 3])
         absolute = b.attribute("roi_coords_absolute", _INT).equal(1)
-        low, high = _normalise(b, flat.take(columns, axis=1), b.where(absolute, image, 1.0))
+        low, high = _normalise(b, flat.take(columns, axis=1), where(absolute, image, 1.0))
         side = high - low
         one = b.attribute("roi_coords_plusone", _INT).cast(TensorProto.FLOAT)
         side = side + one / image
@@ -130,12 +131,12 @@ class PyramidROIAlign(PluginOp):
 
         pooled, order = [], []
         for number, values in enumerate(maps):
-            mine = b.op("Squeeze", b.op("NonZero", level.equal(number)), np.array([0]))
-            size = b.op("Shape", values).take(np.array([3, 2])).cast(TensorProto.FLOAT)
+            mine = b.op("NonZero", level.equal(number)).squeeze(0)
+            size = values.sizes().take([3, 2]).cast(TensorProto.FLOAT)
             start, stop = low.take(mine) * size, high.take(mine) * size
-            stop = b.op("Max", stop, start + SHORTEST)
+            stop = stop.max(start + SHORTEST)
             move = self._offset(b, stop - start)
-            boxes = b.concat(start + move, stop + move, axis=1)
+            boxes = concat(start + move, stop + move, axis=1)
             pooled.append(
                 b.referring(
                     "RoiAlign", values, boxes, image_of.take(mine),
@@ -148,23 +149,23 @@ class PyramidROIAlign(PluginOp):
                 )
             )  # fmt: skip
             order.append(mine)
-        place = b.op("ScatterElements", everyone, b.concat(*order, axis=0), everyone, axis=0)
-        result = b.concat(*pooled, axis=0).take(place)
-        shape = b.concat(
-            b.op("Shape", rois).take(np.array([0, 1])),
-            b.op("Shape", maps[0]).take(np.array([1])),
+        place = b.op("ScatterElements", everyone, concat(*order, axis=0), everyone, axis=0)
+        result = concat(*pooled, axis=0).take(place)
+        shape = concat(
+            rois.sizes().take([0, 1]),
+            maps[0].sizes().take([1]),
             b.attribute("pooled_size", _INT).reshape(1),
             b.attribute("pooled_size", _INT).reshape(1),
             axis=0,
         )
-        b.rename(b.op("Reshape", result, shape, allowzero=1), "pooled")
+        b.output(b.op("Reshape", result, shape, allowzero=1), "pooled")
         return self._function(b.nodes, opset)
 
     def _level(self, b: Builder, area: Value, height_width: Value) -> Value:
         """int64 level 0..3 of each box, in the plugin's own float32 steps."""
         scale = b.attribute("fpn_scale", _INT).cast(TensorProto.FLOAT)
         pixels = b.op("ReduceProd", height_width, keepdims=0).cast(TensorProto.FLOAT)
-        norm = b.op("Sqrt", scale * scale / pixels)
+        norm = (scale * scale / pixels).sqrt()
         first = norm * norm / 4.0
         above = [(area > first * factor).cast(TensorProto.INT64) for factor in (1.0, 4.0, 16.0)]
         return above[0] + above[1] + above[2]
@@ -174,9 +175,9 @@ class PyramidROIAlign(PluginOp):
         transform = b.attribute("roi_coords_transform", _INT)
         size = side / b.attribute("pooled_size", _INT).cast(TensorProto.FLOAT)
         ratio = b.attribute("sampling_ratio", _INT).cast(TensorProto.FLOAT)
-        samples = b.where(ratio > 0.0, ratio, b.op("Max", b.op("Ceil", size), 1.0))
+        samples = where(ratio > 0.0, ratio, size.ceil().max(1.0))
         edge = 0.5 - size * 0.5 / samples
-        return b.where(transform.equal(2), 0.0, b.where(transform.equal(1), 0.5, edge))
+        return where(transform.equal(2), 0.0, where(transform.equal(1), 0.5, edge))
 
     def lower(
         self,
@@ -194,7 +195,7 @@ class PyramidROIAlign(PluginOp):
         b = Builder()
         rois = b.input("rois").reshape(boxes, 4)
         if a["roi_coords_swap"]:
-            rois = rois.take(np.array([1, 0, 3, 2]), axis=1)
+            rois = rois.take([1, 0, 3, 2], axis=1)
         image = np.array([[a["image_size"][1], a["image_size"][0]]], np.float32)
         size = image if a["roi_coords_absolute"] else np.ones((1, 2), np.float32)
         low, high = _normalise(b, rois, size)
@@ -212,9 +213,9 @@ class PyramidROIAlign(PluginOp):
         shift = 0.5 if a["roi_coords_transform"] == 2 else 0.0
         start, stop = low * extent - shift, high * extent - shift
         step = (stop - start) / float(bins)
-        adaptive = b.op("Max", b.op("Ceil", step), 1.0)
+        adaptive = step.ceil().max(1.0)
         x, y = (
-            Axis(*(v.take(np.array([i]), axis=1) for v in (start, step, extent, adaptive)))
+            Axis(*(v.take([i], axis=1) for v in (start, step, extent, adaptive)))
             for i in (0, 1)
         )
         rows = map_rows(b, [b.input(name) for name in self.inputs[1:]], map_shapes)
@@ -244,13 +245,13 @@ class PyramidROIAlign(PluginOp):
     ) -> Value:
         """int32 level [R] by either rule."""
         if rule == "detectron2":
-            span = rois.take(np.array([2, 3]), axis=1) - rois.take(np.array([0, 1]), axis=1)
+            span = rois.take([2, 3], axis=1) - rois.take([0, 1], axis=1)
             if not a["roi_coords_absolute"]:
                 span = span * image
             area = span.take(0, axis=1) * span.take(1, axis=1)
-            size = b.op("Sqrt", b.op("Max", area, 0.0)) / float(a["fpn_scale"]) + 1e-8
-            number = b.op("Floor", b.op("Log", size) / np.log(np.float32(2)) + 4.0)
-            return b.op("Min", b.op("Max", number - 2.0, 0.0), 3.0).cast(TensorProto.INT32)
+            size = area.max(0.0).sqrt() / float(a["fpn_scale"]) + 1e-8
+            number = (size.log() / np.log(np.float32(2)) + 4.0).floor()
+            return (number - 2.0).max(0.0).min(3.0).cast(TensorProto.INT32)
         side = high - low
         if a["roi_coords_plusone"]:
             side = side + np.float32(1) / image
@@ -285,13 +286,13 @@ def _normalise(b: Builder, rois: Value, size: Value | np.ndarray) -> tuple[Value
     A NaN takes the other corner's value, or the far edge where both are NaN, as the GPU's
     min and max do.
     """
-    one, two = rois.take(np.array([0, 1]), axis=1), rois.take(np.array([2, 3]), axis=1)
-    one = b.where(b.op("IsNaN", one), two, one)
-    two = b.where(b.op("IsNaN", two), one, two)
-    one = b.where(b.op("IsNaN", one), size, one)
-    two = b.where(b.op("IsNaN", two), size, two)
+    one, two = rois.take([0, 1], axis=1), rois.take([2, 3], axis=1)
+    one = where(one.isnan(), two, one)
+    two = where(two.isnan(), one, two)
+    one = where(one.isnan(), size, one)
+    two = where(two.isnan(), size, two)
 
     def clamp(value: Value) -> Value:
-        return b.op("Max", b.op("Min", value, size), 0.0) / size
+        return value.min(size).max(0.0) / size
 
-    return clamp(b.op("Min", one, two)), clamp(b.op("Max", one, two))
+    return clamp(one.min(two)), clamp(one.max(two))

@@ -18,7 +18,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxgraft.errors import PluginError
-from onnxgraft.plugins.builder import Builder, Value, tensor_info
+from onnxgraft.ir.value import Value, concat, where
+from onnxgraft.plugins.builder import Builder, tensor_info
 
 TOP_K_LIMIT = 3840
 """Largest k of TensorRT's TopK."""
@@ -77,7 +78,7 @@ def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> o
     keyed = _threshold(b, p, scores)
     if p.by_class:
         k = p.taken
-        keyed = b.op("Transpose", keyed, perm=[0, 2, 1]).reshape(batch * classes, count)
+        keyed = keyed.transpose(0, 2, 1).reshape(batch * classes, count)
         values, index = top_k(b, keyed, (batch * classes, count), k)
         group = np.tile(np.arange(classes, dtype=np.int32), batch)[:, None]
         element = index * np.int32(classes) + group
@@ -85,7 +86,7 @@ def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> o
         k = p.taken
         best, label = _best_class(b, keyed)
         values, row = top_k(b, best, (batch, count), k)
-        element = row * np.int32(classes) + b.op("GatherElements", label, row, axis=1)
+        element = row * np.int32(classes) + label.take_along(row, axis=1)
     else:
         k = p.taken
         values, element = top_k(
@@ -112,9 +113,8 @@ def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> o
 
 def _best_class(b: Builder, keyed: Value) -> tuple[Value, Value]:
     """Of scores [N,R,C], each box's best score [N,R] and its class, int32."""
-    best, label = b.ops("TopK", keyed, np.array([1]), outputs=2, axis=-1)
-    axis = np.array([2])
-    return b.op("Squeeze", best, axis), b.op("Squeeze", label, axis).cast(TensorProto.INT32)
+    best, label = keyed.topk([1], axis=-1)
+    return best.squeeze(2), label.squeeze(2).cast(TensorProto.INT32)
 
 
 def top_k(
@@ -127,18 +127,18 @@ def top_k(
     parts: list[tuple[Value, Value]] = []
     while True:
         step = min(k, TOP_K_LIMIT)
-        best, where = b.ops("TopK", values, np.array([step]), outputs=2, axis=-1)
-        parts.append((best, where.cast(TensorProto.INT32)))
+        best, place = values.topk([step], axis=-1)
+        parts.append((best, place.cast(TensorProto.INT32)))
         k -= step
         if not k:
             break
         hidden = np.full((shape[0], step), -np.inf, np.float32)
-        values = b.op("ScatterElements", values, where, hidden, axis=1)
+        values = b.op("ScatterElements", values, place, hidden, axis=1)
     if len(parts) == 1:
         return parts[0]
     return (
-        b.concat(*(best for best, _ in parts), axis=1),
-        b.concat(*(where for _, where in parts), axis=1),
+        concat(*(best for best, _ in parts), axis=1),
+        concat(*(place for _, place in parts), axis=1),
     )
 
 
@@ -147,8 +147,8 @@ def suppress(
 ) -> Value:
     """keep bool [G,K] of candidates [G,K,4] sorted by score, best first; place [G,K] counts them.
     """
-    low, high = corners.take(np.array([0, 1]), axis=2), corners.take(np.array([2, 3]), axis=2)
-    low, high = b.op("Min", low, high), b.op("Max", low, high)
+    low, high = corners.take([0, 1], axis=2), corners.take([2, 3], axis=2)
+    low, high = low.min(high), low.max(high)
     side = high - low
     area = side.take(0, axis=2) * side.take(1, axis=2)
     sides = [_overlap_1d(b, low.take(i, axis=2), high.take(i, axis=2)) for i in (0, 1)]
@@ -175,11 +175,11 @@ def _fixed_point(b: Builder, matrix: Value, start: Value, p: NmsProblem) -> Valu
     keep = body.input("keep_in")
     hits = body.op("MatMul", matrix, keep)
     free = (hits < _of(p.matmul, 0.5)).cast(p.matmul) * body.here(start)
-    moved = body.op("Abs", free - keep).cast(TensorProto.FLOAT)
-    moved = body.op("ReduceMax", moved.reshape(1, groups * k), np.array([0, 1]), keepdims=0)
+    moved = (free - keep).abs().cast(TensorProto.FLOAT)
+    moved = moved.reshape(1, groups * k).amax(0, 1)
     again = moved > 0.5
-    body.rename(again, "again_out")
-    body.rename(free, "keep_out")
+    body.output(again, "again_out")
+    body.output(free, "keep_out")
     shape = (groups, k, 1)
     graph = body.graph(
         "suppress",
@@ -194,7 +194,7 @@ def _fixed_point(b: Builder, matrix: Value, start: Value, p: NmsProblem) -> Valu
         ],
     )
     kept = b.op("Loop", np.array(k, np.int64), np.array(True), start, body=graph)
-    return b.op("Squeeze", kept, np.array([2]))
+    return kept.squeeze(2)
 
 
 def _threshold(b: Builder, p: NmsProblem, scores: Value) -> Value:
@@ -204,7 +204,7 @@ def _threshold(b: Builder, p: NmsProblem, scores: Value) -> Value:
     if 0 <= p.background < classes:
         foreground = np.arange(classes) != p.background
         passes = passes & b.constant(foreground.reshape(1, 1, classes))
-    return b.where(passes, scores, p.below if p.tail else _NEVER)
+    return where(passes, scores, p.below if p.tail else _NEVER)
 
 
 def _corners(b: Builder, p: NmsProblem, boxes: Value, row: Value) -> Value:
@@ -217,14 +217,14 @@ def _corners(b: Builder, p: NmsProblem, boxes: Value, row: Value) -> Value:
     box = boxes.reshape(batch * p.box_rows, 4).take(row)
     if not p.centre_size:
         return box
-    centre, half = box.take(np.array([0, 1]), axis=2), box.take(np.array([2, 3]), axis=2) * 0.5
-    return b.concat(centre - half, centre + half, axis=2)
+    centre, half = box.take([0, 1], axis=2), box.take([2, 3], axis=2) * 0.5
+    return concat(centre - half, centre + half, axis=2)
 
 
 def _overlap_1d(b: Builder, low: Value, high: Value) -> Value:
-    start = b.op("Max", low.unsqueeze(2), low.unsqueeze(1))
-    stop = b.op("Min", high.unsqueeze(2), high.unsqueeze(1))
-    return b.op("Max", stop - start, 0.0)
+    start = low.unsqueeze(2).max(low.unsqueeze(1))
+    stop = high.unsqueeze(2).min(high.unsqueeze(1))
+    return (stop - start).max(0.0)
 
 
 def _emit(
@@ -239,27 +239,27 @@ def _emit(
 ) -> None:
     """The best `rows` survivors out of a pool per image, zero-padded."""
     batch, taken = p.scores[0], min(p.rows, pool)
-    ranked = b.where(keep, values, _NEVER).reshape(batch, pool)
+    ranked = where(keep, values, _NEVER).reshape(batch, pool)
     best, place = top_k(b, ranked, (batch, pool), taken)
     alive = best > _PRESENT
     if batch > 1:
         place = place + (np.arange(batch, dtype=np.int32) * np.int32(pool))[:, None]
     box = corners.reshape(batch * pool, 4).take(place)
     label = class_of.reshape(batch * pool).take(place)
-    score = b.op("Sigmoid", best) if p.sigmoid else best
-    total = b.op("ReduceSum", alive.cast(TensorProto.FLOAT), np.array([1]), keepdims=1)
-    b.rename(total.cast(TensorProto.INT32), outputs[0])
+    score = best.sigmoid() if p.sigmoid else best
+    total = alive.cast(TensorProto.FLOAT).sum(1, keepdims=True)
+    b.output(total.cast(TensorProto.INT32), outputs[0])
     missing = p.rows - taken
     rows = (
-        b.where(alive.unsqueeze(2), box, 0.0),
-        b.where(alive, score, 0.0),
-        b.where(alive, label, np.int32(0)),
+        where(alive.unsqueeze(2), box, 0.0),
+        where(alive, score, 0.0),
+        where(alive, label, np.int32(0)),
     )
     for value, name, shape, kind in zip(
         rows, outputs[1:], ((batch, missing, 4), (batch, missing), (batch, missing)),
         (np.float32, np.float32, np.int32), strict=True,
     ):  # fmt: skip
-        b.rename(b.concat(value, np.zeros(shape, kind), axis=1) if missing else value, name)
+        b.output(concat(value, np.zeros(shape, kind), axis=1) if missing else value, name)
 
 
 def _of(dtype: int, value: float) -> np.generic:

@@ -28,7 +28,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnxgraft.plugins.builder import Builder, Value, tensor_info
+from onnxgraft.ir.value import Value, concat, where
+from onnxgraft.plugins.builder import Builder, tensor_info
 from onnxgraft.plugins.native.nms import top_k
 from onnxgraft.plugins.schema import Attribute, choice
 
@@ -93,10 +94,10 @@ class Pooling:
 def map_rows(b: Builder, maps: Sequence[Value], shapes: Sequence[Sequence[int]]) -> Value:
     """Maps [B,C,H,W] as one table of rows [sum(B*H*W), C], map after map."""
     rows = [
-        b.op("Transpose", value, perm=[0, 2, 3, 1]).reshape(n * h * w, c)
+        value.transpose(0, 2, 3, 1).reshape(n * h * w, c)
         for value, (n, c, h, w) in zip(maps, shapes, strict=True)
     ]
-    return rows[0] if len(rows) == 1 else b.concat(*rows, axis=0)
+    return rows[0] if len(rows) == 1 else concat(*rows, axis=0)
 
 
 def pool(
@@ -108,7 +109,7 @@ def pool(
     if fixed:
         ry = rx = b.constant(np.float32(fixed))
     elif p.roi_sampling == "masked4":
-        ry, rx = b.op("Min", y.adaptive, float(MASKED)), b.op("Min", x.adaptive, float(MASKED))
+        ry, rx = y.adaptive.min(float(MASKED)), x.adaptive.min(float(MASKED))
     else:
         ry, rx = y.adaptive, x.adaptive
     grid = _Grid(rows, base, stride, y, x, ry, rx, p)
@@ -118,7 +119,7 @@ def pool(
         total = _looped(b, grid, b.constant(np.float32(fixed * fixed)))
     else:
         total = _grouped(b, grid)
-    return b.op("Transpose", total, perm=[0, 3, 1, 2])
+    return total.transpose(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -162,23 +163,23 @@ def _grouped(b: Builder, grid: _Grid) -> Value:
     _, order = top_k(b, count.reshape(1, p.boxes), (1, p.boxes), p.boxes)
     order = order.reshape(p.boxes)
     y, x = grid.y, grid.x
-    reals = b.concat(
+    reals = concat(
         y.start, y.bin, y.cells, grid.ry, x.start, x.bin, x.cells, grid.rx, axis=1
     ).take(order).reshape(groups, size, 8)  # fmt: skip
     stride = b.op("Expand", grid.stride, np.array([p.boxes, 1]))
-    whole = b.concat(grid.base, stride, axis=1).take(order).reshape(groups, size, 2)
+    whole = concat(grid.base, stride, axis=1).take(order).reshape(groups, size, 2)
 
     parts = []
     for number in range(groups):
         mine, ints = reals.take(np.array(number)), whole.take(np.array(number))
-        columns = [mine.take(np.array([i]), axis=1) for i in range(8)]
-        base, line = (ints.take(np.array([i]), axis=1) for i in (0, 1))
+        columns = [mine.take([i], axis=1) for i in range(8)]
+        base, line = (ints.take([i], axis=1) for i in (0, 1))
         part = _Grid(
             grid.rows, base, line, Axis(*columns[:4]), Axis(*columns[4:]),
             columns[3], columns[7], replace(p, boxes=size),
         )  # fmt: skip
         parts.append(_looped(b, part, _most(b, part.ry, part.rx)))
-    done = b.concat(*parts, axis=0)
+    done = concat(*parts, axis=0)
     here = np.arange(p.boxes, dtype=np.int32)
     back = b.op("ScatterElements", np.zeros_like(here), order, here, axis=0)
     return done.take(back)
@@ -197,10 +198,10 @@ def _looped(b: Builder, grid: _Grid, positions: Value) -> Value:
     column_no = step - line_no * rx
     line = _axis_weights(body, grid.y, grid.ry, line_no, p.height, p)
     column = _axis_weights(body, grid.x, grid.rx, column_no, p.width, p)
-    body.rename(total + _read(body, grid, line, column), total_out)
+    body.output(total + _read(body, grid, line, column), total_out)
     after = step + 1.0
-    body.rename(after, step_out)
-    body.rename(after < positions, more_out)
+    body.output(after, step_out)
+    body.output(after < positions, more_out)
     graph = body.graph(
         "sample",
         [
@@ -232,13 +233,13 @@ def _axis_weights(
     at = start + size * np.arange(bins, dtype=np.float32)[None, :]
     at = at + size * (step + np.float32(p.offset) if isinstance(step, Value)
                       else np.float32(step + p.offset)) / count  # fmt: skip
-    share = b.where(b.op("Less", step, samples), 1.0 / count, 0.0)
+    share = where(b.op("Less", step, samples), 1.0 / count, 0.0)
     if p.zero_outside:
         on_map = (at >= -1.0) & (at <= cells)
-        share = b.where(on_map, share, 0.0)
-    at = b.op("Min", b.op("Max", at, 0.0), cells - 1.0)
-    lower = b.op("Floor", at)
-    upper = b.op("Min", lower + 1.0, cells - 1.0)
+        share = where(on_map, share, 0.0)
+    at = at.max(0.0).min(cells - 1.0)
+    lower = at.floor()
+    upper = (lower + 1.0).min(cells - 1.0)
     part = at - lower
     return lower, upper, (1.0 - part) * share, part * share
 
@@ -262,8 +263,8 @@ def _read(b: Builder, grid: _Grid, line: tuple[Value, ...], column: tuple[Value,
 
 def _most(b: Builder, ry: Value, rx: Value) -> Value:
     """Samples per bin of the box that has most, a scalar."""
-    per_box = b.op("Max", ry, 0.0) * b.op("Max", rx, 0.0)
-    return b.op("ReduceMax", per_box, np.array([0, 1]), keepdims=0)
+    per_box = ry.max(0.0) * rx.max(0.0)
+    return per_box.amax(0, 1)
 
 
 def output_graph(
@@ -276,5 +277,5 @@ def output_graph(
     dtype: int,
 ) -> onnx.GraphProto:
     """Close the graph with one output of the given shape."""
-    b.rename(pooled.reshape(*shape), output)
+    b.output(pooled.reshape(*shape), output)
     return b.graph(name, inputs, [tensor_info(output, shape, dtype)])
