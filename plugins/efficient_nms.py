@@ -110,9 +110,7 @@ class EfficientNMS(PluginOp):
         ),
     )  # fmt: skip
 
-    def infer_shapes(
-        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]
-    ) -> list[Shape]:
+    def infer_shapes(self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]) -> list[Shape]:
         rows = self.validate(attrs, input_shapes)["max_output_boxes"]
         batch = input_shapes[0][0]
         return [(batch, 1), (batch, rows, 4), (batch, rows), (batch, rows)]
@@ -134,32 +132,14 @@ class EfficientNMS(PluginOp):
             )
 
     def lower(
-        self,
-        attrs: Mapping[str, Any],
-        input_shapes: Sequence[Shape],
-        options: Mapping[str, Any] | None = None,
+        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], options: Mapping[str, Any] | None = None
     ) -> onnx.GraphProto:
-        """See `native_nms`. Equal to `function` wherever the candidates fit `max_candidates`."""
+        """See `native.nms`. Equal to `function` wherever the candidates fit `max_candidates`."""
         complete = self.validate(attrs, input_shapes)
         chosen = self.lowering_options(options)
         limit, dense = score_limit(complete["score_threshold"], complete["score_activation"])
-        problem = NmsProblem(
-            boxes=tuple(input_shapes[0]),
-            scores=tuple(input_shapes[1]),
-            limit=limit,
-            tail=dense and bool(chosen["below_threshold_tail"]),
-            below=BELOW,
-            iou_threshold=complete["iou_threshold"],
-            rows=complete["max_output_boxes"],
-            background=complete["background_class"],
-            sigmoid=bool(complete["score_activation"]),
-            agnostic=bool(complete["class_agnostic"]),
-            centre_size=bool(complete["box_coding"]),
-            candidates=chosen["max_candidates"],
-            by_class=chosen["grouping"] == "class",
-            one_class=chosen["grouping"] == "box",
-            matmul=TensorProto.FLOAT16 if chosen["matmul"] == "float16" else TensorProto.FLOAT,
-        )
+        tail = BELOW if dense and chosen["below_threshold_tail"] else None
+        problem = NmsProblem.of(complete, chosen, input_shapes, limit, tail)
         return lower_nms(problem, self.inputs, self.outputs)
 
     def function(self, opset: int = 17) -> onnx.FunctionProto:
@@ -180,28 +160,16 @@ class EfficientNMS(PluginOp):
         values, index = keyed.topk(k, axis=-1)
         class_of = index % classes
         corners = self._corners(b, boxes, index, count, classes)
-
-        # NMS runs on ranks instead of scores: distinct, positive and exact, so that ties keep
-        # their order and a score of -32768 passes the op's own score threshold.
-        scalar_k = k.squeeze()
-        rank = (scalar_k - b.op("Range", 0, scalar_k, 1)).cast(TensorProto.FLOAT)
-        rank = where((values >= limit) | dense, rank, 0.0)
+        rank = self._rank(b, k, values, limit, dense)
         group = where(agnostic, 0, class_of).unsqueeze(1)
         groups = b.op("Range", 0, where(agnostic, 1, classes.squeeze()), 1)
         per_class = where(group.equal(groups.unsqueeze(0, 2)), rank.unsqueeze(1), 0.0)
 
         rows = b.attribute("max_output_boxes", _INT).reshape(1)
-        survivors = b.op(
-            "NonMaxSuppression", self._finite(b, corners), per_class, rows,
-            self._strict_iou(b), np.array([0.5], np.float32),
-        )  # fmt: skip
-        place = survivors.take([0, 2], axis=1)
-        kept = b.op("ScatterND", rank * 0.0, place, rank.take_nd(place))
-
+        kept = self._suppressed(b, corners, per_class, rank, rows)
         taken = rows.min(k)
         order, position = kept.topk(taken, axis=-1)
-        alive = order > 0.5
-        missing = rows - taken
+        alive, missing = order > 0.5, rows - taken
         chosen = values.take_along(position, axis=1)
         chosen = where(activation, chosen.sigmoid(), chosen)
         chosen_boxes = corners.take_nd(position.unsqueeze(2), batch_dims=1)
@@ -209,9 +177,7 @@ class EfficientNMS(PluginOp):
 
         row_pad = concat([0, 0, 0], missing, axis=0)
         box_pad = concat([0, 0, 0, 0], missing, [0], axis=0)
-        alive_int = alive.cast(TensorProto.INT32)
-        detections = alive_int.sum(1, keepdims=True)
-        b.output(detections, "num_detections")
+        b.output(alive.cast(TensorProto.INT32).sum(1, keepdims=True), "num_detections")
         padded = where(alive.unsqueeze(2), chosen_boxes, 0.0).op("Pad", box_pad)
         b.output(padded.op("CastLike", boxes), "detection_boxes")
         padded = where(alive, chosen, 0.0).op("Pad", row_pad)
@@ -219,6 +185,25 @@ class EfficientNMS(PluginOp):
         padded = where(alive, chosen_class, 0).op("Pad", row_pad)
         b.output(padded.cast(TensorProto.INT32), "detection_classes")
         return self._function(b.nodes, opset)
+
+    @staticmethod
+    def _rank(b: Builder, k: Value, values: Value, limit: Value, dense: Value) -> Value:
+        """K, K-1, ... 1 for candidates with values [B,K] that enter, best first, else 0, float32.
+
+        Ranks stand for scores in the suppression: distinct, positive and exact, so that ties keep their order and a score
+        of -32768 passes the op's own score threshold.
+        """
+        number = k.squeeze()
+        rank = (number - b.op("Range", 0, number, 1)).cast(TensorProto.FLOAT)
+        return where((values >= limit) | dense, rank, 0.0)
+
+    def _suppressed(self, b: Builder, corners: Value, per_class: Value, rank: Value, rows: Value) -> Value:
+        """The ranks [B,K] of the candidates that survive, 0 for the others."""
+        survivors = b.op(
+            "NonMaxSuppression", self._finite(b, corners), per_class, rows, self._strict_iou(b), np.float32([0.5])
+        )
+        place = survivors.take([0, 2], axis=1)
+        return b.op("ScatterND", rank * 0.0, place, rank.take_nd(place))
 
     def _limit(self, b: Builder, activation: Value) -> tuple[Value, Value]:
         threshold = b.attribute("score_threshold", _FLOAT)
@@ -228,9 +213,7 @@ class EfficientNMS(PluginOp):
         knee = np.log(np.float32(DENSE) / (np.float32(1) - np.float32(DENSE)))
         return limit, limit < where(activation, knee, np.float32(DENSE))
 
-    def _corners(
-        self, b: Builder, boxes: Value, index: Value, count: Value, classes: Value
-    ) -> Value:
+    def _corners(self, b: Builder, boxes: Value, index: Value, count: Value, classes: Value) -> Value:
         """[B,K,4] corners of the elements at `index` [B,K] of the flattened [N,C]."""
         table = boxes.cast(TensorProto.FLOAT).reshape(0, -1, 4)
         boxes_each = table.sizes().take([1]) / count  # 1 shared, C per class

@@ -118,12 +118,9 @@ class ModulatedDeformConv2d(PluginOp):
         return self._function(b.nodes, max(opset, DEFORM_CONV_OPSET))
 
     def lower(
-        self,
-        attrs: Mapping[str, Any],
-        input_shapes: Sequence[Shape],
-        options: Mapping[str, Any] | None = None,
+        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], options: Mapping[str, Any] | None = None
     ) -> onnx.GraphProto:
-        """See `native_deform_conv`."""
+        """See `native.deform_conv`."""
         a = self.validate(attrs, input_shapes)
         sampling = Sampling.of(a, input_shapes)
         return lowered(sampling, input_shapes, self.lowering_options(options))

@@ -22,7 +22,8 @@ from onnx import AttributeProto, TensorProto, helper
 from onnxgraft.errors import PluginError
 from onnxgraft.ir.value import Value, concat, where
 from onnxgraft.plugins.builder import Builder, tensor_info
-from onnxgraft.plugins.native.roi_align import OPTIONS, Axis, Pooling, map_rows, output_graph, pool
+from onnxgraft.plugins.native.bilinear import Axis, Pooling
+from onnxgraft.plugins.native.roi_align import OPTIONS, map_rows, output_graph, pool
 from onnxgraft.plugins.op import PluginOp, Shape
 from onnxgraft.plugins.schema import Attribute, flag
 
@@ -63,9 +64,7 @@ class ROIAlign(PluginOp):
     )  # fmt: skip
     options = OPTIONS
 
-    def infer_shapes(
-        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]
-    ) -> list[Shape]:
+    def infer_shapes(self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]) -> list[Shape]:
         a = self.validate(attrs, input_shapes)
         x, rois, _ = input_shapes
         return [(rois[0], x[1], a["output_height"], a["output_width"])]
@@ -128,12 +127,9 @@ class ROIAlign(PluginOp):
         return none.equal(0.0) & b.attribute("sampling_ratio", _INT).equal(0)
 
     def lower(
-        self,
-        attrs: Mapping[str, Any],
-        input_shapes: Sequence[Shape],
-        options: Mapping[str, Any] | None = None,
+        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], options: Mapping[str, Any] | None = None
     ) -> onnx.GraphProto:
-        """See `native_roi_align`. Only the mean (mode 1) has a native form."""
+        """See `native.roi_align`. Only the mean (mode 1) has a native form."""
         a = self.validate(attrs, input_shapes)
         if a["mode"] != 1:
             raise PluginError("lowering of ROIAlign_TRT: mode=0 (max) has no native form")
@@ -157,17 +153,13 @@ class ROIAlign(PluginOp):
         adaptive = step.ceil()
         cells = np.array([[width, height]], np.float32)
         extent = b.op("Expand", cells, np.array([boxes, 2]))
-        x, y = (
-            Axis(*(v.take([i], axis=1) for v in (start, step, extent, adaptive)))
-            for i in (0, 1)
-        )
+        x, y = (Axis(*(v.take([i], axis=1) for v in (start, step, extent, adaptive))) for i in (0, 1))
         base = b.input("batch_indices").unsqueeze(1) * np.int32(height * width)
         stride = b.constant(np.array([[width]], np.int32))
         pooling = Pooling(
             height=a["output_height"], width=a["output_width"], channels=channels, boxes=boxes,
             sampling_ratio=a["sampling_ratio"], roi_sampling=chosen["roi_sampling"], dtype=dtype,
-            roi_groups=chosen["roi_groups"],
-            zero_outside=True,
+            roi_groups=chosen["roi_groups"], zero_outside=True,
         )  # fmt: skip
         rows = map_rows(b, [b.input("X")], [input_shapes[0]])
         pooled = pool(b, rows, base, stride, y, x, pooling)
