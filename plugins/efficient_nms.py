@@ -200,7 +200,7 @@ class EfficientNMS(PluginOp):
     def _suppressed(self, b: Builder, corners: Value, per_class: Value, rank: Value, rows: Value) -> Value:
         """The ranks [B,K] of the candidates that survive, 0 for the others."""
         survivors = b.op(
-            "NonMaxSuppression", self._finite(b, corners), per_class, rows, self._strict_iou(b), np.float32([0.5])
+            "NonMaxSuppression", self._finite(b, corners), per_class, rows, self._strict_iou(b), [0.5]
         )
         place = survivors.take([0, 2], axis=1)
         return b.op("ScatterND", rank * 0.0, place, rank.take_nd(place))

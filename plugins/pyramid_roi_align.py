@@ -146,7 +146,7 @@ class PyramidROIAlign(PluginOp):
         return self._function(b.nodes, opset)
 
     def _pooled(self, b: Builder, values: Value, start: Value, stop: Value, image_of: Value, mine: Value) -> Value:
-        """[R,C,P,P] of boxes from `start` to `stop`, float32 [R,2] x and y in cells of the map `values`; `mine` are their numbers."""
+        """[R,C,P,P] of boxes from `start` to `stop`, float32 [R,2] x and y in cells of the map; `mine`: which boxes."""
         stop = stop.max(start + SHORTEST)
         move = self._offset(b, stop - start)
         boxes = concat(start + move, stop + move, axis=1)

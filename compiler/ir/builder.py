@@ -33,9 +33,9 @@ class Builder:
         self.sources = tuple(dict.fromkeys(sources))
         self._open: tuple[gs.Tensor, int] | None = None
 
-    def of(self, tensor: gs.Tensor | str) -> Value:
-        """A tensor of the graph, or the one of that name, for use in a formula."""
-        return Value(self, self.graph.tensor(tensor) if isinstance(tensor, str) else tensor)
+    def of(self, tensor: gs.Tensor | Value | str) -> Value:
+        """A tensor of the graph, or the one of that name, for formulas whose nodes belong to this part."""
+        return Value(self, self.graph.tensor(tensor) if isinstance(tensor, str) else tensor_of(tensor))
 
     def const(self, hint: str, values: Any, dtype: Any = None) -> gs.Constant:
         return gs.Constant(self.graph.fresh(f"{self.prefix}/{hint}"), np.array(values, dtype=dtype))
@@ -93,8 +93,8 @@ class Builder:
     def label(self, handle: gs.Tensor) -> str:
         return handle.name
 
-    def rank(self, handle: gs.Tensor) -> int | None:
-        return None if handle.shape is None else len(handle.shape)
+    def shape(self, handle: gs.Tensor) -> Shape | None:
+        return None if handle.shape is None else list(handle.shape)
 
     def _tensor(self, operand: Operand) -> gs.Tensor:
         if isinstance(operand, Value):

@@ -133,6 +133,7 @@ def _advance(partial: _Partial, waiting: list[_Partial]) -> Reject | None:
             continue
         node = goal.reader if goal.tensor is None else producer(goal.tensor)
         if node is None:
+            assert goal.tensor is not None
             what = "a constant" if isinstance(goal.tensor, gs.Constant) else "an input of the graph"
             reason = f"reads {goal.tensor.name!r}, {what}, where {goal.wanted.kind} is wanted"
             return Reject(reason, goal.reader.name, len(found.nodes))

@@ -37,8 +37,8 @@ class Backend(Protocol):
     def label(self, handle: Any) -> str:
         """The ONNX name of a tensor."""
 
-    def rank(self, handle: Any) -> int | None:
-        """The number of dimensions of a tensor, where it is known."""
+    def shape(self, handle: Any) -> Sequence[int | str] | None:
+        """The dimensions of a tensor, those that vary by name; None where not even their number is known."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def constant(hint: str, values: Any) -> Constant:
 def as_array(values: Any) -> np.ndarray:
     """A constant operand as an array: float32 for Python floats, int64 for Python ints, else the array's own dtype."""
     array = np.asarray(values)
-    if isinstance(values, (np.ndarray, np.generic)):
+    if isinstance(values, (np.ndarray, np.generic)) and not isinstance(values, float):
         return array
     return array.astype({"f": np.float32, "i": np.int64}.get(array.dtype.kind, array.dtype))
 
@@ -84,6 +84,14 @@ class Value:
     def name(self) -> str:
         """The ONNX name."""
         return self.backend.label(self.handle)
+
+    @property
+    def shape(self) -> list[int | str]:
+        """The dimensions, those that vary by name. Raises ValueError where the back end does not know them."""
+        shape = self.backend.shape(self.handle)
+        if shape is None:
+            raise ValueError(f"the shape of {self.name!r} is not known")
+        return list(shape)
 
     def named(self, hint: str) -> Value:
         """The same value; what has just been computed is called by this name in the graph."""
@@ -218,7 +226,7 @@ class Value:
     def __getitem__(self, key: Any) -> Value:
         """Slices with whole-number bounds and steps: `x[..., 0:2]`, `x[:, 1:]`."""
         keys = key if isinstance(key, tuple) else (key,)
-        rank = self.backend.rank(self.handle)
+        rank = len(self.backend.shape(self.handle) or ())
         chosen: list[tuple[int, slice]] = []
         for place, part in enumerate(keys):
             if part is Ellipsis or part == slice(None):
@@ -226,7 +234,7 @@ class Value:
             if not isinstance(part, slice):
                 raise TypeError(f"cannot index with {part!r}: take slices here, and numbers with `take`")
             behind = Ellipsis in keys[:place]
-            axis = place - len(keys) + (rank or 0) if behind else place
+            axis = place - len(keys) + rank if behind else place
             chosen.append((axis, part))
         starts = [part.start or 0 for _, part in chosen]
         ends = [_INT64_MAX if part.stop is None else part.stop for _, part in chosen]

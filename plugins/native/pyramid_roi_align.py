@@ -36,10 +36,8 @@ def lowered(a: Mapping[str, Any], shapes: Sequence[Shape], options: Mapping[str,
     image = np.array([[a["image_size"][1], a["image_size"][0]]], np.float32)
     size = image if a["roi_coords_absolute"] else np.ones((1, 2), np.float32)
     low, high = normalise(rois, size)
-    if options["level_rule"] == "detectron2":
-        level = _detectron2_level(a, rois, image)
-    else:
-        level = _plugin_level(a, high - low, image)
+    by_area = options["level_rule"] == "detectron2"
+    level = _detectron2_level(a, rois, image) if by_area else _plugin_level(a, high - low, image)
     cells, lines, area, first = _tables(batch, map_shapes)
     base = b.constant(first).take(level)
     if batch > 1:
