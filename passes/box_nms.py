@@ -57,7 +57,7 @@ class BoxNMS(DetectorPass[BoxHead]):
         stages = [b.of(name) for name in (*(stage.scores_tensor for stage in spec.cascade), head.scores_tensor)]
         proposals = b.of(ctx.values.head_boxes)
         rows = int(proposals.shape[1])
-        scores = _class_scores(_mean(stages), b.of(ctx.values.proposals.valid), ctx.batch, rows, head.num_classes)
+        scores = _class_scores(_mean(b, stages), b.of(ctx.values.proposals.valid), ctx.batch, rows, head.num_classes)
         boxes = _class_boxes(b, ctx, head, proposals)
         count, kept, best, classes = add_plugin(
             b, "EfficientNMS_TRT", [boxes, scores],
@@ -80,11 +80,11 @@ class BoxNMS(DetectorPass[BoxHead]):
         _fix_output_rows(graph, ctx, ctx.batch * int(kept.shape[1]))
 
 
-def _mean(stages: list[Value]) -> Value:
+def _mean(b: Builder, stages: list[Value]) -> Value:
     """A cascade's scores, in CascadeROIHeads' order of operations: summed, then multiplied by 1 / stages."""
     total = stages[0]
     for scores in stages[1:]:
-        total = (total + scores).named("sum_of_stages")
+        total = b.of(b.op("Add", [total, scores], "sum_of_stages", shape=total.shape))  # rows have a name for each stage
     return total if len(stages) == 1 else (total * constant("share", 1 / len(stages))).named("mean_of_stages")
 
 

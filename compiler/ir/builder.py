@@ -86,7 +86,9 @@ class Builder:
         origin = self.graph.origins.pop(node.name)
         last = self._open is not None and self._open[0] is handle
         self.graph.release((handle.name, node.name), self._open[1] if self._open is not None and last else None)
-        handle.name = self.graph.fresh(f"{self.prefix}/{hint}")
+        old, handle.name = handle.name, self.graph.fresh(f"{self.prefix}/{hint}")
+        if handle.shape is not None:  # dimensions that inference named after the tensor
+            handle.shape = [f"{handle.name}_{i}" if d == f"{old}_{i}" else d for i, d in enumerate(handle.shape)]
         node.name = self.graph.fresh(f"{self.prefix}/{node.op}:{hint}")
         self.graph.origins[node.name] = origin
 
