@@ -13,8 +13,9 @@ from onnxgraft.detector.spec import BoxHead, DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import descendants
+from onnxgraft.ir.value import Value, constant, where
 from onnxgraft.options import Count, Share
-from onnxgraft.passes.emit.boxes import bounds, chosen_anew, clip, columns, decode, just_above, set_outputs
+from onnxgraft.passes.emit.boxes import chosen_anew, clip, decode, just_above, set_outputs
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.passes.emit.roi_pooler import pool
 from onnxgraft.pipeline.base import DetectorPass
@@ -51,15 +52,14 @@ class BoxNMS(DetectorPass[BoxHead]):
 
     def rewrite(self, graph: Graph, ctx: Context, head: BoxHead) -> None:
         spec, outputs = ctx.spec(), ctx.spec().outputs
-        proposals = graph.tensor(ctx.values.head_boxes)
-        n, p, c = ctx.batch, int(proposals.shape[1]), head.num_classes
         b = Builder(
             graph, "box_nms", [i.name for t in (head.scores_tensor, head.deltas_tensor) for i in graph.tensor(t).inputs]
         )
-        names = [*(stage.scores_tensor for stage in spec.cascade), head.scores_tensor]
-        stages = [graph.tensor(name) for name in names]
-        scores = self._class_scores(graph, ctx, b, _mean(b, stages), [n, p, c])
-        boxes = self._class_boxes(graph, ctx, b, head, proposals, [n, p, 1 if head.class_agnostic else c, 4])
+        stages = [b.of(name) for name in (*(stage.scores_tensor for stage in spec.cascade), head.scores_tensor)]
+        proposals = b.of(ctx.values.head_boxes)
+        rows = int(proposals.shape[1])
+        scores = _class_scores(_mean(b, stages), b.of(ctx.values.proposals.valid), ctx.batch, rows, head.num_classes)
+        boxes = _class_boxes(b, ctx, head, proposals)
         count, kept, best, classes = add_plugin(
             b, "EfficientNMS_TRT", [boxes, scores],
             [("num_detections", np.int32, None), ("boxes", np.float32, None),
@@ -69,65 +69,58 @@ class BoxNMS(DetectorPass[BoxHead]):
             max_output_boxes=self.detections or head.detections_per_image,
             background_class=-1, score_activation=0, class_agnostic=0, box_coding=0,
         )  # fmt: skip
-        self._hand_over(graph, ctx, b, kept, classes)
+        _hand_over(graph, ctx, b, kept, classes)
         made = {Role.NUM_DETECTIONS: count, Role.BOXES: kept, Role.SCORES: best, Role.CLASSES: classes}
         maps = {Role.MASKS: outputs.masks_tensor, Role.HEATMAPS: outputs.heatmaps_tensor}
         maps[Role.SEMANTIC] = outputs.semantic_tensor
         further = {role: name for role, name in maps.items() if name}
-        ctx.values.results |= {role: tensor.name for role, tensor in made.items()} | further
+        ctx.values.results |= {role: value.name for role, value in made.items()} | further
         others = [graph.tensor(name) for name in further.values()]
-        set_outputs(graph, ctx, [count, kept, best, classes, *others])
+        set_outputs(graph, ctx, [*(value.handle for value in made.values()), *others])
         graph.cleanup()
-        _fix_output_rows(graph, ctx, n * kept.shape[1])
-
-    @staticmethod
-    def _class_scores(graph: Graph, ctx: Context, b: Builder, activated: gs.Tensor, shape: list[int]) -> gs.Tensor:
-        """[N, P, C] scores of the foreground classes; -1 in rows that hold no proposal."""
-        n, p, c = shape
-        grouped = b.op("Reshape", [activated, b.ints("grouped", [n, p, c + 1])], "with_background", shape=[n, p, c + 1])
-        foreground = columns(b, grouped, 0, c, "foreground", shape)
-        valid = graph.tensor(ctx.values.proposals.valid)
-        valid = b.op("Unsqueeze", [valid, b.ints("last", [2])], "valid", dtype=np.bool_, shape=[n, p, 1])
-        return b.op("Where", [valid, foreground, b.floats("none", -1.0)], "class_scores", shape=shape)
-
-    @staticmethod
-    def _class_boxes(
-        graph: Graph, ctx: Context, b: Builder, head: BoxHead, proposals: gs.Tensor, shape: list[int]
-    ) -> gs.Tensor:
-        """[N, P, C, 4] (or one box for all classes) decoded from the proposals and clipped."""
-        around = [*shape[:2], 1, 4]
-        deltas = b.op("Reshape", [graph.tensor(head.deltas_tensor), b.ints("per_class", shape)], "deltas", shape=shape)
-        proposals = b.op("Unsqueeze", [proposals, b.ints("class_axis", [2])], "proposals", shape=around)
-        return clip(b, decode(b, deltas, proposals, head.coder, shape, around), bounds(b, ctx, 4), shape)
-
-    @staticmethod
-    def _hand_over(graph: Graph, ctx: Context, b: Builder, boxes: gs.Tensor, classes: gs.Tensor) -> None:
-        """Give the heads of detections, which the export runs on a varying number of them, the fixed number of all images."""
-        spec = ctx.spec()
-        rows = ctx.batch * boxes.shape[1]
-        flat = b.op("Reshape", [boxes, b.ints("rows", [-1, 4])], "flat_boxes", shape=[rows, 4])
-        kinds = b.op("Cast", [classes], "classes64", dtype=np.int64, shape=list(classes.shape), to=7)
-        kinds = b.op("Reshape", [kinds, b.ints("flat", [-1])], "flat_classes", dtype=np.int64, shape=[rows])
-        for name, new in ((spec.outputs.boxes_tensor, flat), (spec.outputs.classes_tensor, kinds)):
-            if name is not None:
-                graph.replace(graph.tensor(name), new)
-        for head, pooler in spec.detection_poolers().items():
-            old = graph.tensor(ctx.values.pooled[head])
-            maps = [graph.tensor(ctx.current(name)) for name in pooler.feature_tensors]
-            part = Builder(graph, f"{head.value}_pooler", [node.name for node in old.inputs])
-            pooled = pool(part, ctx, pooler, boxes, maps)
-            graph.replace(old, pooled)
-            _forget_shapes_after(graph, pooled)
+        _fix_output_rows(graph, ctx, ctx.batch * int(kept.shape[1]))
 
 
-def _mean(b: Builder, stages: list[gs.Tensor]) -> gs.Tensor:
+def _mean(b: Builder, stages: list[Value]) -> Value:
     """A cascade's scores, in CascadeROIHeads' order of operations: summed, then multiplied by 1 / stages."""
     total = stages[0]
     for scores in stages[1:]:
-        total = b.op("Add", [total, scores], "sum_of_stages", shape=list(total.shape))
-    if len(stages) == 1:
-        return total
-    return b.op("Mul", [total, b.floats("share", 1 / len(stages))], "mean_of_stages", shape=list(total.shape))
+        total = b.of(b.op("Add", [total, scores], "sum_of_stages", shape=total.shape))  # rows have a name for each stage
+    return total if len(stages) == 1 else (total * constant("share", 1 / len(stages))).named("mean_of_stages")
+
+
+def _class_scores(activated: Value, valid: Value, batch: int, rows: int, classes: int) -> Value:
+    """[N, P, C] scores of the foreground classes; -1 in rows that hold no proposal."""
+    grouped = activated.reshape(batch, rows, classes + 1, hint="grouped").named("with_background")
+    foreground = grouped[..., 0:classes].named("foreground")
+    exists = valid.unsqueeze(2, hint="last").named("valid")
+    return where(exists, foreground, constant("none", -1.0)).named("class_scores")
+
+
+def _class_boxes(b: Builder, ctx: Context, head: BoxHead, proposals: Value) -> Value:
+    """[N, P, C, 4] (or one box for all classes) decoded from the proposals and clipped."""
+    classes = 1 if head.class_agnostic else head.num_classes
+    shape = ctx.batch, int(proposals.shape[1]), classes, 4
+    deltas = b.of(head.deltas_tensor).reshape(*shape, hint="per_class").named("deltas")
+    around = proposals.unsqueeze(2, hint="class_axis").named("proposals")
+    return clip(b, ctx, decode(deltas, around, head.coder))
+
+
+def _hand_over(graph: Graph, ctx: Context, b: Builder, boxes: Value, classes: Value) -> None:
+    """Give the heads of detections, which the export runs on a varying number of them, the fixed number of all images."""
+    spec = ctx.spec()
+    flat = boxes.reshape(-1, 4, hint="rows").named("flat_boxes")
+    kinds = classes.cast(np.int64).named("classes64").reshape(-1, hint="flat").named("flat_classes")
+    for name, new in ((spec.outputs.boxes_tensor, flat), (spec.outputs.classes_tensor, kinds)):
+        if name is not None:
+            graph.replace(graph.tensor(name), new.handle)
+    for head, pooler in spec.detection_poolers().items():
+        old = graph.tensor(ctx.values.pooled[head])
+        part = Builder(graph, f"{head.value}_pooler", [node.name for node in old.inputs])
+        maps = [part.of(ctx.current(name)) for name in pooler.feature_tensors]
+        pooled = pool(part, ctx, pooler, part.of(boxes), maps).handle
+        graph.replace(old, pooled)
+        _forget_shapes_after(graph, pooled)
 
 
 def _fix_output_rows(graph: Graph, ctx: Context, rows: int) -> None:

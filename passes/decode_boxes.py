@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnxgraft.detector.spec import RPN, DetectorSpec, RPNLevel
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
-from onnxgraft.passes.emit.boxes import bounds, clip, columns, decode
-from onnxgraft.passes.fix_input import first_image
+from onnxgraft.ir.value import Value, constant, where
+from onnxgraft.passes.emit.boxes import clip, decode, shortest_side
+from onnxgraft.passes.emit.rows import by_location, first_image, largest, rows_of
 from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import ANCHORS, DECODED_BOXES, NORMALIZED_INPUT, Fact
@@ -49,53 +49,33 @@ class DecodeBoxes(DetectorPass[RPN]):
         ctx.values.levels = made
 
 
-def _decode_level(
-    graph: Graph, ctx: Context, rpn: RPN, level: RPNLevel, anchors: np.ndarray
-) -> tuple[gs.Tensor, gs.Tensor]:
-    n, k, a, h, w = ctx.batch, level.topk, level.anchors, level.height, level.width
+def _decode_level(graph: Graph, ctx: Context, rpn: RPN, level: RPNLevel, anchors: np.ndarray) -> tuple[Value, Value]:
+    """(boxes [N, k, 4], scores [N, k]) of one level, best first; the export gets those of the first image."""
+    n, k = ctx.batch, level.topk
     legacy = graph.tensor(level.selected_tensor)
     topk = next(node for node in graph.nodes if node.name == level.topk_node)
     b = Builder(graph, f"rpn/stride{level.stride}", [level.topk_node, legacy.inputs[0].name])
-    logits = b.op(
-        "Transpose",
-        [graph.tensor(ctx.current(level.logits_tensor))],
-        "by_location",
-        shape=[n, h, w, a],
-        perm=[0, 2, 3, 1],
-    )
-    logits = b.op("Reshape", [logits, b.ints("flat", [n, -1])], "logits", shape=[n, h * w * a])
-    best, index = b.ops(
-        "TopK", [logits, b.ints("k", [k])], [("best", np.float32, [n, k]), ("index", np.int64, [n, k])],
-        axis=1, largest=1, sorted=1,
-    )  # fmt: skip
-    deltas = b.op("Reshape", [graph.tensor(level.deltas_tensor), b.ints("per_anchor", [n, a, 4, h, w])], "per_anchor",
-                  shape=[n, a, 4, h, w])  # fmt: skip
-    deltas = b.op("Transpose", [deltas], "deltas_by_location", shape=[n, h, w, a, 4], perm=[0, 3, 4, 1, 2])
-    deltas = b.op("Reshape", [deltas, b.ints("flat_deltas", [n, -1, 4])], "deltas", shape=[n, h * w * a, 4])
-    rows = b.op("Unsqueeze", [index, b.ints("last", [2])], "rows", dtype=np.int64, shape=[n, k, 1])
-    deltas = b.op("GatherND", [deltas, rows], "selected_deltas", shape=[n, k, 4], batch_dims=1)
-    selected = b.op("Gather", [b.const("anchors", anchors), index], "selected_anchors", shape=[n, k, 4], axis=0)
-    decoded = decode(b, deltas, selected, rpn.coder, [n, k, 4], [n, k, 4])
-    clipped = clip(b, decoded, bounds(b, ctx, 3), [n, k, 4])
-    scores = _rule_out(b, decoded, clipped, best, rpn.min_box_size, [n, k])
-    graph.replace(legacy, first_image(b, clipped, n))
-    graph.replace(topk.outputs[0], first_image(b, scores, n))
+    logits = b.of(ctx.current(level.logits_tensor)).transpose(0, 2, 3, 1).named("by_location")
+    best, index = largest(logits.reshape(n, -1, hint="flat").named("logits"), k, ("best", "index"))
+    names = ("per_anchor", "deltas_by_location", "deltas")
+    deltas = by_location(b.of(level.deltas_tensor), n, level, 4, names, "flat_deltas")
+    deltas = rows_of(deltas, index, ("rows", "selected_deltas"))
+    selected = b.of(b.const("anchors", anchors)).take(index).named("selected_anchors")
+    decoded = decode(deltas, selected, rpn.coder)
+    clipped = clip(b, ctx, decoded)
+    scores = _rule_out(decoded, clipped, best, rpn.min_box_size)
+    graph.replace(legacy, first_image(clipped, n).handle)
+    graph.replace(topk.outputs[0], first_image(scores, n).handle)
     return clipped, scores
 
 
-def _rule_out(
-    b: Builder, decoded: gs.Tensor, clipped: gs.Tensor, best: gs.Tensor, side: float, shape: list[int]
-) -> gs.Tensor:
+def _rule_out(decoded: Value, clipped: Value, best: Value, side: float) -> Value:
     """find_top_rpn_proposals drops boxes that are not finite, and after clipping those with a side of at most `side`."""
-    magnitude = b.op("Abs", [decoded], "magnitude", shape=[*shape, 4])
-    largest = b.op("ReduceMax", [magnitude, b.ints("axes", [2])], "largest", shape=shape, keepdims=0)
-    finite = b.op("Less", [largest, b.floats("huge", _LARGEST)], "finite", dtype=np.bool_, shape=shape)
-    low, high = (columns(b, clipped, i, i + 2, hint, [*shape, 2]) for i, hint in ((0, "low"), (2, "high")))
-    extent = b.op("Sub", [high, low], "extent", shape=[*shape, 2])
-    smallest = b.op("ReduceMin", [extent, b.ints("axes", [2])], "smallest", shape=shape, keepdims=0)
-    exists = b.op("Greater", [best, b.floats("absent", NEVER / 2)], "exists", dtype=np.bool_, shape=shape)
-    nonempty = b.op("Greater", [smallest, b.floats("min_size", side)], "nonempty", dtype=np.bool_, shape=shape)
-    valid = b.op("And", [finite, nonempty], "has_area", dtype=np.bool_, shape=shape)
-    valid = b.op("And", [valid, exists], "valid", dtype=np.bool_, shape=shape)
-    positive = b.op("Max", [best, b.floats("lowest", _LOWEST_LOGIT)], "bounded", shape=shape)
-    return b.op("Where", [valid, positive, b.floats("never", NEVER)], "scores", shape=shape)
+    largest_coordinate = decoded.abs().named("magnitude").amax(2).named("largest")
+    finite = (largest_coordinate < constant("huge", _LARGEST)).named("finite")
+    smallest = shortest_side(clipped)
+    exists = (best > constant("absent", NEVER / 2)).named("exists")
+    nonempty = (smallest > constant("min_size", float(side))).named("nonempty")
+    valid = ((finite & nonempty).named("has_area") & exists).named("valid")
+    positive = best.max(constant("lowest", _LOWEST_LOGIT)).named("bounded")
+    return where(valid, positive, constant("never", NEVER)).named("scores")

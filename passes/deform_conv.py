@@ -44,7 +44,8 @@ class DeformConv(Pass):
             weight, bias = _weights(b, node, norm)
             x, offset = node.inputs[0], node.inputs[2]
             mask = _input(node, 4) or _ones(b, ones, offset)
-            (new,) = add_plugin(b, PLUGIN, [x, offset, mask, weight, bias], [("output", np.float32, None)], **attrs)
+            (made,) = add_plugin(b, PLUGIN, [x, offset, mask, weight, bias], [("output", np.float32, None)], **attrs)
+            new = made.handle
             graph.replace(old, new)
             ctx.replaced[old.name] = new.name
             ctx.count("deformable convolutions")

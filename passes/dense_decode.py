@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnxgraft.detector.spec import DenseHead, DenseLevel, DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
-from onnxgraft.passes.emit.boxes import columns, decode
-from onnxgraft.passes.fix_input import first_image
+from onnxgraft.ir.value import Value, constant
+from onnxgraft.passes.emit.boxes import decode, decode_linear
+from onnxgraft.passes.emit.rows import by_location, first_image, largest, rows_of
 from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import ANCHORS, DENSE_CANDIDATES, NORMALIZED_INPUT, Fact
@@ -56,119 +56,64 @@ class _Level:
         self.batch, self.classes = ctx.batch, head.num_classes
         self.total = level.height * level.width * level.anchors
 
-    def candidates(self, anchors: np.ndarray) -> tuple[gs.Tensor, gs.Tensor, gs.Tensor]:
+    def candidates(self, anchors: np.ndarray) -> tuple[Value, Value, Value]:
         """(boxes [N, k, 4], scores [N, k], classes int64 [N, k]), best first, and gives the export the first image's."""
-        b, n, c = self.b, self.batch, self.classes
-        kept = min(self.level.topk, self.total)
-        k = min(self.level.topk, self.total * c)
-        ranked, chosen = self._ranked(kept)
-        flat = b.op("Reshape", [ranked, b.ints("pairs", [n, -1])], "pairs", shape=[n, kept * c])
-        best, pair = self._topk(flat, k, "best")
-        row = b.op("Div", [pair, b.ints("classes", c)], "row", dtype=np.int64, shape=[n, k])
-        label = b.op("Mod", [pair, b.ints("classes", c)], "class", dtype=np.int64, shape=[n, k])
-        anchor = row
-        if chosen is not None:
-            anchor = b.op("GatherElements", [chosen, row], "anchor", dtype=np.int64, shape=[n, k], axis=1)
-        deltas = self._rows(self._by_location(self.level.deltas_tensor, 4, "deltas"), anchor, [n, k, 4], "deltas")
-        selected = b.op("Gather", [b.const("anchors", anchors), anchor], "selected_anchors", shape=[n, k, 4], axis=0)
-        if self.head.coder is None:
-            boxes = decode_linear(b, deltas, selected, [n, k, 4])
-        else:
-            boxes = decode(b, deltas, selected, self.head.coder, [n, k, 4], [n, k, 4])
+        b, c, level = self.b, self.classes, self.level
+        ranked, chosen = self._ranked(min(level.topk, self.total))
+        pairs = ranked.reshape(self.batch, -1, hint="pairs").named("pairs")
+        best, pair = largest(pairs, min(level.topk, self.total * c), ("best", "best_index"))
+        row = (pair / constant("classes", c)).named("row")
+        label = (pair % constant("classes", c)).named("class")
+        anchor = row if chosen is None else chosen.take_along(row, axis=1).named("anchor")
+        deltas = self._rows(self._by_location(level.deltas_tensor, 4, "deltas"), anchor, "deltas")
+        selected = b.of(b.const("anchors", anchors)).take(anchor).named("selected_anchors")
+        coder = self.head.coder
+        boxes = decode_linear(deltas, selected) if coder is None else decode(deltas, selected, coder)
         self._hand_over(boxes, best, label)
         return boxes, best, label
 
-    def _ranked(self, kept: int) -> tuple[gs.Tensor, gs.Tensor | None]:
+    def _ranked(self, kept: int) -> tuple[Value, Value | None]:
         """Scores [N, kept, K] of the anchors with the best class, and their numbers [N, kept], None where all are kept.
 
         Probabilities are ranked, not logits: where a sigmoid rounds to 1, the first ones win, as in the export.
         """
-        b, n, c, total = self.b, self.batch, self.classes, self.total
-        logits = self._by_location(self.ctx.current(self.level.logits_tensor), c, "logits")
+        logits = self._by_location(self.ctx.current(self.level.logits_tensor), self.classes, "logits")
         centerness = None
         if self.level.centerness_tensor:
             maps = self._by_location(self.level.centerness_tensor, 1, "centerness")
-            centerness = b.op("Sigmoid", [maps], "centerness_probability", shape=[n, total, 1])
-        chosen = None
-        if kept < total:
-            highest = b.op("ReduceMax", [logits, b.ints("class_axis", [2])], "best_class", shape=[n, total, 1], keepdims=1)
-            highest = self._score(highest, centerness, [n, total, 1])
-            flat = b.op("Reshape", [highest, b.ints("flat", [n, -1])], "best_class_flat", shape=[n, total])
-            _, chosen = self._topk(flat, kept, "anchors")
-            logits = self._rows(logits, chosen, [n, kept, c], "logits")
-            if centerness is not None:
-                centerness = self._rows(centerness, chosen, [n, kept, 1], "centerness")
-        return self._score(logits, centerness, [n, kept, c]), chosen
+            centerness = maps.sigmoid().named("centerness_probability")
+        if kept == self.total:
+            return _score(logits, centerness), None
+        highest = _score(logits.amax(2, keepdims=True, hint="class_axis").named("best_class"), centerness)
+        flat = highest.reshape(self.batch, -1, hint="flat").named("best_class_flat")
+        _, chosen = largest(flat, kept, ("anchors", "anchors_index"))
+        logits = self._rows(logits, chosen, "logits")
+        if centerness is not None:
+            centerness = self._rows(centerness, chosen, "centerness")
+        return _score(logits, centerness), chosen
 
-    def _score(self, logits: gs.Tensor, centerness: gs.Tensor | None, shape: list[int]) -> gs.Tensor:
-        """sigmoid(class) (RetinaNet), or sqrt(sigmoid(class) sigmoid(centerness)) (FCOS.forward_inference)."""
-        probability = self.b.op("Sigmoid", [logits], "class_probability", shape=shape)
-        if centerness is None:
-            return probability
-        product = self.b.op("Mul", [probability, centerness], "product", shape=shape)
-        return self.b.op("Sqrt", [product], "score", shape=shape)
+    def _by_location(self, name: str, size: int, hint: str) -> Value:
+        names = f"{hint}_per_anchor", f"{hint}_by_location", hint
+        return by_location(self.b.of(name), self.batch, self.level, size, names, "flat")
 
-    def _by_location(self, name: str, size: int, hint: str) -> gs.Tensor:
-        """permute_to_N_HWA_K: [N, A * size, H, W] -> [N, H * W * A, size]."""
-        b, n, level = self.b, self.batch, self.level
-        a, h, w = level.anchors, level.height, level.width
-        tensor = b.op("Reshape", [self.graph.tensor(name), b.ints("per_anchor", [n, a, size, h, w])], f"{hint}_per_anchor",
-                      shape=[n, a, size, h, w])  # fmt: skip
-        tensor = b.op("Transpose", [tensor], f"{hint}_by_location", shape=[n, h, w, a, size], perm=[0, 3, 4, 1, 2])
-        return b.op("Reshape", [tensor, b.ints("flat", [n, -1, size])], hint, shape=[n, h * w * a, size])
+    def _rows(self, table: Value, index: Value, hint: str) -> Value:
+        return rows_of(table, index, (f"{hint}_rows", f"selected_{hint}"))
 
-    def _topk(self, values: gs.Tensor, k: int, hint: str) -> tuple[gs.Tensor, gs.Tensor]:
-        shape = [self.batch, k]
-        best, index = self.b.ops(
-            "TopK", [values, self.b.ints("k", [k])], [(hint, np.float32, shape), (f"{hint}_index", np.int64, shape)],
-            axis=1, largest=1, sorted=1,
-        )  # fmt: skip
-        return best, index
-
-    def _rows(self, table: gs.Tensor, index: gs.Tensor, shape: list[int], hint: str) -> gs.Tensor:
-        """Rows of each image's table [N, rows, size] by int64 [N, k]."""
-        b = self.b
-        rows = b.op("Unsqueeze", [index, b.ints("last", [2])], f"{hint}_rows", dtype=np.int64, shape=[*shape[:2], 1])
-        return b.op("GatherND", [table, rows], f"selected_{hint}", shape=shape, batch_dims=1)
-
-    def _hand_over(self, boxes: gs.Tensor, scores: gs.Tensor, label: gs.Tensor) -> None:
+    def _hand_over(self, boxes: Value, scores: Value, label: Value) -> None:
         """Give the rest of the export, which takes a varying number, the first image's candidates above the threshold."""
         b, n, level = self.b, self.batch, self.level
-        first = b.op("Reshape", [first_image(b, scores, n), b.ints("flat", [-1])], "first_scores",
-                     shape=[int(scores.shape[1])])  # fmt: skip
-        above = b.op("Greater", [first, b.floats("threshold", self.head.score_threshold)], "above", dtype=np.bool_,
-                     shape=list(first.shape))  # fmt: skip
-        count = f"{b.prefix}/above"
-        found = b.op("NonZero", [above], "found", dtype=np.int64, shape=[1, count])
-        rows = b.op("Squeeze", [found, b.ints("axis", [0])], "rows", dtype=np.int64, shape=[count])
-        for name, tensor, width in (
+        first = first_image(scores, n).reshape(-1, hint="flat").named("first_scores")
+        above = (first > constant("threshold", float(self.head.score_threshold))).named("above")
+        found = b.op("NonZero", [above], "found", dtype=np.int64, shape=[1, f"{b.prefix}/above"])
+        rows = b.of(found).squeeze(0, hint="axis").named("rows")
+        for name, made, width in (
             (level.boxes_tensor, boxes, [4]), (level.scores_tensor, scores, []), (level.classes_tensor, label, []),
         ):  # fmt: skip
-            flat = b.op("Reshape", [first_image(b, tensor, n), b.ints("each", [-1, *width])], "first",
-                        dtype=tensor.dtype, shape=[int(tensor.shape[1]), *width])  # fmt: skip
-            kept = b.op("Gather", [flat, rows], "kept", dtype=tensor.dtype, shape=[count, *width], axis=0)
-            self.graph.replace(self.graph.tensor(name), kept)
+            flat = first_image(made, n).reshape(-1, *width, hint="each").named("first")
+            self.graph.replace(self.graph.tensor(name), flat.take(rows).named("kept").handle)
 
 
-def decode_linear(b: Builder, deltas: gs.Tensor, anchors: gs.Tensor, shape: list[int]) -> gs.Tensor:
-    """Box2BoxTransformLinear.apply_deltas with normalize_by_size (detectron2 modeling/box_regression.py).
-
-    Args:
-        deltas: [N, k, 4] distances from the anchor's centre to left, top, right, bottom, in anchor sizes.
-        anchors: [N, k, 4], x1, y1, x2, y2.
-
-    Returns:
-        Boxes x1, y1, x2, y2 of `shape`, not clipped.
-    """
-    half = [*shape[:-1], 2]
-    low = columns(b, anchors, 0, 2, "x1y1", half)
-    high = columns(b, anchors, 2, 4, "x2y2", half)
-    total = b.op("Add", [low, high], "corner_sum", shape=half)
-    centre = b.op("Mul", [total, b.floats("half", 0.5)], "centre", shape=half)
-    size = b.op("Sub", [high, low], "size", shape=half)
-    distances = b.op("Relu", [deltas], "distances", shape=shape)
-    before = b.op("Mul", [columns(b, distances, 0, 2, "left_top", half), size], "before", shape=half)
-    behind = b.op("Mul", [columns(b, distances, 2, 4, "right_bottom", half), size], "behind", shape=half)
-    corner = b.op("Sub", [centre, before], "new_x1y1", shape=half)
-    opposite = b.op("Add", [centre, behind], "new_x2y2", shape=half)
-    return b.op("Concat", [corner, opposite], "decoded", shape=shape, axis=-1)
+def _score(logits: Value, centerness: Value | None) -> Value:
+    """sigmoid(class) (RetinaNet), or sqrt(sigmoid(class) sigmoid(centerness)) (FCOS.forward_inference)."""
+    probability = logits.sigmoid().named("class_probability")
+    return probability if centerness is None else (probability * centerness).named("product").sqrt().named("score")

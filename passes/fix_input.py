@@ -19,6 +19,7 @@ from onnxgraft.ir.shape_inference import forget_shapes, infer_shapes
 from onnxgraft.ir.traverse import producer, scalar, value
 from onnxgraft.options import Count
 from onnxgraft.passes.emit.boxes import set_outputs
+from onnxgraft.passes.emit.rows import first_image
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTOR, SIMPLIFIED, STATIC_INPUT, Fact
@@ -209,14 +210,5 @@ def _first_image_for_the_tail(graph: Graph, ctx: Context, batch: int) -> None:
     for name in ctx.spec().dense_tensors():
         tensor = graph.tensor(name)
         consumers = list(tensor.outputs)
-        first = first_image(Builder(graph, "first_image", [name]), tensor, batch)
-        graph.redirect(consumers, tensor, first)
-
-
-def first_image(builder: Builder, tensor: gs.Tensor, batch: int) -> gs.Tensor:
-    """Row 0 of a batched tensor, rank kept; the tensor itself when the batch is one."""
-    if batch == 1:
-        return tensor
-    shape = [1, *tensor.shape[1:]] if tensor.shape else None
-    bounds = [builder.ints(hint, [n]) for hint, n in (("start", 0), ("end", 1), ("axis", 0))]
-    return builder.op("Slice", [tensor, *bounds], "first", dtype=tensor.dtype or np.float32, shape=shape)
+        first = first_image(Builder(graph, "first_image", [name]).of(tensor), batch)
+        graph.redirect(consumers, tensor, first.handle)

@@ -42,6 +42,6 @@ class KeypointHead(DetectorPass[Keypoints]):
         detections = int(graph.tensor(ctx.values.results[Role.CLASSES]).shape[1])
         shape = [ctx.batch, detections, head.keypoints, head.resolution, head.resolution]
         b = Builder(graph, "keypoint_head", [node.name for node in flat.inputs])
-        heatmaps = b.op("Reshape", [flat, b.ints("per_image", shape)], "heatmaps", shape=shape)
+        heatmaps = b.of(flat).reshape(*shape, hint="per_image").named("heatmaps").handle
         graph.gs.outputs[:] = [heatmaps if t is flat else t for t in graph.gs.outputs]
         ctx.values.results[Role.HEATMAPS] = heatmaps.name

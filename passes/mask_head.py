@@ -12,6 +12,7 @@ from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.detector.spec import MaskHead as Masks
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.value import constant
 from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTIONS, Fact
@@ -37,17 +38,14 @@ class MaskHead(DetectorPass[Masks]):
         old = graph.tensor(ctx.values.results[Role.MASKS])
         classes = graph.tensor(ctx.values.results[Role.CLASSES])
         n, d, m = ctx.batch, int(classes.shape[1]), head.resolution
-        logits = graph.tensor(head.logits_tensor)
         channels = 1 if head.class_agnostic else ctx.spec().num_classes or 1
         b = Builder(graph, "mask_head", [node.name for node in old.inputs])
+        logits = b.of(head.logits_tensor)
         if channels > 1:
-            flat = b.op("Reshape", [logits, b.ints("per_class", [n * d * channels, m * m])], "per_class",
-                        shape=[n * d * channels, m * m])  # fmt: skip
-            kinds = b.op("Reshape", [classes, b.ints("rows", [n * d])], "class", dtype=np.int32, shape=[n * d])
-            first = b.const("first_of_row", np.arange(n * d, dtype=np.int32) * np.int32(channels))
-            index = b.op("Add", [kinds, first], "index", dtype=np.int32, shape=[n * d])
-            logits = b.op("Gather", [flat, index], "of_class", shape=[n * d, m * m], axis=0)
-        logits = b.op("Reshape", [logits, b.ints("masks", [n, d, m, m])], "logits", shape=[n, d, m, m])
-        masks = b.op("Sigmoid", [logits], "masks", shape=[n, d, m, m])
+            flat = logits.reshape(n * d * channels, m * m, hint="per_class").named("per_class")
+            kinds = b.of(classes).reshape(n * d, hint="rows").named("class")
+            first = constant("first_of_row", np.arange(n * d, dtype=np.int32) * np.int32(channels))
+            logits = flat.take((kinds + first).named("index")).named("of_class")
+        masks = logits.reshape(n, d, m, m, hint="masks").named("logits").sigmoid().named("masks").handle
         graph.gs.outputs[:] = [masks if t is old else t for t in graph.gs.outputs]
         ctx.values.results[Role.MASKS] = masks.name

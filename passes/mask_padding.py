@@ -12,6 +12,7 @@ from onnxgraft.errors import InputError, Refusal
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import descendants
+from onnxgraft.ir.value import Value, constant, where
 from onnxgraft.passes.decode_boxes import NEVER
 from onnxgraft.passes.fix_input import SIZE_DIVISIBILITY
 from onnxgraft.passes.normalize_input import SIZES_NAME
@@ -101,16 +102,14 @@ class _Masks:
         # Only a feature pyramid asks detectron2 to pad images; C4 and DC5 take them as they are.
         pyramid = len(ctx.spec().feature_tensors()) != 1
         unit = b.floats("divisibility", float(SIZE_DIVISIBILITY if pyramid else 1))
-        units = b.op("Div", [sizes, unit], "units", shape=[self.batch, 2])
-        units = b.op("Ceil", [units], "whole_units", shape=[self.batch, 2])
-        self.padded = b.op("Mul", [units, unit], "padded_sizes", shape=[self.batch, 2])
-        self._inside: dict[tuple[int, int], gs.Tensor] = {}
+        units = (b.of(sizes) / unit).named("units").ceil().named("whole_units")
+        self.padded = (units * unit).named("padded_sizes")
+        self._inside: dict[tuple[int, int], Value] = {}
 
     def fill(self, tensor: gs.Tensor, outside: float) -> gs.Tensor:
         b = Builder(self.graph, "padding", [tensor.name])
-        both = [self.inside(tensor, axis) for axis in (2, 3)]
-        inside = b.op("And", both, "inside", dtype=np.bool_)
-        return b.op("Where", [inside, tensor, b.floats("outside", outside)], "masked", shape=list(tensor.shape))
+        rows, columns = (b.of(self.inside(tensor, axis)) for axis in (2, 3))
+        return where((rows & columns).named("inside"), tensor, constant("outside", outside)).named("masked").handle
 
     def repeat_edge(self, tensor: gs.Tensor) -> gs.Tensor:
         """The first row and column outside take the values of the last ones inside."""
@@ -119,13 +118,13 @@ class _Masks:
             size = int(tensor.shape[axis])
             start, end, axes = b.ints("start", [0]), b.ints("end", [size - 1]), b.ints("axis", [axis])
             one = b.ints("one", [1])
-            first = b.op("Slice", [tensor, start, one, axes], "first", shape=_with(tensor.shape, axis, 1))
-            rest = b.op("Slice", [tensor, start, end, axes], "rest", shape=_with(tensor.shape, axis, size - 1))
-            shifted = b.op("Concat", [first, rest], "shifted", shape=list(tensor.shape), axis=axis)
-            tensor = b.op("Where", [self.inside(tensor, axis), tensor, shifted], "edge", shape=list(tensor.shape))
+            first = b.op("Slice", [tensor, start, one, axes], "first")
+            rest = b.op("Slice", [tensor, start, end, axes], "rest")
+            shifted = b.op("Concat", [first, rest], "shifted", axis=axis)
+            tensor = where(b.of(self.inside(tensor, axis)), tensor, shifted).named("edge").handle
         return tensor
 
-    def inside(self, tensor: gs.Tensor, axis: int) -> gs.Tensor:
+    def inside(self, tensor: gs.Tensor, axis: int) -> Value:
         """bool [N, 1, H, 1] or [N, 1, 1, W]: rows or columns that lie on the padded image."""
         size = int(tensor.shape[axis])
         stride = 2 ** round(np.log2(self.canvas[axis - 2] / size))
@@ -136,14 +135,11 @@ class _Masks:
         key = axis, stride
         if key not in self._inside:
             b, n = self.builder, self.batch
-            column = b.op("Gather", [self.padded, b.ints("column", [axis - 2])], "size", shape=[n, 1], axis=1)
-            cells = b.op("Div", [column, b.floats("stride", float(stride))], "cells", shape=[n, 1])
-            cells = b.op("Ceil", [cells], "whole_cells", shape=[n, 1])
-            bound = b.op("Reshape", [cells, b.ints("shape", [n, 1, 1, 1])], "bound", shape=[n, 1, 1, 1])
+            column = self.padded.take(constant("column", [axis - 2]), axis=1).named("size")
+            cells = (column / constant("stride", float(stride))).named("cells").ceil().named("whole_cells")
+            bound = cells.reshape(n, 1, 1, 1).named("bound")
             ramp = b.floats("ramp", np.arange(size, dtype=np.float32).reshape(_with([1, 1, 1, 1], axis, size)))
-            self._inside[key] = b.op(
-                "Less", [ramp, bound], "on_image", dtype=np.bool_, shape=_with([n, 1, 1, 1], axis, size)
-            )
+            self._inside[key] = (b.of(ramp) < bound).named("on_image")
         return self._inside[key]
 
 

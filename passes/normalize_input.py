@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.value import Constant, Value, constant, where
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import NORMALIZED_INPUT, STATIC_INPUT, Fact
@@ -44,23 +45,21 @@ class NormalizeInput(Pass):
         builder = Builder(graph, "normalize", [ctx.values.image])
         shape = [n, 3, h, w] if self.layout == "NCHW" else [n, h, w, 3]
         image = gs.Variable(INPUT_NAME, np.dtype(self.dtype), shape)
-        x: gs.Tensor = image
+        x = builder.of(image)
         if self.dtype == "uint8":
-            x = builder.op("Cast", [x], "float", shape=shape, to=1)
+            x = x.cast(np.float32).named("float")
         if self.layout == "NHWC":
-            x = builder.op("Transpose", [x], "nchw", shape=[n, 3, h, w], perm=[0, 3, 1, 2])
+            x = x.transpose(0, 3, 1, 2).named("nchw")
         if order != spec.order:
-            x = builder.op(
-                "Gather", [x, builder.ints("flip", [2, 1, 0])], spec.order.lower(), shape=[n, 3, h, w], axis=1
-            )
-        x = builder.op("Sub", [x, _per_channel(builder, "mean", spec.mean)], "centred", shape=[n, 3, h, w])
+            x = x.take(constant("flip", [2, 1, 0]), axis=1).named(spec.order.lower())
+        x = (x - _per_channel("mean", spec.mean)).named("centred")
         if any(s != 1.0 for s in spec.std):
-            x = builder.op("Div", [x, _per_channel(builder, "std", spec.std)], "scaled", shape=[n, 3, h, w])
+            x = (x / _per_channel("std", spec.std)).named("scaled")
         if self.image_sizes:
             sizes = gs.Variable(SIZES_NAME, np.float32, [n, 2])
-            x = _zero_outside(builder, x, sizes, n, h, w)
+            x = _zero_outside(builder, x, builder.of(sizes), n, h, w)
             graph.gs.inputs.append(sizes)
-        graph.replace(old, x)
+        graph.replace(old, x.handle)
         graph.gs.inputs[0] = image
         ctx.values.normalized = x.name
         ctx.io["input"] = {
@@ -70,18 +69,16 @@ class NormalizeInput(Pass):
         graph.cleanup()
 
 
-def _per_channel(builder: Builder, hint: str, numbers: tuple[float, float, float]) -> gs.Constant:
-    return builder.floats(hint, np.array(numbers, np.float32).reshape(1, 3, 1, 1))
+def _per_channel(hint: str, numbers: tuple[float, float, float]) -> Constant:
+    return constant(hint, np.array(numbers, np.float32).reshape(1, 3, 1, 1))
 
 
-def _zero_outside(builder: Builder, x: gs.Tensor, sizes: gs.Tensor, n: int, h: int, w: int) -> gs.Tensor:
-    """Zero the pixels below and right of each image's true size."""
-    inside: list[gs.Tensor] = []
-    for column, extent, shape, target in ((0, h, [1, 1, h, 1], [n, 1, h, 1]), (1, w, [1, 1, 1, w], [n, 1, 1, w])):
-        bound = builder.op("Gather", [sizes, builder.ints("column", [column])], "size", shape=[n, 1], axis=1)
-        bound = builder.op("Reshape", [bound, builder.ints("shape", [n, 1, 1, 1])], "bound", shape=[n, 1, 1, 1])
-        ramp = builder.floats("ramp", np.arange(extent, dtype=np.float32).reshape(shape))
-        inside.append(builder.op("Less", [ramp, bound], "inside", dtype=np.bool_, shape=target))
-    both = builder.op("And", inside, "valid", dtype=np.bool_, shape=[n, 1, h, w])
-    zero = builder.floats("zero", 0.0)
-    return builder.op("Where", [both, x, zero], "padded_with_zero", shape=[n, 3, h, w])
+def _zero_outside(b: Builder, x: Value, sizes: Value, n: int, h: int, w: int) -> Value:
+    """Zero the pixels of [N, 3, H, W] below and right of each image's true size, float32 [N, 2] as height and width."""
+    inside: list[Value] = []
+    for column, extent, shape in ((0, h, (1, 1, h, 1)), (1, w, (1, 1, 1, w))):
+        bound = sizes.take(constant("column", [column]), axis=1).named("size").reshape(n, 1, 1, 1).named("bound")
+        ramp = b.of(b.floats("ramp", np.arange(extent, dtype=np.float32).reshape(shape)))
+        inside.append((ramp < bound).named("inside"))
+    valid = (inside[0] & inside[1]).named("valid")
+    return where(valid, x, constant("zero", 0.0)).named("padded_with_zero")

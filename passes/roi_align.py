@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import onnx_graphsurgeon as gs
-
 from onnxgraft.detector.spec import BoxHead, CascadeStage, DetectorSpec, Head, Pooler
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
-from onnxgraft.passes.emit.boxes import bounds, clip, decode
+from onnxgraft.passes.emit.boxes import clip, decode
 from onnxgraft.passes.emit.roi_pooler import pool
-from onnxgraft.passes.fix_input import first_image
+from onnxgraft.passes.emit.rows import first_image
 from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import POOLED, PROPOSALS, Fact
@@ -39,7 +36,7 @@ class RoiAlign(DetectorPass[BoxHead]):
 
     def rewrite(self, graph: Graph, ctx: Context, head: BoxHead) -> None:
         spec = ctx.spec()
-        boxes = graph.tensor(ctx.values.proposals.boxes)
+        boxes = ctx.values.proposals.boxes
         for index, stage in enumerate(spec.cascade, start=1):
             _pool_proposals(graph, ctx, stage.pooler, boxes, f"box_pooler{index}")
             _keep_valid_rows(graph, ctx, stage.scores_tensor)
@@ -48,38 +45,39 @@ class RoiAlign(DetectorPass[BoxHead]):
         _pool_proposals(graph, ctx, spec.box_poolers()[-1], boxes, "box_pooler")
         _keep_valid_rows(graph, ctx, head.scores_tensor)
         _keep_valid_rows(graph, ctx, head.deltas_tensor)
-        ctx.values.head_boxes = boxes.name
+        ctx.values.head_boxes = boxes
         poolers = spec.detection_poolers().items()
         ctx.values.pooled = {reader: _pool_detections(graph, ctx, reader, pooler) for reader, pooler in poolers}
         graph.cleanup()
 
 
-def _pool_proposals(graph: Graph, ctx: Context, pooler: Pooler, boxes: gs.Tensor, part: str) -> None:
+def _pool_proposals(graph: Graph, ctx: Context, pooler: Pooler, boxes: str, part: str) -> None:
     old = graph.tensor(pooler.pooled_tensor)
     b = Builder(graph, part, [node.name for node in old.inputs])
-    maps = [graph.tensor(ctx.current(name)) for name in pooler.feature_tensors]
-    graph.replace(old, pool(b, ctx, pooler, boxes, maps))
+    maps = [b.of(ctx.current(name)) for name in pooler.feature_tensors]
+    graph.replace(old, pool(b, ctx, pooler, b.of(boxes), maps).handle)
     ctx.count("poolers")
 
 
-def _refine(graph: Graph, ctx: Context, stage: CascadeStage, boxes: gs.Tensor, part: str) -> gs.Tensor:
+def _refine(graph: Graph, ctx: Context, stage: CascadeStage, boxes: str, part: str) -> str:
     """CascadeROIHeads._create_proposals_from_boxes: what the next stage pools, [N, P, 4]."""
     deltas = graph.tensor(stage.deltas_tensor)
-    shape = list(boxes.shape)
     b = Builder(graph, part, [node.name for node in deltas.inputs])
-    deltas = b.op("Reshape", [deltas, b.ints("per_image", [-1, *shape[1:]])], "deltas", shape=shape)
-    return clip(b, decode(b, deltas, boxes, stage.coder, shape, shape), bounds(b, ctx, 3), shape)
+    around = b.of(boxes)
+    shape = around.shape
+    per_image = b.op("Reshape", [deltas, b.ints("per_image", [-1, int(shape[1]), 4])], "deltas", shape=shape)
+    return clip(b, ctx, decode(b.of(per_image), around, stage.coder)).name
 
 
 def _pool_detections(graph: Graph, ctx: Context, head: Head, pooler: Pooler) -> str:
     """Of the first image, whose detections the export still finds in a varying number; box-nms fixes it."""
     old = graph.tensor(pooler.pooled_tensor)
     b = Builder(graph, f"{head.value}_pooler", [node.name for node in old.inputs])
-    boxes = graph.tensor(pooler.boxes_tensor)
-    boxes = b.op("Unsqueeze", [boxes, b.ints("image", [0])], "boxes", shape=[1, "detections", 4])
-    maps = [first_image(b, graph.tensor(ctx.current(name)), ctx.batch) for name in pooler.feature_tensors]
+    one = [graph.tensor(pooler.boxes_tensor), b.ints("image", [0])]
+    boxes = b.of(b.op("Unsqueeze", one, "boxes", shape=[1, "detections", 4]))
+    maps = [first_image(b.of(ctx.current(name)), ctx.batch) for name in pooler.feature_tensors]
     pooled = pool(b, ctx, pooler, boxes, maps)
-    graph.replace(old, pooled)
+    graph.replace(old, pooled.handle)
     ctx.count("poolers")
     return pooled.name
 
@@ -90,5 +88,5 @@ def _keep_valid_rows(graph: Graph, ctx: Context, name: str) -> None:
     consumers = list(tensor.outputs)
     b = Builder(graph, "valid_rows", [name])
     rows = graph.tensor(str(ctx.values.proposals.valid_rows))
-    kept = b.op("Gather", [tensor, rows], "kept", dtype=tensor.dtype or np.float32, shape=["rows", *tensor.shape[1:]], axis=0)
+    kept = b.op("Gather", [tensor, rows], "kept", shape=["rows", *tensor.shape[1:]], axis=0)
     graph.redirect(consumers, tensor, kept)

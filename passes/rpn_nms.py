@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import RPN, DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.value import Value, concat, constant, where
 from onnxgraft.options import Share
 from onnxgraft.passes.decode_boxes import NEVER
 from onnxgraft.passes.emit.boxes import just_above, set_outputs
 from onnxgraft.passes.emit.plugin import add_plugin
-from onnxgraft.passes.fix_input import first_image
+from onnxgraft.passes.emit.rows import first_image, first_valid_rows
 from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DECODED_BOXES, PROPOSALS, Fact
@@ -56,11 +56,9 @@ class RpnNMS(DetectorPass[RPN]):
         total = sum(level.topk for level in rpn.levels)
         old = graph.tensor(rpn.proposals_tensor)
         b = Builder(graph, "rpn/nms", [node.name for node in old.inputs])
-        boxes = b.op("Concat", [graph.tensor(level.boxes) for level in levels], "boxes",
-                     shape=[n, total, 4], axis=1)  # fmt: skip
-        scores = b.op("Concat", [graph.tensor(level.scores) for level in levels], "logits",
-                      shape=[n, total], axis=1)  # fmt: skip
-        per_class = _one_class_per_level(b, scores, [level.topk for level in rpn.levels], n, total)
+        boxes = concat(*(b.of(level.boxes) for level in levels), axis=1).named("boxes")
+        scores = concat(*(b.of(level.scores) for level in levels), axis=1).named("logits")
+        per_class = _one_class_per_level(b, scores, [level.topk for level in rpn.levels])
         count, proposals, found, _ = add_plugin(
             b, "EfficientNMS_TRT" if total <= CAP else "UncappedNMS", [boxes, per_class],
             [("num_proposals", np.int32, None), ("proposals", np.float32, None),
@@ -71,41 +69,27 @@ class RpnNMS(DetectorPass[RPN]):
         # Levels do not meet in suppression, and rows under the threshold are ruled out below.
         largest = max(level.topk for level in rpn.levels)
         lowering = NmsLowering(grouping="class", max_candidates=largest, below_threshold_tail=0)
-        ctx.lowering[count.inputs[0].name] = lowering
-        valid = b.op("Greater", [found, b.floats("none", 0.0)], "valid", dtype=np.bool_, shape=[n, rpn.post_nms_topk])
+        ctx.lowering[count.handle.inputs[0].name] = lowering
+        valid = (found > constant("none", 0.0)).named("valid")
         made = ProposalValues(proposals.name, valid.name, count=count.name)
         ctx.values.proposals = made
         if ctx.spec().box_head is None:
-            number = b.op("Cast", [valid], "valid_as_number", dtype=np.int32, shape=[n, rpn.post_nms_topk], to=6)
-            number = b.op("ReduceSum", [number, b.ints("axes", [1])], "number", dtype=np.int32, shape=[n, 1], keepdims=1)
+            number = valid.cast(np.int32).named("valid_as_number").sum(1, keepdims=True).named("number")
             results = {Role.NUM_DETECTIONS: number, Role.BOXES: proposals, Role.SCORES: found}
-            ctx.values.results |= {role: tensor.name for role, tensor in results.items()}
-            set_outputs(graph, ctx, [*results.values()])
+            ctx.values.results |= {role: made.name for role, made in results.items()}
+            set_outputs(graph, ctx, [made.handle for made in results.values()])
             return
         rows = first_valid_rows(b, valid, n)
         ctx.values.proposals = replace(made, valid_rows=rows.name)
-        flat = b.op(
-            "Reshape", [first_image(b, proposals, n), b.ints("rows", [-1, 4])], "flat", shape=[rpn.post_nms_topk, 4]
-        )
-        kept = b.op("Gather", [flat, rows], "kept", shape=[f"{b.prefix}/rows", 4], axis=0)
-        graph.replace(old, kept)
+        flat = first_image(proposals, n).reshape(-1, 4, hint="rows").named("flat")
+        graph.replace(old, flat.take(rows).named("kept").handle)
 
 
-def _one_class_per_level(b: Builder, scores: gs.Tensor, sizes: list[int], n: int, total: int) -> gs.Tensor:
+def _one_class_per_level(b: Builder, scores: Value, sizes: list[int]) -> Value:
     """[N, total] -> [N, total, levels]: each box has its score in its own level's column and none elsewhere."""
     if len(sizes) == 1:
-        return b.op("Unsqueeze", [scores, b.ints("last", [2])], "scores", shape=[n, total, 1])
-    own = np.zeros((1, total, len(sizes)), bool)
-    own[0, np.arange(total), np.repeat(np.arange(len(sizes)), sizes)] = True
-    column = b.op("Unsqueeze", [scores, b.ints("last", [2])], "column", shape=[n, total, 1])
-    return b.op(
-        "Where", [b.const("own_level", own), column, b.floats("never", NEVER)], "scores", shape=[n, total, len(sizes)]
-    )
-
-
-def first_valid_rows(b: Builder, valid: gs.Tensor, n: int) -> gs.Tensor:
-    """Row numbers of the first image's real proposals, for the part of the export that still takes a varying number."""
-    first = first_image(b, valid, n)
-    flat = b.op("Reshape", [first, b.ints("flat", [-1])], "first_valid", dtype=np.bool_)
-    found = b.op("NonZero", [flat], "found", dtype=np.int64, shape=[1, f"{b.prefix}/rows"])
-    return b.op("Squeeze", [found, b.ints("axis", [0])], "valid_rows", dtype=np.int64, shape=[f"{b.prefix}/rows"])
+        return scores.unsqueeze(2, hint="last").named("scores")
+    own = np.zeros((1, sum(sizes), len(sizes)), bool)
+    own[0, np.arange(sum(sizes)), np.repeat(np.arange(len(sizes)), sizes)] = True
+    column = scores.unsqueeze(2, hint="last").named("column")
+    return where(b.of(b.const("own_level", own)), column, constant("never", NEVER)).named("scores")

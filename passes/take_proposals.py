@@ -11,9 +11,9 @@ import onnx_graphsurgeon as gs
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
-from onnxgraft.passes.emit.boxes import columns
-from onnxgraft.passes.fix_input import first_image
-from onnxgraft.passes.rpn_nms import first_valid_rows
+from onnxgraft.ir.value import constant
+from onnxgraft.passes.emit.boxes import shortest_side
+from onnxgraft.passes.emit.rows import first_image, first_valid_rows
 from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import NORMALIZED_INPUT, PROPOSALS, STATIC_INPUT, Fact
@@ -44,14 +44,12 @@ class TakeProposals(DetectorPass[str]):
         n, p = ctx.batch, int(old.shape[0])
         taken = gs.Variable(graph.fresh("batched_proposals"), np.float32, [n, p, 4])
         b = Builder(graph, "proposals", [])
-        low, high = columns(b, taken, 0, 2, "low", [n, p, 2]), columns(b, taken, 2, 4, "high", [n, p, 2])
-        extent = b.op("Sub", [high, low], "extent", shape=[n, p, 2])
-        smallest = b.op("ReduceMin", [extent, b.ints("axes", [2])], "smallest", shape=[n, p], keepdims=0)
-        valid = b.op("Greater", [smallest, b.floats("empty", 0.0)], "valid", dtype=np.bool_, shape=[n, p])
+        boxes = b.of(taken)
+        valid = (shortest_side(boxes) > constant("empty", 0.0)).named("valid")
         rows = first_valid_rows(b, valid, n)
-        flat = b.op("Reshape", [first_image(b, taken, n), b.ints("rows", [-1, 4])], "flat", shape=[p, 4])
+        flat = first_image(boxes, n).reshape(-1, 4, hint="rows").named("flat")
         graph.gs.inputs[:] = [taken if t is old else t for t in graph.gs.inputs]
-        graph.replace(old, b.op("Gather", [flat, rows], "kept", shape=[f"{b.prefix}/rows", 4], axis=0))
+        graph.replace(old, flat.take(rows).named("kept").handle)
         taken.name = PROPOSALS_NAME
         ctx.values.proposals = ProposalValues(PROPOSALS_NAME, valid.name, rows.name)
         ctx.io["proposals"] = [n, p, 4]

@@ -1,19 +1,17 @@
-"""Writes ONNX nodes as expressions: the maths of a plugin body stays readable.
+"""Writes plugin bodies as formulas: the back end of `Value` that makes ONNX functions and graphs.
 
-A `Value` is the name of a tensor; arithmetic on values adds nodes. Python floats become float32
-constants, Python ints int64 constants, arrays keep their dtype.
+Python floats become float32 constants, Python ints int64 constants, arrays keep their dtype; equal constants are one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-Operand = Any  # Value | float | int | np.ndarray | np.generic
+from onnxgraft.ir.value import Constant, Operand, Value, as_array, emit
 
 _REFERENCES = {
     AttributeProto.FLOAT: "value_float",
@@ -21,77 +19,7 @@ _REFERENCES = {
     AttributeProto.INTS: "value_ints",
 }
 
-
 _References = dict[str, tuple[str, AttributeProto.AttributeType]]
-
-
-class Value:
-    """A tensor under construction; `name` is its ONNX name."""
-
-    __array_ufunc__ = None  # numpy scalars on the left defer to the operators below
-
-    def __init__(self, builder: Builder, name: str) -> None:
-        self.builder = builder
-        self.name = name
-
-    def __add__(self, other: Operand) -> Value:
-        return self.builder.op("Add", self, other)
-
-    def __radd__(self, other: Operand) -> Value:
-        return self.builder.op("Add", other, self)
-
-    def __sub__(self, other: Operand) -> Value:
-        return self.builder.op("Sub", self, other)
-
-    def __rsub__(self, other: Operand) -> Value:
-        return self.builder.op("Sub", other, self)
-
-    def __mul__(self, other: Operand) -> Value:
-        return self.builder.op("Mul", self, other)
-
-    def __truediv__(self, other: Operand) -> Value:
-        """ONNX Div: truncating for integers."""
-        return self.builder.op("Div", self, other)
-
-    def __rtruediv__(self, other: Operand) -> Value:
-        return self.builder.op("Div", other, self)
-
-    def __lt__(self, other: Operand) -> Value:
-        return self.builder.op("Less", self, other)
-
-    def __le__(self, other: Operand) -> Value:
-        return self.builder.op("LessOrEqual", self, other)
-
-    def __gt__(self, other: Operand) -> Value:
-        return self.builder.op("Greater", self, other)
-
-    def __ge__(self, other: Operand) -> Value:
-        return self.builder.op("GreaterOrEqual", self, other)
-
-    def __and__(self, other: Value) -> Value:
-        return self.builder.op("And", self, other)
-
-    def __or__(self, other: Value) -> Value:
-        return self.builder.op("Or", self, other)
-
-    def __invert__(self) -> Value:
-        return self.builder.op("Not", self)
-
-    def equal(self, other: Operand) -> Value:
-        return self.builder.op("Equal", self, other)
-
-    def cast(self, dtype: int) -> Value:
-        return self.builder.op("Cast", self, to=dtype)
-
-    def reshape(self, *shape: int) -> Value:
-        return self.builder.op("Reshape", self, np.array(shape, np.int64))
-
-    def unsqueeze(self, *axes: int) -> Value:
-        return self.builder.op("Unsqueeze", self, np.array(axes, np.int64))
-
-    def take(self, index: Operand, axis: int = 0) -> Value:
-        """Gather along `axis`; an int drops the axis, an array keeps it."""
-        return self.builder.op("Gather", self, index, axis=axis)
 
 
 class Builder:
@@ -110,6 +38,7 @@ class Builder:
         return Builder(function=self._function, parent=self)
 
     def input(self, name: str) -> Value:
+        """An input of the graph or function."""
         return Value(self, name)
 
     def here(self, value: Value) -> Value:
@@ -117,18 +46,14 @@ class Builder:
         return Value(self, value.name)
 
     def op(self, op_type: str, *inputs: Operand, **attributes: Any) -> Value:
-        return self.ops(op_type, *inputs, outputs=1, **attributes)[0]
+        """One node with one output."""
+        return emit(self, op_type, *inputs, **attributes)
 
     def ops(self, op_type: str, *inputs: Operand, outputs: int, **attributes: Any) -> list[Value]:
-        operands = [self._operand(value) for value in inputs]
-        stem = self.fresh(op_type)
-        names = [stem] if outputs == 1 else [f"{stem}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(op_type, operands, names, name=stem, **attributes))
-        return [Value(self, name) for name in names]
+        """One node with several outputs."""
+        return [Value(self, name) for name in self.emit(op_type, inputs, attributes, [""] * outputs)]
 
-    def referring(
-        self, op_type: str, *inputs: Operand, references: _References, **attrs: Any
-    ) -> Value:
+    def referring(self, op_type: str, *inputs: Operand, references: _References, **attrs: Any) -> Value:
         """A node with attributes taken from the enclosing function: {name: (function's, type)}."""
         value = self.op(op_type, *inputs, **attrs)
         for name, (source, kind) in references.items():
@@ -142,9 +67,8 @@ class Builder:
         return self.referring("Constant", references={_REFERENCES[kind]: (name, kind)})
 
     def constant(self, value: Operand) -> Value:
-        array = np.asarray(value)
-        if isinstance(value, float):
-            array = array.astype(np.float32)
+        """A constant of the value's shape: float32 for Python floats, int64 for Python ints, else of the array's dtype."""
+        array = value.array() if isinstance(value, Constant) else as_array(value)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = self.fresh("const")
@@ -156,34 +80,44 @@ class Builder:
             self._constants[key] = Value(self, name)
         return self._constants[key]
 
-    def where(self, condition: Value, yes: Operand, no: Operand) -> Value:
-        return self.op("Where", condition, yes, no)
-
-    def concat(self, *values: Operand, axis: int) -> Value:
-        return self.op("Concat", *values, axis=axis)
-
-    def rename(self, value: Value, name: str) -> None:
+    def output(self, value: Value, name: str) -> None:
         """Give the value a fixed name (an output of the graph or function)."""
         self.nodes.append(helper.make_node("Identity", [value.name], [name], name=f"{name}_out"))
 
     def graph(
-        self,
-        name: str,
-        inputs: Sequence[onnx.ValueInfoProto],
-        outputs: Sequence[onnx.ValueInfoProto],
+        self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
     ) -> onnx.GraphProto:
+        """What was collected, as a graph."""
         return helper.make_graph(self.nodes, name, inputs, outputs, self.initializers)
-
-    def _operand(self, value: Operand) -> str:
-        return value.name if isinstance(value, Value) else self.constant(value).name
 
     def fresh(self, stem: str) -> str:
         """A name that no other tensor or node of this builder or its bodies has."""
         self._counter[0] += 1
         return f"{stem}_{self._counter[0]}"
 
+    # -- the back end of Value -----------------------------------------------------------------------------------
 
-def tensor_info(
-    name: str, shape: Sequence[int] | None, dtype: int = TensorProto.FLOAT
-) -> onnx.ValueInfoProto:
+    def emit(self, op: str, inputs: Sequence[Operand], attrs: Mapping[str, Any], hints: Sequence[str]) -> list[str]:
+        operands = [value.name if isinstance(value, Value) else self.constant(value).name for value in inputs]
+        stem = self.fresh(hints[0] or op)
+        names = [stem] if len(hints) == 1 else [f"{stem}_{i}" for i in range(len(hints))]
+        self.nodes.append(helper.make_node(op, operands, names, name=stem, **attrs))
+        return names
+
+    def rename(self, handle: str, hint: str) -> None:
+        node = next(node for node in reversed(self.nodes) if handle in node.output)
+        if any(handle in other.input for other in self.nodes):
+            raise ValueError(f"{handle!r} is read already: name a value before it is used")
+        node.name = self.fresh(hint)
+        node.output[list(node.output).index(handle)] = node.name
+
+    def label(self, handle: str) -> str:
+        return handle
+
+    def shape(self, handle: str) -> None:
+        """A body is written for all shapes."""
+
+
+def tensor_info(name: str, shape: Sequence[int] | None, dtype: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    """The declaration of an input or output; without a shape, of any rank."""
     return helper.make_tensor_value_info(name, dtype, shape)

@@ -27,7 +27,8 @@ import onnx
 from onnx import AttributeProto, TensorProto
 
 from onnxgraft.errors import PluginError
-from onnxgraft.plugins.builder import Builder, Value
+from onnxgraft.ir.value import Value, concat, where
+from onnxgraft.plugins.builder import Builder
 from onnxgraft.plugins.native.nms import NmsProblem, lower_nms
 from onnxgraft.plugins.op import PluginOp, Shape
 from onnxgraft.plugins.schema import Attribute, choice, flag
@@ -109,9 +110,7 @@ class EfficientNMS(PluginOp):
         ),
     )  # fmt: skip
 
-    def infer_shapes(
-        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]
-    ) -> list[Shape]:
+    def infer_shapes(self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]) -> list[Shape]:
         rows = self.validate(attrs, input_shapes)["max_output_boxes"]
         batch = input_shapes[0][0]
         return [(batch, 1), (batch, rows, 4), (batch, rows), (batch, rows)]
@@ -133,32 +132,14 @@ class EfficientNMS(PluginOp):
             )
 
     def lower(
-        self,
-        attrs: Mapping[str, Any],
-        input_shapes: Sequence[Shape],
-        options: Mapping[str, Any] | None = None,
+        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], options: Mapping[str, Any] | None = None
     ) -> onnx.GraphProto:
-        """See `native_nms`. Equal to `function` wherever the candidates fit `max_candidates`."""
+        """See `native.nms`. Equal to `function` wherever the candidates fit `max_candidates`."""
         complete = self.validate(attrs, input_shapes)
         chosen = self.lowering_options(options)
         limit, dense = score_limit(complete["score_threshold"], complete["score_activation"])
-        problem = NmsProblem(
-            boxes=tuple(input_shapes[0]),
-            scores=tuple(input_shapes[1]),
-            limit=limit,
-            tail=dense and bool(chosen["below_threshold_tail"]),
-            below=BELOW,
-            iou_threshold=complete["iou_threshold"],
-            rows=complete["max_output_boxes"],
-            background=complete["background_class"],
-            sigmoid=bool(complete["score_activation"]),
-            agnostic=bool(complete["class_agnostic"]),
-            centre_size=bool(complete["box_coding"]),
-            candidates=chosen["max_candidates"],
-            by_class=chosen["grouping"] == "class",
-            one_class=chosen["grouping"] == "box",
-            matmul=TensorProto.FLOAT16 if chosen["matmul"] == "float16" else TensorProto.FLOAT,
-        )
+        tail = BELOW if dense and chosen["below_threshold_tail"] else None
+        problem = NmsProblem.of(complete, chosen, input_shapes, limit, tail)
         return lower_nms(problem, self.inputs, self.outputs)
 
     def function(self, opset: int = 17) -> onnx.FunctionProto:
@@ -167,86 +148,89 @@ class EfficientNMS(PluginOp):
         agnostic = b.attribute("class_agnostic", _INT).equal(1)
         activation = b.attribute("score_activation", _INT).equal(1)
 
-        shape = b.op("Shape", scores)
-        count, classes = shape.take(np.array([1])), shape.take(np.array([2]))
-        flat = b.op("Reshape", scores.cast(TensorProto.FLOAT), np.array([0, -1]))
+        shape = scores.sizes()
+        count, classes = shape.take([1]), shape.take([2])
+        flat = scores.cast(TensorProto.FLOAT).reshape(0, -1)
         limit, dense = self._limit(b, activation)
-        element = b.op("Range", 0, b.op("Squeeze", count * classes), 1)
-        foreground = ~b.op("Mod", element, classes).equal(b.attribute("background_class", _INT))
-        keyed = b.where((flat >= limit) & foreground, flat, BELOW)
+        element = b.op("Range", 0, (count * classes).squeeze(), 1)
+        foreground = ~(element % classes).equal(b.attribute("background_class", _INT))
+        keyed = where((flat >= limit) & foreground, flat, BELOW)
 
-        k = count * classes if self.cap is None else b.op("Min", count * classes, np.array([self.cap]))
-        values, index = b.ops("TopK", keyed, k, outputs=2, axis=-1)
-        class_of = b.op("Mod", index, classes)
+        k = count * classes if self.cap is None else (count * classes).min([self.cap])
+        values, index = keyed.topk(k, axis=-1)
+        class_of = index % classes
         corners = self._corners(b, boxes, index, count, classes)
-
-        # NMS runs on ranks instead of scores: distinct, positive and exact, so that ties keep
-        # their order and a score of -32768 passes the op's own score threshold.
-        scalar_k = b.op("Squeeze", k)
-        rank = (scalar_k - b.op("Range", 0, scalar_k, 1)).cast(TensorProto.FLOAT)
-        rank = b.where((values >= limit) | dense, rank, 0.0)
-        group = b.where(agnostic, 0, class_of).unsqueeze(1)
-        groups = b.op("Range", 0, b.where(agnostic, 1, b.op("Squeeze", classes)), 1)
-        per_class = b.where(group.equal(groups.unsqueeze(0, 2)), rank.unsqueeze(1), 0.0)
+        rank = self._rank(b, k, values, limit, dense)
+        group = where(agnostic, 0, class_of).unsqueeze(1)
+        groups = b.op("Range", 0, where(agnostic, 1, classes.squeeze()), 1)
+        per_class = where(group.equal(groups.unsqueeze(0, 2)), rank.unsqueeze(1), 0.0)
 
         rows = b.attribute("max_output_boxes", _INT).reshape(1)
-        survivors = b.op(
-            "NonMaxSuppression", self._finite(b, corners), per_class, rows,
-            self._strict_iou(b), np.array([0.5], np.float32),
-        )  # fmt: skip
-        place = survivors.take(np.array([0, 2]), axis=1)
-        kept = b.op("ScatterND", rank * 0.0, place, b.op("GatherND", rank, place))
+        kept = self._suppressed(b, corners, per_class, rank, rows)
+        taken = rows.min(k)
+        order, position = kept.topk(taken, axis=-1)
+        alive, missing = order > 0.5, rows - taken
+        chosen = values.take_along(position, axis=1)
+        chosen = where(activation, chosen.sigmoid(), chosen)
+        chosen_boxes = corners.take_nd(position.unsqueeze(2), batch_dims=1)
+        chosen_class = class_of.take_along(position, axis=1)
 
-        taken = b.op("Min", rows, k)
-        order, position = b.ops("TopK", kept, taken, outputs=2, axis=-1)
-        alive = order > 0.5
-        missing = rows - taken
-        chosen = b.op("GatherElements", values, position, axis=1)
-        chosen = b.where(activation, b.op("Sigmoid", chosen), chosen)
-        chosen_boxes = b.op("GatherND", corners, position.unsqueeze(2), batch_dims=1)
-        chosen_class = b.op("GatherElements", class_of, position, axis=1)
-
-        row_pad = b.concat(np.array([0, 0, 0]), missing, axis=0)
-        box_pad = b.concat(np.array([0, 0, 0, 0]), missing, np.array([0]), axis=0)
-        alive_int = alive.cast(TensorProto.INT32)
-        detections = b.op("ReduceSum", alive_int, np.array([1]), keepdims=1)
-        b.rename(detections, "num_detections")
-        padded = b.op("Pad", b.where(alive.unsqueeze(2), chosen_boxes, 0.0), box_pad)
-        b.rename(b.op("CastLike", padded, boxes), "detection_boxes")
-        padded = b.op("Pad", b.where(alive, chosen, 0.0), row_pad)
-        b.rename(b.op("CastLike", padded, scores), "detection_scores")
-        padded = b.op("Pad", b.where(alive, chosen_class, 0), row_pad)
-        b.rename(padded.cast(TensorProto.INT32), "detection_classes")
+        row_pad = concat([0, 0, 0], missing, axis=0)
+        box_pad = concat([0, 0, 0, 0], missing, [0], axis=0)
+        b.output(alive.cast(TensorProto.INT32).sum(1, keepdims=True), "num_detections")
+        padded = where(alive.unsqueeze(2), chosen_boxes, 0.0).op("Pad", box_pad)
+        b.output(padded.op("CastLike", boxes), "detection_boxes")
+        padded = where(alive, chosen, 0.0).op("Pad", row_pad)
+        b.output(padded.op("CastLike", scores), "detection_scores")
+        padded = where(alive, chosen_class, 0).op("Pad", row_pad)
+        b.output(padded.cast(TensorProto.INT32), "detection_classes")
         return self._function(b.nodes, opset)
+
+    @staticmethod
+    def _rank(b: Builder, k: Value, values: Value, limit: Value, dense: Value) -> Value:
+        """K, K-1, ... 1 for candidates with values [B,K] that enter, best first, else 0, float32.
+
+        Ranks stand for scores in the suppression: distinct, positive and exact, so that ties keep their order and a score
+        of -32768 passes the op's own score threshold.
+        """
+        number = k.squeeze()
+        rank = (number - b.op("Range", 0, number, 1)).cast(TensorProto.FLOAT)
+        return where((values >= limit) | dense, rank, 0.0)
+
+    def _suppressed(self, b: Builder, corners: Value, per_class: Value, rank: Value, rows: Value) -> Value:
+        """The ranks [B,K] of the candidates that survive, 0 for the others."""
+        survivors = b.op(
+            "NonMaxSuppression", self._finite(b, corners), per_class, rows, self._strict_iou(b), [0.5]
+        )
+        place = survivors.take([0, 2], axis=1)
+        return b.op("ScatterND", rank * 0.0, place, rank.take_nd(place))
 
     def _limit(self, b: Builder, activation: Value) -> tuple[Value, Value]:
         threshold = b.attribute("score_threshold", _FLOAT)
-        logit = b.op("Log", threshold / (1.0 - threshold))
-        logit = b.where(threshold > 0.0, logit, BELOW)
-        limit = b.where(activation, logit, threshold)
+        logit = (threshold / (1.0 - threshold)).log()
+        logit = where(threshold > 0.0, logit, BELOW)
+        limit = where(activation, logit, threshold)
         knee = np.log(np.float32(DENSE) / (np.float32(1) - np.float32(DENSE)))
-        return limit, limit < b.where(activation, knee, np.float32(DENSE))
+        return limit, limit < where(activation, knee, np.float32(DENSE))
 
-    def _corners(
-        self, b: Builder, boxes: Value, index: Value, count: Value, classes: Value
-    ) -> Value:
+    def _corners(self, b: Builder, boxes: Value, index: Value, count: Value, classes: Value) -> Value:
         """[B,K,4] corners of the elements at `index` [B,K] of the flattened [N,C]."""
-        table = b.op("Reshape", boxes.cast(TensorProto.FLOAT), np.array([0, -1, 4]))
-        boxes_each = b.op("Shape", table).take(np.array([1])) / count  # 1 shared, C per class
+        table = boxes.cast(TensorProto.FLOAT).reshape(0, -1, 4)
+        boxes_each = table.sizes().take([1]) / count  # 1 shared, C per class
         row = index * boxes_each / classes
-        box = b.op("GatherND", table, row.unsqueeze(2), batch_dims=1)
-        first, second = box.take(np.array([0, 1]), axis=2), box.take(np.array([2, 3]), axis=2)
+        box = table.take_nd(row.unsqueeze(2), batch_dims=1)
+        first, second = box.take([0, 1], axis=2), box.take([2, 3], axis=2)
         half = second * 0.5
-        decoded = b.concat(first - half, first + half, axis=2)
-        return b.where(b.attribute("box_coding", _INT).equal(1), decoded, box)
+        decoded = concat(first - half, first + half, axis=2)
+        return where(b.attribute("box_coding", _INT).equal(1), decoded, box)
 
     def _finite(self, b: Builder, corners: Value) -> Value:
         """NaN boxes become empty, which overlap nothing, as NaN does in the plugin."""
-        total = b.op("ReduceSum", corners, np.array([2]), keepdims=1)
-        return b.where(b.op("IsNaN", total), 0.0, corners)
+        total = corners.sum(2, keepdims=True)
+        return where(total.isnan(), 0.0, corners)
 
     def _strict_iou(self, b: Builder) -> Value:
         """The float just below iou_threshold: the op suppresses at IoU > this."""
         threshold = b.attribute("iou_threshold", _FLOAT)
         below = threshold * np.float32(1 - 2.0**-24)
-        return b.op("Min", below, 1.0).reshape(1)
+        return below.min(1.0).reshape(1)

@@ -28,6 +28,7 @@ import onnx
 from onnx import AttributeProto
 
 from onnxgraft.errors import PluginError
+from onnxgraft.ir.value import concat
 from onnxgraft.plugins.builder import Builder
 from onnxgraft.plugins.native.deform_conv import OPTIONS, Sampling, lowered
 from onnxgraft.plugins.op import PluginOp, Shape
@@ -101,9 +102,9 @@ class ModulatedDeformConv2d(PluginOp):
     def function(self, opset: int = DEFORM_CONV_OPSET) -> onnx.FunctionProto:
         """ONNX DeformConv over a padded map: at opset 19 or later, whatever `opset` says."""
         b = Builder(function=True)
-        sides = b.attribute("padding", _INTS).take(np.array([1, 0]))
+        sides = b.attribute("padding", _INTS).take([1, 0])
         none = b.constant(np.zeros(2, np.int64))
-        padded = b.op("Pad", b.input("x"), b.concat(none, sides, none, sides, axis=0))
+        padded = b.op("Pad", b.input("x"), concat(none, sides, none, sides, axis=0))
         result = b.referring(
             "DeformConv", padded, *(b.input(n) for n in ("weight", "offset", "bias", "mask")),
             references={
@@ -113,16 +114,13 @@ class ModulatedDeformConv2d(PluginOp):
                 "offset_group": ("deformable_group", _INT),
             },
         )  # fmt: skip
-        b.rename(result, "output")
+        b.output(result, "output")
         return self._function(b.nodes, max(opset, DEFORM_CONV_OPSET))
 
     def lower(
-        self,
-        attrs: Mapping[str, Any],
-        input_shapes: Sequence[Shape],
-        options: Mapping[str, Any] | None = None,
+        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], options: Mapping[str, Any] | None = None
     ) -> onnx.GraphProto:
-        """See `native_deform_conv`."""
+        """See `native.deform_conv`."""
         a = self.validate(attrs, input_shapes)
         sampling = Sampling.of(a, input_shapes)
         return lowered(sampling, input_shapes, self.lowering_options(options))

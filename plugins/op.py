@@ -10,7 +10,7 @@ import onnx
 from onnx import helper
 
 from onnxgraft.errors import PluginError
-from onnxgraft.plugins.schema import _PROTO_TYPES, _RESERVED, Attribute, _complete
+from onnxgraft.plugins.schema import RESERVED, Attribute, complete_attributes
 
 DOMAIN = "onnxgraft"
 """Domain of plugin nodes inside the compiler; at hand-over it becomes "" and bodies are dropped."""
@@ -31,15 +31,13 @@ class PluginOp(ABC):
     targets: ClassVar[frozenset[str]]
     group: ClassVar[Group]
 
-    def validate(
-        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], node: str = ""
-    ) -> dict[str, Any]:
+    def validate(self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], node: str = "") -> dict[str, Any]:
         """All attributes, defaults filled in.
 
         Raises PluginError, naming the node, the attribute or input, and the reason.
         """
         where = f"{self.op_type} node {node!r}" if node else self.op_type
-        complete = _complete(self.attributes, attrs, where, reserved=_RESERVED)
+        complete = complete_attributes(self.attributes, attrs, where, reserved=RESERVED)
         version = attrs.get("plugin_version", self.version)
         if version not in (self.version, self.version.encode()):
             raise PluginError(
@@ -55,35 +53,10 @@ class PluginOp(ABC):
 
     def lowering_options(self, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """All options of `lower`, defaults filled in. Raises PluginError on an unknown one."""
-        return _complete(self.options, options or {}, f"lowering of {self.op_type}")
-
-    def make_node(
-        self,
-        inputs: Sequence[str],
-        outputs: Sequence[str],
-        name: str = "",
-        **attrs: Any,
-    ) -> onnx.NodeProto:
-        """A node in the compiler's domain with every attribute written out.
-
-        TensorRT may give an omitted attribute the previous node's value, so none is omitted.
-        Shapes are not checked: call `validate` where they are known.
-        """
-        complete = _complete(self.attributes, attrs, f"{self.op_type} node {name!r}")
-        return helper.make_node(
-            self.op_type,
-            inputs,
-            outputs,
-            name=name,
-            domain=DOMAIN,
-            plugin_version=self.version,
-            **{key: value for key, value in complete.items() if value is not None},
-        )
+        return complete_attributes(self.options, options or {}, f"lowering of {self.op_type}")
 
     @abstractmethod
-    def infer_shapes(
-        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]
-    ) -> list[Shape]:
+    def infer_shapes(self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]) -> list[Shape]:
         """Static output shapes from static input shapes, after validation."""
 
     @abstractmethod
@@ -92,10 +65,7 @@ class PluginOp(ABC):
 
     @abstractmethod
     def lower(
-        self,
-        attrs: Mapping[str, Any],
-        input_shapes: Sequence[Shape],
-        options: Mapping[str, Any] | None = None,
+        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], options: Mapping[str, Any] | None = None
     ) -> onnx.GraphProto:
         """The op as opset-19 standard ops with static shapes that need no plugin and no NMS op."""
 
@@ -114,10 +84,3 @@ class PluginOp(ABC):
             [helper.make_opsetid("", opset)],
             attributes=[*names, "plugin_version"],
         )
-
-
-def attribute_type(attribute: Attribute) -> int:
-    """The AttributeProto type of an attribute."""
-    return _PROTO_TYPES[attribute.kind]
-
-

@@ -18,17 +18,17 @@ offset by moving the box, which rounds coordinates once more.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto
 
 from onnxgraft.errors import PluginError
-from onnxgraft.plugins.builder import Builder, Value, tensor_info
-from onnxgraft.plugins.native.roi_align import OPTIONS, Axis, Pooling, map_rows, output_graph, pool
+from onnxgraft.ir.value import Value, concat, where
+from onnxgraft.plugins.builder import Builder
+from onnxgraft.plugins.native.pyramid_roi_align import lowered, normalise
+from onnxgraft.plugins.native.roi_align import OPTIONS
 from onnxgraft.plugins.op import PluginOp, Shape
 from onnxgraft.plugins.schema import Attribute, choice, flag
 
@@ -89,9 +89,7 @@ class PyramidROIAlign(PluginOp):
         ),
     )  # fmt: skip
 
-    def infer_shapes(
-        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]
-    ) -> list[Shape]:
+    def infer_shapes(self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]) -> list[Shape]:
         size = self.validate(attrs, input_shapes)["pooled_size"]
         (batch, rois, _), (_, channels, _, _) = input_shapes[0], input_shapes[1]
         return [(batch, rois, channels, size, size)]
@@ -111,17 +109,17 @@ class PyramidROIAlign(PluginOp):
         b = Builder(function=True)
         rois, maps = b.input("rois"), [b.input(name) for name in self.inputs[1:]]
         height_width = b.attribute("image_size", _INTS)
-        image = height_width.take(np.array([1, 0])).cast(TensorProto.FLOAT)  # w, h
-        per_image = b.op("Shape", rois).take(np.array([1]))
+        image = height_width.take([1, 0]).cast(TensorProto.FLOAT)  # w, h
+        per_image = rois.sizes().take([1])
         flat = rois.reshape(-1, 4)
-        total = b.op("Squeeze", b.op("Shape", flat).take(np.array([0])))
+        total = flat.sizes().take([0]).squeeze()
         everyone = b.op("Range", 0, total, 1)
-        image_of = everyone / b.op("Max", per_image, 1)
+        image_of = everyone / per_image.max(1)
 
         swap = b.attribute("roi_coords_swap", _INT).equal(1)
-        columns = b.where(swap, np.array([1, 0, 3, 2]), np.array([0, 1, 2, 3]))
+        columns = where(swap, [1, 0, 3, 2], [0, 1, 2, 3])
         absolute = b.attribute("roi_coords_absolute", _INT).equal(1)
-        low, high = _normalise(b, flat.take(columns, axis=1), b.where(absolute, image, 1.0))
+        low, high = normalise(flat.take(columns, axis=1), where(absolute, image, 1.0))
         side = high - low
         one = b.attribute("roi_coords_plusone", _INT).cast(TensorProto.FLOAT)
         side = side + one / image
@@ -130,41 +128,43 @@ class PyramidROIAlign(PluginOp):
 
         pooled, order = [], []
         for number, values in enumerate(maps):
-            mine = b.op("Squeeze", b.op("NonZero", level.equal(number)), np.array([0]))
-            size = b.op("Shape", values).take(np.array([3, 2])).cast(TensorProto.FLOAT)
+            mine = b.op("NonZero", level.equal(number)).squeeze(0)
+            size = values.sizes().take([3, 2]).cast(TensorProto.FLOAT)
             start, stop = low.take(mine) * size, high.take(mine) * size
-            stop = b.op("Max", stop, start + SHORTEST)
-            move = self._offset(b, stop - start)
-            boxes = b.concat(start + move, stop + move, axis=1)
-            pooled.append(
-                b.referring(
-                    "RoiAlign", values, boxes, image_of.take(mine),
-                    references={
-                        "output_height": ("pooled_size", _INT),
-                        "output_width": ("pooled_size", _INT),
-                        "sampling_ratio": ("sampling_ratio", _INT),
-                    },
-                    coordinate_transformation_mode="half_pixel", mode="avg", spatial_scale=1.0,
-                )
-            )  # fmt: skip
+            pooled.append(self._pooled(b, values, start, stop, image_of, mine))
             order.append(mine)
-        place = b.op("ScatterElements", everyone, b.concat(*order, axis=0), everyone, axis=0)
-        result = b.concat(*pooled, axis=0).take(place)
-        shape = b.concat(
-            b.op("Shape", rois).take(np.array([0, 1])),
-            b.op("Shape", maps[0]).take(np.array([1])),
+        place = b.op("ScatterElements", everyone, concat(*order, axis=0), everyone, axis=0)
+        result = concat(*pooled, axis=0).take(place)
+        shape = concat(
+            rois.sizes().take([0, 1]),
+            maps[0].sizes().take([1]),
             b.attribute("pooled_size", _INT).reshape(1),
             b.attribute("pooled_size", _INT).reshape(1),
             axis=0,
         )
-        b.rename(b.op("Reshape", result, shape, allowzero=1), "pooled")
+        b.output(b.op("Reshape", result, shape, allowzero=1), "pooled")
         return self._function(b.nodes, opset)
+
+    def _pooled(self, b: Builder, values: Value, start: Value, stop: Value, image_of: Value, mine: Value) -> Value:
+        """[R,C,P,P] of boxes from `start` to `stop`, float32 [R,2] x and y in cells of the map; `mine`: which boxes."""
+        stop = stop.max(start + SHORTEST)
+        move = self._offset(b, stop - start)
+        boxes = concat(start + move, stop + move, axis=1)
+        return b.referring(
+            "RoiAlign", values, boxes, image_of.take(mine),
+            references={
+                "output_height": ("pooled_size", _INT),
+                "output_width": ("pooled_size", _INT),
+                "sampling_ratio": ("sampling_ratio", _INT),
+            },
+            coordinate_transformation_mode="half_pixel", mode="avg", spatial_scale=1.0,
+        )  # fmt: skip
 
     def _level(self, b: Builder, area: Value, height_width: Value) -> Value:
         """int64 level 0..3 of each box, in the plugin's own float32 steps."""
         scale = b.attribute("fpn_scale", _INT).cast(TensorProto.FLOAT)
         pixels = b.op("ReduceProd", height_width, keepdims=0).cast(TensorProto.FLOAT)
-        norm = b.op("Sqrt", scale * scale / pixels)
+        norm = (scale * scale / pixels).sqrt()
         first = norm * norm / 4.0
         above = [(area > first * factor).cast(TensorProto.INT64) for factor in (1.0, 4.0, 16.0)]
         return above[0] + above[1] + above[2]
@@ -174,124 +174,12 @@ class PyramidROIAlign(PluginOp):
         transform = b.attribute("roi_coords_transform", _INT)
         size = side / b.attribute("pooled_size", _INT).cast(TensorProto.FLOAT)
         ratio = b.attribute("sampling_ratio", _INT).cast(TensorProto.FLOAT)
-        samples = b.where(ratio > 0.0, ratio, b.op("Max", b.op("Ceil", size), 1.0))
+        samples = where(ratio > 0.0, ratio, size.ceil().max(1.0))
         edge = 0.5 - size * 0.5 / samples
-        return b.where(transform.equal(2), 0.0, b.where(transform.equal(1), 0.5, edge))
+        return where(transform.equal(2), 0.0, where(transform.equal(1), 0.5, edge))
 
     def lower(
-        self,
-        attrs: Mapping[str, Any],
-        input_shapes: Sequence[Shape],
-        options: Mapping[str, Any] | None = None,
+        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], options: Mapping[str, Any] | None = None
     ) -> onnx.GraphProto:
-        """See `native_roi_align` for the sampling options."""
-        a = self.validate(attrs, input_shapes)
-        chosen = self.lowering_options(options)
-        dtype = TensorProto.FLOAT if chosen["dtype"] == "float32" else TensorProto.FLOAT16
-        (batch, per_image, _), map_shapes = input_shapes[0], input_shapes[1:]
-        boxes, bins, channels = batch * per_image, a["pooled_size"], map_shapes[0][1]
-
-        b = Builder()
-        rois = b.input("rois").reshape(boxes, 4)
-        if a["roi_coords_swap"]:
-            rois = rois.take(np.array([1, 0, 3, 2]), axis=1)
-        image = np.array([[a["image_size"][1], a["image_size"][0]]], np.float32)
-        size = image if a["roi_coords_absolute"] else np.ones((1, 2), np.float32)
-        low, high = _normalise(b, rois, size)
-        level = self._static_level(b, a, chosen["level_rule"], rois, low, high, image)
-
-        cells = np.array([[w, h] for _, _, h, w in map_shapes], np.float32)
-        lines = np.array([[w] for _, _, _, w in map_shapes], np.int32)
-        area = np.array([h * w for _, _, h, w in map_shapes], np.int32)
-        first = np.concatenate([[0], np.cumsum(area[:-1] * batch)]).astype(np.int32)
-        image_of = np.repeat(np.arange(batch, dtype=np.int32), per_image)[:, None]
-        base = b.constant(first[:, None]).take(level)
-        if batch > 1:
-            base = base + b.constant(area[:, None]).take(level) * image_of
-        extent = b.constant(cells).take(level)  # [R, 2] w, h
-        shift = 0.5 if a["roi_coords_transform"] == 2 else 0.0
-        start, stop = low * extent - shift, high * extent - shift
-        step = (stop - start) / float(bins)
-        adaptive = b.op("Max", b.op("Ceil", step), 1.0)
-        x, y = (
-            Axis(*(v.take(np.array([i]), axis=1) for v in (start, step, extent, adaptive)))
-            for i in (0, 1)
-        )
-        rows = map_rows(b, [b.input(name) for name in self.inputs[1:]], map_shapes)
-        pooling = Pooling(
-            height=bins, width=bins, channels=channels, boxes=boxes,
-            sampling_ratio=a["sampling_ratio"], roi_sampling=chosen["roi_sampling"], dtype=dtype,
-            roi_groups=chosen["roi_groups"],
-            offset=0.0 if a["roi_coords_transform"] == 0 else 0.5,
-        )  # fmt: skip
-        pooled = pool(b, rows, base, b.constant(lines).take(level), y, x, pooling)
-        infos = [
-            tensor_info("rois", input_shapes[0]),
-            *(tensor_info(n, s, dtype) for n, s in zip(self.inputs[1:], map_shapes, strict=True)),
-        ]
-        shape = (batch, per_image, channels, bins, bins)
-        return output_graph(b, "pyramid_roi_align", infos, pooled, "pooled", shape, dtype)
-
-    def _static_level(
-        self,
-        b: Builder,
-        a: Mapping[str, Any],
-        rule: str,
-        rois: Value,
-        low: Value,
-        high: Value,
-        image: np.ndarray,
-    ) -> Value:
-        """int32 level [R] by either rule."""
-        if rule == "detectron2":
-            span = rois.take(np.array([2, 3]), axis=1) - rois.take(np.array([0, 1]), axis=1)
-            if not a["roi_coords_absolute"]:
-                span = span * image
-            area = span.take(0, axis=1) * span.take(1, axis=1)
-            size = b.op("Sqrt", b.op("Max", area, 0.0)) / float(a["fpn_scale"]) + 1e-8
-            number = b.op("Floor", b.op("Log", size) / np.log(np.float32(2)) + 4.0)
-            return b.op("Min", b.op("Max", number - 2.0, 0.0), 3.0).cast(TensorProto.INT32)
-        side = high - low
-        if a["roi_coords_plusone"]:
-            side = side + np.float32(1) / image
-        area = side.take(0, axis=1) * side.take(1, axis=1)
-        first = first_threshold(a["fpn_scale"], a["image_size"])
-        above = [(area > first * np.float32(f)).cast(TensorProto.INT32) for f in (1, 4, 16)]
-        return above[0] + above[1] + above[2]
-
-
-def promoting_image_size(height: int, width: int) -> list[int]:
-    """An image_size that makes the plugin promote a box at equality, as detectron2 does.
-
-    For nodes with roi_coords_absolute 0 (rois divided by the image's size beforehand) and plusone
-    0, image_size only sets the level thresholds, by its product. A product larger by 3e-6 lowers
-    them by more than float32 rounds an area, so that a box of exactly 112, 224 or 448 pixels
-    goes to the coarser level; only boxes within 3e-6 below a threshold are moved with it.
-    """
-    pixels = height * width
-    return [1, pixels + max(1, math.ceil(3e-6 * pixels))]
-
-
-def first_threshold(fpn_scale: int, image_size: Sequence[int]) -> np.float32:
-    """Normalised area above which a box leaves level 0, in the plugin's own float32 steps."""
-    scale = np.float32(fpn_scale)
-    norm = np.sqrt(scale * scale / np.float32(image_size[0] * image_size[1]))
-    return np.float32(norm * norm / np.float32(4))
-
-
-def _normalise(b: Builder, rois: Value, size: Value | np.ndarray) -> tuple[Value, Value]:
-    """Ordered corners clamped to 0..size and divided by it, each [R, 2] as x, y.
-
-    A NaN takes the other corner's value, or the far edge where both are NaN, as the GPU's
-    min and max do.
-    """
-    one, two = rois.take(np.array([0, 1]), axis=1), rois.take(np.array([2, 3]), axis=1)
-    one = b.where(b.op("IsNaN", one), two, one)
-    two = b.where(b.op("IsNaN", two), one, two)
-    one = b.where(b.op("IsNaN", one), size, one)
-    two = b.where(b.op("IsNaN", two), size, two)
-
-    def clamp(value: Value) -> Value:
-        return b.op("Max", b.op("Min", value, size), 0.0) / size
-
-    return clamp(b.op("Min", one, two)), clamp(b.op("Max", one, two))
+        """See `native.roi_align` for the sampling options."""
+        return lowered(self.validate(attrs, input_shapes), input_shapes, self.lowering_options(options))

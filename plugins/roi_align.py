@@ -20,8 +20,10 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper
 
 from onnxgraft.errors import PluginError
-from onnxgraft.plugins.builder import Builder, Value, tensor_info
-from onnxgraft.plugins.native.roi_align import OPTIONS, Axis, Pooling, map_rows, output_graph, pool
+from onnxgraft.ir.value import Value, concat, where
+from onnxgraft.plugins.builder import Builder, tensor_info
+from onnxgraft.plugins.native.bilinear import Axis, Pooling
+from onnxgraft.plugins.native.roi_align import OPTIONS, map_rows, output_graph, pool
 from onnxgraft.plugins.op import PluginOp, Shape
 from onnxgraft.plugins.schema import Attribute, flag
 
@@ -62,9 +64,7 @@ class ROIAlign(PluginOp):
     )  # fmt: skip
     options = OPTIONS
 
-    def infer_shapes(
-        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]
-    ) -> list[Shape]:
+    def infer_shapes(self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape]) -> list[Shape]:
         a = self.validate(attrs, input_shapes)
         x, rois, _ = input_shapes
         return [(rois[0], x[1], a["output_height"], a["output_width"])]
@@ -82,8 +82,8 @@ class ROIAlign(PluginOp):
         b = Builder(function=True)
         x, rois = b.input("X"), b.input("rois")
         image_of = b.input("batch_indices").cast(TensorProto.INT64)
-        broken = b.op("IsNaN", b.op("ReduceSum", rois, np.array([1]), keepdims=1))  # [R,1]
-        safe = b.where(broken, b.op("CastLike", 0.0, rois), rois)
+        broken = rois.sum(1, keepdims=True).isnan()  # [R,1]
+        safe = where(broken, b.op("CastLike", 0.0, rois), rois)
         aligned = b.attribute("coordinate_transformation_mode", _INT).equal(1)
         mean = b.attribute("mode", _INT).equal(1)
 
@@ -110,8 +110,8 @@ class ROIAlign(PluginOp):
             lambda c: by_mode(c, "output_half_pixel"),
         )  # fmt: skip
         empty = self._no_samples(b, safe) & aligned & mean
-        poison = b.where(broken | empty, float("nan"), 0.0).unsqueeze(2, 3)
-        b.rename(pooled + b.op("CastLike", poison, x), "Y")
+        poison = where(broken | empty, float("nan"), 0.0).unsqueeze(2, 3)
+        b.output(pooled + b.op("CastLike", poison, x), "Y")
         return self._function(b.nodes, opset)
 
     def _no_samples(self, b: Builder, rois: Value) -> Value:
@@ -119,20 +119,17 @@ class ROIAlign(PluginOp):
         scale = b.op("CastLike", b.attribute("spatial_scale", _FLOAT), rois)
         half = b.op("CastLike", 0.5, rois)
         shape = [b.attribute(n, _INT).reshape(1) for n in ("output_width", "output_height")]
-        bins = b.op("CastLike", b.concat(*shape, axis=0), rois)
-        start = rois.take(np.array([0, 1]), axis=1) * scale - half
-        stop = rois.take(np.array([2, 3]), axis=1) * scale - half
-        count = b.op("Ceil", (stop - start) / bins).cast(TensorProto.FLOAT)
-        none = count.take(np.array([0]), axis=1) * count.take(np.array([1]), axis=1)
+        bins = b.op("CastLike", concat(*shape, axis=0), rois)
+        start = rois.take([0, 1], axis=1) * scale - half
+        stop = rois.take([2, 3], axis=1) * scale - half
+        count = ((stop - start) / bins).ceil().cast(TensorProto.FLOAT)
+        none = count.take([0], axis=1) * count.take([1], axis=1)
         return none.equal(0.0) & b.attribute("sampling_ratio", _INT).equal(0)
 
     def lower(
-        self,
-        attrs: Mapping[str, Any],
-        input_shapes: Sequence[Shape],
-        options: Mapping[str, Any] | None = None,
+        self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], options: Mapping[str, Any] | None = None
     ) -> onnx.GraphProto:
-        """See `native_roi_align`. Only the mean (mode 1) has a native form."""
+        """See `native.roi_align`. Only the mean (mode 1) has a native form."""
         a = self.validate(attrs, input_shapes)
         if a["mode"] != 1:
             raise PluginError("lowering of ROIAlign_TRT: mode=0 (max) has no native form")
@@ -143,7 +140,7 @@ class ROIAlign(PluginOp):
 
         b = Builder()
         rois = b.input("rois")
-        rois = b.where(b.op("IsNaN", rois), 0.0, rois)
+        rois = where(rois.isnan(), 0.0, rois)
         shift = 0.5 if a["coordinate_transformation_mode"] else 0.0
         start, stop = (
             rois.take(np.array(c), axis=1) * np.float32(a["spatial_scale"]) - shift
@@ -151,22 +148,18 @@ class ROIAlign(PluginOp):
         )
         side = stop - start
         if not a["coordinate_transformation_mode"]:
-            side = b.op("Max", side, 1.0)
+            side = side.max(1.0)
         step = side / bins
-        adaptive = b.op("Ceil", step)
+        adaptive = step.ceil()
         cells = np.array([[width, height]], np.float32)
         extent = b.op("Expand", cells, np.array([boxes, 2]))
-        x, y = (
-            Axis(*(v.take(np.array([i]), axis=1) for v in (start, step, extent, adaptive)))
-            for i in (0, 1)
-        )
+        x, y = (Axis(*(v.take([i], axis=1) for v in (start, step, extent, adaptive))) for i in (0, 1))
         base = b.input("batch_indices").unsqueeze(1) * np.int32(height * width)
         stride = b.constant(np.array([[width]], np.int32))
         pooling = Pooling(
             height=a["output_height"], width=a["output_width"], channels=channels, boxes=boxes,
             sampling_ratio=a["sampling_ratio"], roi_sampling=chosen["roi_sampling"], dtype=dtype,
-            roi_groups=chosen["roi_groups"],
-            zero_outside=True,
+            roi_groups=chosen["roi_groups"], zero_outside=True,
         )  # fmt: skip
         rows = map_rows(b, [b.input("X")], [input_shapes[0]])
         pooled = pool(b, rows, base, stride, y, x, pooling)

@@ -6,18 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnx import AttributeProto
-
 from onnxgraft.errors import PluginError
 
-_PROTO_TYPES = {
-    "int": AttributeProto.INT,
-    "float": AttributeProto.FLOAT,
-    "ints": AttributeProto.INTS,
-    "string": AttributeProto.STRING,
-}
-
-_RESERVED = ("plugin_version", "plugin_namespace")
+RESERVED = ("plugin_version", "plugin_namespace")
+"""Attributes that TensorRT's importer reads itself, of any plugin."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +60,14 @@ def choice(name: str, default: str, choices: Sequence[str], doc: str) -> Attribu
     return Attribute(name, "string", doc, default, False, words, choices.__contains__)
 
 
-def _complete(
-    schema: Sequence[Attribute],
-    given: Mapping[str, Any],
-    where: str,
-    reserved: Sequence[str] = (),
+def complete_attributes(
+    schema: Sequence[Attribute], given: Mapping[str, Any], where: str, reserved: Sequence[str] = ()
 ) -> dict[str, Any]:
+    """What was given in its Python types, with defaults for the rest.
+
+    Raises:
+        PluginError: begins with `where`; a name is unknown (and not `reserved`), a value does not fit, one is missing.
+    """
     known = {attribute.name for attribute in schema}
     for name in given:
         if name not in known and name not in reserved:

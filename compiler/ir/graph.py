@@ -143,6 +143,16 @@ class Graph:
         taken.add(name)
         return name
 
+    @property
+    def serial(self) -> int:
+        """The last number that `fresh` made a name unique with."""
+        return self._serial
+
+    def release(self, names: Iterable[str], serial: int | None = None) -> None:
+        """Let `fresh` give these names again, and count on from `serial`."""
+        self._taken().difference_update(names)
+        self._serial = self._serial if serial is None else serial
+
     def _taken(self) -> set[str]:
         key = id(self.gs), self.current_pass
         if getattr(self, "_taken_key", None) != key:

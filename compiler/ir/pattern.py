@@ -1,10 +1,12 @@
-"""Local rewrites: a pattern that looks like its maths, a check with reasons, and a rewrite that only builds.
+"""Local rewrites: a pattern that looks like its maths, and where a graph holds it.
 
     x = Var("x")
     silu = Op("Mul", x, Op("Sigmoid", x))
 
-`Rewrite` is a pass made of one rule. The engine finds the matches, refuses those whose inner values are read by others,
-commits what the rule built, and says why the closest candidate did not match when none did.
+`match` finds the pattern that ends in a node, whatever order commutative operators take their operands in, and says how
+far the closest attempt came when there is none. It looks like unification: a match in progress is a list of goals (this
+part of the pattern is that tensor) and what is bound so far; where an operand may stand in several places, the other
+orders wait on a stack, and the latest is taken up again when a goal fails.
 """
 
 from __future__ import annotations
@@ -12,14 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import permutations
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.ir.graph import Graph
-
-_COMMUTATIVE = {"Add", "Mul", "And", "Or", "Xor", "Equal", "Max", "Min", "Sum"}
+from onnxgraft.ir.ops import COMMUTATIVE
+from onnxgraft.ir.traverse import producer
 
 
 class Var:
@@ -36,7 +37,7 @@ class Const(Var):
 class Op:
     """A node with one output: operator, inputs, and attributes that must be equal. `name` makes it reachable in a Match."""
 
-    def __init__(self, kind: str, *inputs: Var | Op, name: str = "", **attrs: Any) -> None:
+    def __init__(self, kind: str, *inputs: Var | Op, name: str = "", **attrs: object) -> None:
         self.kind, self.inputs, self.name, self.attrs = kind, inputs, name, attrs
 
 
@@ -72,7 +73,7 @@ class Match:
         return self.tensors[variable]
 
     def value(self, variable: str) -> np.ndarray:
-        """The values of a constant."""
+        """The values of a constant, with its own shape and dtype."""
         return np.asarray(self.tensors[variable].values)
 
     def reject(self, reason: str, node: gs.Node | None = None) -> Reject:
@@ -83,60 +84,110 @@ class Match:
         return Match(self.root, list(self.nodes), dict(self.named), dict(self.tensors))
 
 
+@dataclass(frozen=True)
+class _Goal:
+    """This part of the pattern is to be that tensor, which `reader` reads; the root is to be a node that nobody reads."""
+
+    wanted: Var | Op
+    tensor: gs.Tensor | None
+    reader: gs.Node
+
+
+@dataclass
+class _Partial:
+    """A match in progress: what is bound, and what is still to hold, the next goal last."""
+
+    found: Match
+    goals: list[_Goal]
+
+
 def match(pattern: Op, node: gs.Node) -> Match | Reject:
-    """The match of a pattern that ends in `node`, or why there is none."""
-    found = _match_op(pattern, node, Match(node))
-    return found if isinstance(found, Reject) else (_read_elsewhere(found) or found)
+    """The match of a pattern that ends in `node`, or why there is none: the reason of the attempt that came furthest.
 
-
-def _match_op(pattern: Op, node: gs.Node, so_far: Match) -> Match | Reject:
-    depth = len(so_far.nodes)
-    if node.op != pattern.kind:
-        return Reject(f"is {node.op}, not {pattern.kind}", node.name, depth)
-    for key, wanted in pattern.attrs.items():
-        if node.attrs.get(key) != wanted:
-            return Reject(f"{key} is {node.attrs.get(key)!r}, not {wanted!r}", node.name, depth)
-    inputs = [t for t in node.inputs if t.name or isinstance(t, gs.Constant)]
-    if len(inputs) != len(pattern.inputs):
-        return Reject(f"has {len(inputs)} inputs, not {len(pattern.inputs)}", node.name, depth)
-    base = so_far._copy()
-    base.nodes.append(node)
-    if pattern.name:
-        base.named[pattern.name] = node
+    Values inside the pattern that other nodes read rule a match out, because they cannot go away.
+    """
+    waiting = [_Partial(Match(node), [_Goal(pattern, None, node)])]
     best: Reject | None = None
-    for order in permutations(inputs) if node.op in _COMMUTATIVE else [inputs]:
-        result = _match_inputs(pattern, order, base, node)
-        if isinstance(result, Match):
-            return result
-        best = result if best is None or result.depth > best.depth else best
+    while waiting:
+        partial = waiting.pop()
+        missed = _advance(partial, waiting)
+        if not partial.goals and missed is None:
+            missed = _read_elsewhere(partial.found)
+            if missed is None:
+                return partial.found
+        if missed is not None and (best is None or missed.depth > best.depth):
+            best = missed
     assert best is not None
     return best
 
 
-def _match_inputs(pattern: Op, inputs: Any, base: Match, node: gs.Node) -> Match | Reject:
-    current: Match | Reject = base._copy()
-    for wanted, tensor in zip(pattern.inputs, inputs, strict=True):
-        assert isinstance(current, Match)
-        current = _match_value(wanted, tensor, current, node)
-        if isinstance(current, Reject):
-            return current
-    return current
+def _advance(partial: _Partial, waiting: list[_Partial]) -> Reject | None:
+    """Meet goals until none is left, one fails (the reason is returned), or several orders are to be tried."""
+    found = partial.found
+    while partial.goals:
+        goal = partial.goals.pop()
+        if not isinstance(goal.wanted, Op):
+            missed = _bind(goal, found)
+            if missed is not None:
+                return missed
+            continue
+        node = goal.reader if goal.tensor is None else producer(goal.tensor)
+        if node is None:
+            assert goal.tensor is not None
+            what = "a constant" if isinstance(goal.tensor, gs.Constant) else "an input of the graph"
+            reason = f"reads {goal.tensor.name!r}, {what}, where {goal.wanted.kind} is wanted"
+            return Reject(reason, goal.reader.name, len(found.nodes))
+        missed = _enter(goal.wanted, node, found)
+        if missed is not None:
+            return missed
+        orders = _orders(goal.wanted, node)
+        for order in reversed(orders[1:]):
+            waiting.append(_Partial(found._copy(), [*partial.goals, *order]))
+        partial.goals += orders[0]
+    return None
 
 
-def _match_value(wanted: Var | Op, tensor: gs.Tensor, so_far: Match, reader: gs.Node) -> Match | Reject:
-    depth = len(so_far.nodes)
-    if isinstance(wanted, Op):
-        if not tensor.inputs:
-            what = "a constant" if isinstance(tensor, gs.Constant) else "an input of the graph"
-            return Reject(f"reads {tensor.name!r}, {what}, where {wanted.kind} is wanted", reader.name, depth)
-        return _match_op(wanted, tensor.inputs[0], so_far)
-    if isinstance(wanted, Const) and not isinstance(tensor, gs.Constant):
-        return Reject(f"{wanted.name!r} is no constant but {tensor.name!r}", reader.name, depth)
-    known = so_far.tensors.get(wanted.name)
-    if known is not None and known is not tensor:
-        return Reject(f"{wanted.name!r} would be both {known.name!r} and {tensor.name!r}", reader.name, depth)
-    so_far.tensors[wanted.name] = tensor
-    return so_far
+def _bind(goal: _Goal, found: Match) -> Reject | None:
+    """Let a variable stand for a tensor, unless it stands for another."""
+    name, tensor, depth = goal.wanted.name, goal.tensor, len(found.nodes)
+    assert tensor is not None
+    if isinstance(goal.wanted, Const) and not isinstance(tensor, gs.Constant):
+        return Reject(f"{name!r} is no constant but {tensor.name!r}", goal.reader.name, depth)
+    known = found.tensors.setdefault(name, tensor)
+    if known is not tensor:
+        return Reject(f"{name!r} would be both {known.name!r} and {tensor.name!r}", goal.reader.name, depth)
+    return None
+
+
+def _enter(wanted: Op, node: gs.Node, found: Match) -> Reject | None:
+    """Let an Op stand for a node: operator, attributes and number of inputs are those of the pattern."""
+    depth = len(found.nodes)
+    if node.op != wanted.kind:
+        return Reject(f"is {node.op}, not {wanted.kind}", node.name, depth)
+    for key, value in wanted.attrs.items():
+        if node.attrs.get(key) != value:
+            return Reject(f"{key} is {node.attrs.get(key)!r}, not {value!r}", node.name, depth)
+    inputs = _inputs(node)
+    if len(inputs) != len(wanted.inputs):
+        return Reject(f"has {len(inputs)} inputs, not {len(wanted.inputs)}", node.name, depth)
+    found.nodes.append(node)
+    if wanted.name:
+        found.named[wanted.name] = node
+    return None
+
+
+def _orders(wanted: Op, node: gs.Node) -> list[list[_Goal]]:
+    """The goals for the inputs of a node in every order to be tried, the first input's goal last."""
+    inputs = _inputs(node)
+    return [
+        [_Goal(part, tensor, node) for part, tensor in zip(wanted.inputs, order, strict=True)][::-1]
+        for order in (permutations(inputs) if node.op in COMMUTATIVE else [inputs])
+    ]
+
+
+def _inputs(node: gs.Node) -> list[gs.Tensor]:
+    """The inputs that are given: one left out has no name."""
+    return [t for t in node.inputs if t.name or isinstance(t, gs.Constant)]
 
 
 def _read_elsewhere(found: Match) -> Reject | None:

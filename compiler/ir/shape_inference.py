@@ -9,6 +9,8 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph
 
+_LONGEST_SHAPE = 64  # numbers in a constant that an operator's shape may depend on
+
 
 def infer_shapes(graph: Graph, propagate: bool = False) -> None:
     """Set dtype and shape of every variable that ONNX shape inference can determine.
@@ -31,10 +33,52 @@ def infer_shapes(graph: Graph, propagate: bool = False) -> None:
         if kind.elem_type:
             tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         if kind.HasField("shape"):
-            tensor.shape = [
-                d.dim_value if d.HasField("dim_value") else (d.dim_param or f"{info.name}_{i}")
-                for i, d in enumerate(kind.shape.dim)
-            ]
+            tensor.shape = _dims(kind.shape, info.name)
+
+
+def infer_node(node: gs.Node, opset: int) -> None:
+    """Set dtype and shape of the outputs of one node where they are None, by ONNX's rules for its operator.
+
+    A dimension that is not known gets the tensor's name and its axis as a name. Nodes of other domains are left alone.
+
+    Raises:
+        Refusal: the operator does not take such inputs.
+    """
+    if node.domain or all(t.dtype is not None and t.shape is not None for t in node.outputs):
+        return
+    inputs = [t for t in node.inputs if t.name]
+    try:
+        inferred = onnx.shape_inference.infer_node_outputs(
+            onnx.defs.get_schema(node.op, opset, ""),
+            gs.exporters.onnx_exporter.OnnxExporter.export_node(node),
+            {t.name: onnx.helper.make_tensor_type_proto(_element_type(t), t.shape) for t in inputs},
+            {t.name: onnx.numpy_helper.from_array(np.array(t.values), t.name) for t in inputs if _says_shape(t)},
+            opset_imports=[onnx.helper.make_opsetid("", opset)],
+        )
+    except onnx.shape_inference.InferenceError as error:
+        raise Refusal(f"{node.op} does not fit its inputs: {' '.join(str(error).split())[:200]}", node.name) from None
+    for tensor in node.outputs:
+        kind = inferred[tensor.name].tensor_type
+        if tensor.dtype is None:
+            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        if tensor.shape is None and kind.HasField("shape"):
+            tensor.shape = _dims(kind.shape, tensor.name)
+
+
+def _element_type(tensor: gs.Tensor) -> int:
+    dtype = tensor.dtype or np.float32
+    return dtype if isinstance(dtype, int) else int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+def _says_shape(tensor: gs.Tensor) -> bool:
+    """Whether a constant may be a shape, axes, bounds or a count."""
+    return isinstance(tensor, gs.Constant) and tensor.dtype == np.int64 and np.prod(tensor.shape) <= _LONGEST_SHAPE
+
+
+def _dims(shape: onnx.TensorShapeProto, name: str) -> list[int | str]:
+    return [
+        d.dim_value if d.HasField("dim_value") else (d.dim_param or f"{name}_{i}") for i, d in enumerate(shape.dim)
+    ]
 
 
 def forget_shapes(graph: Graph) -> None:

@@ -1,4 +1,7 @@
-"""Box arithmetic that several passes emit, in the order of operations of detectron2, so that no bit differs."""
+"""Box arithmetic that several passes emit, in the order of operations of detectron2, so that no bit differs.
+
+Boxes are float32 [..., 4]: x1, y1, x2, y2 in pixels of the canvas.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ import onnx_graphsurgeon as gs
 from onnxgraft.detector.spec import BoxCoder
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.value import Value, concat, constant
 from onnxgraft.pipeline.context import Context
 
-Shape = Sequence[int]
+HALF = constant("half", 0.5)
 
 
 def set_outputs(graph: Graph, ctx: Context, outputs: Sequence[gs.Tensor]) -> None:
@@ -21,65 +25,77 @@ def set_outputs(graph: Graph, ctx: Context, outputs: Sequence[gs.Tensor]) -> Non
     graph.gs.outputs[:] = [*outputs, *kept]
 
 
-def columns(builder: Builder, boxes: gs.Tensor, start: int, end: int, hint: str, shape: Shape) -> gs.Variable:
-    """boxes[..., start:end], with the shape of the result."""
-    bounds = [builder.ints(name, [n]) for name, n in (("start", start), ("end", end), ("axis", len(shape) - 1))]
-    return builder.op("Slice", [boxes, *bounds], hint, shape=shape)
+def corners(boxes: Value, low: str = "low", high: str = "high") -> tuple[Value, Value]:
+    """(x1, y1) and (x2, y2) of boxes [..., 4], each [..., 2], under these names."""
+    return boxes[..., 0:2].named(low), boxes[..., 2:4].named(high)
 
 
-def decode(
-    builder: Builder, deltas: gs.Tensor, boxes: gs.Tensor, coder: BoxCoder, shape: Shape, box_shape: Shape
-) -> gs.Variable:
+def shortest_side(boxes: Value, keepdims: bool = False) -> Value:
+    """The smaller of width and height of boxes [..., 4]: [...], or [..., 1] with `keepdims`; pixels."""
+    low, high = corners(boxes)
+    extent = (high - low).named("extent")
+    return extent.amin(len(boxes.shape) - 1, keepdims=keepdims).named("smallest")
+
+
+def decode(deltas: Value, boxes: Value, coder: BoxCoder) -> Value:
     """Box2BoxTransform.apply_deltas (detectron2 modeling/box_regression.py).
 
     Args:
-        deltas: [..., 4] of `shape`: dx, dy, dw, dh.
-        boxes: [..., 4] of `box_shape`, broadcast against `shape`: x1, y1, x2, y2.
+        deltas: float32 [..., 4]: dx, dy, dw, dh.
+        boxes: [..., 4], broadcast against the deltas.
         coder: weights and the clamp of dw, dh.
 
     Returns:
-        Boxes x1, y1, x2, y2 of `shape`, not clipped.
+        Boxes [..., 4], not clipped.
     """
-    half, pair = [*shape[:-1], 2], [*box_shape[:-1], 2]
-    low = columns(builder, boxes, 0, 2, "x1y1", pair)
-    high = columns(builder, boxes, 2, 4, "x2y2", pair)
-    size = builder.op("Sub", [high, low], "size", shape=pair)
-    offset = builder.op("Mul", [size, builder.floats("half", 0.5)], "half_size", shape=pair)
-    centre = builder.op("Add", [low, offset], "centre", shape=pair)
-    shift = weighted(builder, columns(builder, deltas, 0, 2, "dxdy", half), coder.weights[:2], half)
-    growth = weighted(builder, columns(builder, deltas, 2, 4, "dwdh", half), coder.weights[2:], half)
-    growth = builder.op("Min", [growth, builder.floats("scale_clamp", coder.scale_clamp)], "clamped", shape=half)
-    moved = builder.op("Mul", [shift, size], "shift", shape=half)
-    new_centre = builder.op("Add", [moved, centre], "new_centre", shape=half)
-    grown = builder.op("Exp", [growth], "growth", shape=half)
-    new_size = builder.op("Mul", [grown, size], "new_size", shape=half)
-    reach = builder.op("Mul", [new_size, builder.floats("half", 0.5)], "reach", shape=half)
-    corner = builder.op("Sub", [new_centre, reach], "new_x1y1", shape=half)
-    opposite = builder.op("Add", [new_centre, reach], "new_x2y2", shape=half)
-    return builder.op("Concat", [corner, opposite], "decoded", shape=shape, axis=-1)
+    low, high = corners(boxes, "x1y1", "x2y2")
+    size = (high - low).named("size")
+    centre = (low + (size * HALF).named("half_size")).named("centre")
+    shift = _weighted(deltas[..., 0:2].named("dxdy"), coder.weights[:2])
+    growth = _weighted(deltas[..., 2:4].named("dwdh"), coder.weights[2:])
+    growth = growth.min(constant("scale_clamp", coder.scale_clamp)).named("clamped")
+    new_centre = ((shift * size).named("shift") + centre).named("new_centre")
+    new_size = (growth.exp().named("growth") * size).named("new_size")
+    reach = (new_size * HALF).named("reach")
+    return concat((new_centre - reach).named("new_x1y1"), (new_centre + reach).named("new_x2y2"), axis=-1).named("decoded")
 
 
-def weighted(builder: Builder, deltas: gs.Tensor, weights: Sequence[float], shape: Shape) -> gs.Tensor:
+def decode_linear(deltas: Value, anchors: Value) -> Value:
+    """Box2BoxTransformLinear.apply_deltas with normalize_by_size (detectron2 modeling/box_regression.py).
+
+    Args:
+        deltas: float32 [..., 4], distances from the anchor's centre to left, top, right, bottom, in anchor sizes.
+        anchors: [..., 4].
+
+    Returns:
+        Boxes [..., 4], not clipped.
+    """
+    low, high = corners(anchors, "x1y1", "x2y2")
+    centre = ((low + high).named("corner_sum") * HALF).named("centre")
+    size = (high - low).named("size")
+    distances = deltas.relu().named("distances")
+    before = (distances[..., 0:2].named("left_top") * size).named("before")
+    behind = (distances[..., 2:4].named("right_bottom") * size).named("behind")
+    return concat((centre - before).named("new_x1y1"), (centre + behind).named("new_x2y2"), axis=-1).named("decoded")
+
+
+def _weighted(deltas: Value, weights: Sequence[float]) -> Value:
     if all(w == 1.0 for w in weights):
         return deltas
-    return builder.op("Div", [deltas, builder.floats("weights", weights)], "weighted", shape=shape)
+    return (deltas / constant("weights", [float(w) for w in weights])).named("weighted")
 
 
-def bounds(builder: Builder, ctx: Context, rank: int) -> gs.Tensor:
-    """Where boxes are clipped: [W, H, W, H] of the canvas, or of each image when their sizes are an input."""
+def clip(builder: Builder, ctx: Context, boxes: Value) -> Value:
+    """Boxes.clip: x into [0, width], y into [0, height] of the canvas, or of each image when their sizes are an input."""
     image = ctx.spec().image
-    if not ctx.io.get("image_sizes"):
-        return builder.floats("canvas", [image.width, image.height, image.width, image.height])
-    sizes = next(t for t in builder.graph.gs.inputs if t.name == "image_sizes")
-    whwh = builder.op("Gather", [sizes, builder.ints("whwh", [1, 0, 1, 0])], "sizes", shape=[ctx.batch, 4], axis=1)
-    shape = [ctx.batch, *([1] * (rank - 2)), 4]
-    return builder.op("Reshape", [whwh, builder.ints("shape", shape)], "bounds", shape=shape)
-
-
-def clip(builder: Builder, boxes: gs.Tensor, limit: gs.Tensor, shape: Shape) -> gs.Variable:
-    """Boxes.clip: x into [0, width], y into [0, height]."""
-    low = builder.op("Max", [boxes, builder.floats("zero", 0.0)], "not_negative", shape=shape)
-    return builder.op("Min", [low, limit], "clipped", shape=shape)
+    limit: gs.Tensor | Value
+    if ctx.io.get("image_sizes"):
+        sizes = next(t for t in builder.graph.gs.inputs if t.name == "image_sizes")
+        whwh = builder.of(sizes).take(constant("whwh", [1, 0, 1, 0]), axis=1).named("sizes")
+        limit = whwh.reshape(ctx.batch, *[1] * (len(boxes.shape) - 2), 4).named("bounds")
+    else:
+        limit = builder.floats("canvas", [image.width, image.height, image.width, image.height])
+    return boxes.max(constant("zero", 0.0)).named("not_negative").min(limit).named("clipped")
 
 
 def chosen_anew(score: float | None, iou: float | None, detections: int | None) -> str:

@@ -10,7 +10,8 @@ import onnx_graphsurgeon as gs
 from onnxgraft.detector.spec import Pooler
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.builder import Builder
-from onnxgraft.passes.emit.boxes import columns
+from onnxgraft.ir.value import Value, concat, constant, where
+from onnxgraft.passes.emit.boxes import corners, shortest_side
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.pipeline.context import Context
 from onnxgraft.plugins.lowering import RoiAlignLowering
@@ -20,7 +21,7 @@ _PYRAMID_MAPS = 4
 _OFF_THE_MAP = (-8192.0, -8192.0, -8000.0, -8000.0)  # RoIAlign counts samples there as zero
 
 
-def pool(b: Builder, ctx: Context, pooler: Pooler, boxes: gs.Tensor, maps: Sequence[gs.Tensor]) -> gs.Tensor:
+def pool(b: Builder, ctx: Context, pooler: Pooler, boxes: Value, maps: Sequence[Value]) -> Value:
     """Features of boxes as detectron2's ROIPooler gives them.
 
     Args:
@@ -41,30 +42,30 @@ def pool(b: Builder, ctx: Context, pooler: Pooler, boxes: gs.Tensor, maps: Seque
     if len(maps) != _PYRAMID_MAPS:
         raise Refusal(f"this pooler reads {len(maps)} feature maps; known are one and {_PYRAMID_MAPS}", pooler.pooled_tensor)
     pooled = _pyramid(b, ctx, pooler, boxes, maps, [n, rows, *tail])
-    return b.op("Reshape", [pooled, b.ints("rows", [-1, *tail])], "pooled", shape=[flat_rows, *tail])
+    return b.of(b.op("Reshape", [pooled, b.ints("rows", [-1, *tail])], "pooled", shape=[flat_rows, *tail]))
 
 
 def _pyramid(
-    b: Builder, ctx: Context, pooler: Pooler, boxes: gs.Tensor, maps: Sequence[gs.Tensor], shape: list[int | str]
-) -> gs.Tensor:
+    b: Builder, ctx: Context, pooler: Pooler, boxes: Value, maps: Sequence[Value], shape: list[int | str]
+) -> Value:
     image = ctx.spec().image
     if not pooler.aligned:
-        boxes = _at_least_one_cell(b, boxes, 1 / pooler.scales[0])
+        boxes = _at_least_one_cell(boxes, 1 / pooler.scales[0])
     pooled = add_plugin(
         b, "PyramidROIAlign_TRT", [boxes, *maps], [("features", np.float32, shape)],
         pooled_size=pooler.resolution, fpn_scale=fpn_scale(pooler), image_size=[image.height, image.width],
         sampling_ratio=pooler.sampling_ratio, roi_coords_absolute=1, roi_coords_swap=0, roi_coords_plusone=0,
         roi_coords_transform=_HALF_PIXEL if pooler.aligned else _OUTPUT_HALF_PIXEL, legacy=0,
     )[0]  # fmt: skip
-    ctx.lowering[pooled.inputs[0].name] = RoiAlignLowering(level_rule="detectron2")
+    ctx.lowering[pooled.handle.inputs[0].name] = RoiAlignLowering(level_rule="detectron2")
     return pooled
 
 
-def _single(b: Builder, pooler: Pooler, boxes: gs.Tensor, feature: gs.Tensor, shape: list[int | str]) -> gs.Tensor:
+def _single(b: Builder, pooler: Pooler, boxes: Value, feature: Value, shape: list[int | str]) -> Value:
     n, rows = boxes.shape[:2]
-    flat = b.op("Reshape", [boxes, b.ints("rows", [-1, 4])], "rois", shape=[shape[0], 4])
+    flat = b.of(b.op("Reshape", [boxes, b.ints("rows", [-1, 4])], "rois", shape=[shape[0], 4]))
     if pooler.aligned and pooler.sampling_ratio == 0:
-        flat = _empty_ones_off_the_map(b, flat)
+        flat = _empty_ones_off_the_map(flat)
     index: gs.Tensor
     if isinstance(rows, int):
         index = b.const("image_of", np.repeat(np.arange(n, dtype=np.int32), rows))
@@ -73,20 +74,16 @@ def _single(b: Builder, pooler: Pooler, boxes: gs.Tensor, feature: gs.Tensor, sh
         zero = b.op("ConstantOfShape", [extent], "image_of64", shape=[rows])
         index = b.op("Cast", [zero], "image_of", dtype=np.int32, shape=[rows], to=6)
     return add_plugin(
-        b, "ROIAlign_TRT", [feature, flat, index], [("features", np.float32, shape)],
+        b, "ROIAlign_TRT", [feature, flat, b.of(index)], [("features", np.float32, shape)],
         output_height=pooler.resolution, output_width=pooler.resolution, spatial_scale=pooler.scales[0],
         sampling_ratio=pooler.sampling_ratio, mode=1, coordinate_transformation_mode=int(pooler.aligned),
     )[0]  # fmt: skip
 
 
-def _empty_ones_off_the_map(b: Builder, flat: gs.Tensor) -> gs.Tensor:
+def _empty_ones_off_the_map(flat: Value) -> Value:
     """Adaptive sampling takes no samples of an empty box: zero in detectron2, zero by zero in the plugin."""
-    rows = flat.shape[0]
-    low, high = columns(b, flat, 0, 2, "low", [rows, 2]), columns(b, flat, 2, 4, "high", [rows, 2])
-    extent = b.op("Sub", [high, low], "extent", shape=[rows, 2])
-    smallest = b.op("ReduceMin", [extent, b.ints("axes", [1])], "smallest", shape=[rows, 1], keepdims=1)
-    filled = b.op("Greater", [smallest, b.floats("empty", 0.0)], "has_area", dtype=np.bool_, shape=[rows, 1])
-    return b.op("Where", [filled, flat, b.floats("off_the_map", _OFF_THE_MAP)], "rois_with_area", shape=[rows, 4])
+    filled = (shortest_side(flat, keepdims=True) > constant("empty", 0.0)).named("has_area")
+    return where(filled, flat, constant("off_the_map", _OFF_THE_MAP)).named("rois_with_area")
 
 
 def fpn_scale(pooler: Pooler) -> int:
@@ -98,11 +95,8 @@ def fpn_scale(pooler: Pooler) -> int:
     return round(scale)
 
 
-def _at_least_one_cell(b: Builder, boxes: gs.Tensor, stride: float) -> gs.Tensor:
+def _at_least_one_cell(boxes: Value, stride: float) -> Value:
     """ROIAlign without alignment pools at least one cell. Only boxes on the finest map can be that thin."""
-    shape = list(boxes.shape)
-    low = columns(b, boxes, 0, 2, "low", [*shape[:-1], 2])
-    high = columns(b, boxes, 2, 4, "high", [*shape[:-1], 2])
-    least = b.op("Add", [low, b.floats("cell", stride)], "one_cell", shape=[*shape[:-1], 2])
-    high = b.op("Max", [high, least], "at_least_one_cell", shape=[*shape[:-1], 2])
-    return b.op("Concat", [low, high], "boxes_of_a_cell", shape=shape, axis=-1)
+    low, high = corners(boxes)
+    least = (low + constant("cell", float(stride))).named("one_cell")
+    return concat(low, high.max(least).named("at_least_one_cell"), axis=-1).named("boxes_of_a_cell")

@@ -23,7 +23,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnxgraft.plugins.builder import Builder, Value, tensor_info
+from onnxgraft.ir.value import Value, where
+from onnxgraft.plugins.builder import Builder, tensor_info
 from onnxgraft.plugins.op import Shape
 from onnxgraft.plugins.schema import Attribute, choice
 
@@ -101,12 +102,12 @@ def lowered(s: Sampling, shapes: Sequence[Shape], options: Mapping[str, Any]) ->
     b = Builder()
     x, weight, bias = (_cast(b.input(name), kind) for name in ("x", "weight", "bias"))
     width = s.channels // s.splits
-    rows = b.op("Transpose", x, perm=[0, 2, 3, 1]).reshape(s.batch * s.height * s.width * s.splits, width)
+    rows = x.transpose(0, 2, 3, 1).reshape(s.batch * s.height * s.width * s.splits, width)
     corners = _corners(b, s)
 
     inner = s.splits // s.group
     kernel = weight.reshape(s.group, s.outputs // s.group, inner, width, s.taps)
-    kernel = b.op("Transpose", kernel, perm=[0, 2, 4, 3, 1])  # [g, inner, taps, width, D/g]
+    kernel = kernel.transpose(0, 2, 4, 3, 1)  # [g, inner, taps, width, D/g]
 
     total: Value | None = None
     size = options["taps"] or max(1, CHUNK_BYTES // (s.points * s.channels * (4 if kind == TensorProto.FLOAT else 2)))
@@ -123,9 +124,9 @@ def lowered(s: Sampling, shapes: Sequence[Shape], options: Mapping[str, Any]) ->
 
     cells = s.out_height * s.out_width
     total = total.reshape(s.group, s.batch, cells, s.outputs // s.group)
-    total = b.op("Transpose", total, perm=[1, 0, 3, 2]).reshape(s.batch, s.outputs, s.out_height, s.out_width)
+    total = total.transpose(1, 0, 3, 2).reshape(s.batch, s.outputs, s.out_height, s.out_width)
     total = total + bias.reshape(1, s.outputs, 1, 1)
-    b.rename(total if kind == TensorProto.FLOAT else total.cast(TensorProto.FLOAT), "output")
+    b.output(total if kind == TensorProto.FLOAT else total.cast(TensorProto.FLOAT), "output")
     names = ("x", "offset", "mask", "weight", "bias")
     return b.graph(
         "deform_conv",
@@ -145,9 +146,9 @@ def _corners(b: Builder, s: Sampling) -> list[tuple[Value, Value]]:
     The first and third dimension are 1 when all channels share the offsets.
     """
     offset = b.input("offset").reshape(s.batch, s.deformable, s.taps, 2, s.out_height, s.out_width)
-    offset = b.op("Transpose", offset, perm=[0, 4, 5, 1, 2, 3])  # [N, oH, oW, G, taps, 2]
+    offset = offset.transpose(0, 4, 5, 1, 2, 3)  # [N, oH, oW, G, taps, 2]
     mask = b.input("mask").reshape(s.batch, s.deformable, s.taps, s.out_height, s.out_width)
-    mask = b.op("Transpose", mask, perm=[0, 3, 4, 1, 2])
+    mask = mask.transpose(0, 3, 4, 1, 2)
     lines = _axis(b, offset.take(0, axis=5) + np.expand_dims(s.grid(0), 2)[None], s.height)
     columns = _axis(b, offset.take(1, axis=5) + np.expand_dims(s.grid(1), 2)[None], s.width)
     image = np.arange(s.batch, dtype=np.int32).reshape(-1, 1, 1, 1, 1) * np.int32(s.height * s.width)
@@ -162,13 +163,13 @@ def _corners(b: Builder, s: Sampling) -> list[tuple[Value, Value]]:
 
 def _axis(b: Builder, at: Value, cells: int) -> list[tuple[Value, Value]]:
     """(cell int32, weight float32) of the lower and the upper neighbour of a position along one axis."""
-    at = b.op("Min", b.where(at > -1.0, at, -1.0), float(cells))  # what is not a number is off the map
-    lower = b.op("Floor", at)
+    at = where(at > -1.0, at, -1.0).min(float(cells))  # what is not a number is off the map
+    lower = at.floor()
     part = at - lower
     neighbours = []
     for cell, weight in ((lower, 1.0 - part), (lower + 1.0, part)):
-        inside = b.op("Min", b.op("Max", cell, 0.0), float(cells - 1))
-        neighbours.append((inside.cast(TensorProto.INT32), b.where(inside.equal(cell), weight, 0.0)))
+        inside = cell.max(0.0).min(float(cells - 1))
+        neighbours.append((inside.cast(TensorProto.INT32), where(inside.equal(cell), weight, 0.0)))
     return neighbours
 
 
@@ -179,7 +180,7 @@ def _by_group(b: Builder, s: Sampling, value: Value) -> Value:
     inner = s.splits // s.group
     value = value.reshape(s.points, s.deformable, s.taps)
     value = value.take(np.arange(s.splits) // (s.splits // s.deformable), axis=1)
-    return b.op("Transpose", value.reshape(s.points, s.group, inner, s.taps), perm=[1, 0, 2, 3])
+    return value.reshape(s.points, s.group, inner, s.taps).transpose(1, 0, 2, 3)
 
 
 def _read(

@@ -10,18 +10,19 @@ right after i iterations, so K iterations are enough for any input, and a few ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from onnxgraft.errors import PluginError
-from onnxgraft.plugins.builder import Builder, Value, tensor_info
+from onnxgraft.ir.value import Value, concat, where
+from onnxgraft.plugins.builder import Builder, tensor_info
+from onnxgraft.plugins.native.topk import TOP_K_LIMIT, top_k
 
-TOP_K_LIMIT = 3840
-"""Largest k of TensorRT's TopK."""
 _NEVER = float(np.float32(-3.0e38))  # sorts after every score, finite so that it survives products
 _PRESENT = float(np.float32(-1.0e38))
 
@@ -33,7 +34,6 @@ class NmsProblem:
     boxes: tuple[int, ...]
     scores: tuple[int, ...]
     limit: float
-    tail: bool
     below: float
     iou_threshold: float
     rows: int
@@ -45,6 +45,29 @@ class NmsProblem:
     by_class: bool
     one_class: bool
     matmul: int
+
+    @staticmethod
+    def of(
+        attrs: Mapping[str, Any], options: Mapping[str, Any], shapes: Sequence[Sequence[int]], limit: float, tail: float | None
+    ) -> NmsProblem:
+        """From complete attributes and options, the shapes of boxes and scores, the threshold in the space of the scores,
+        and the score of what fails it where such elements come out at the tail (None where they never enter)."""
+        return NmsProblem(
+            boxes=tuple(shapes[0]),
+            scores=tuple(shapes[1]),
+            limit=limit,
+            below=_NEVER if tail is None else tail,
+            iou_threshold=attrs["iou_threshold"],
+            rows=attrs["max_output_boxes"],
+            background=attrs["background_class"],
+            sigmoid=bool(attrs["score_activation"]),
+            agnostic=bool(attrs["class_agnostic"]),
+            centre_size=bool(attrs["box_coding"]),
+            candidates=options["max_candidates"],
+            by_class=options["grouping"] == "class",
+            one_class=options["grouping"] == "box",
+            matmul=TensorProto.FLOAT16 if options["matmul"] == "float16" else TensorProto.FLOAT,
+        )
 
     @property
     def box_rows(self) -> int:
@@ -75,22 +98,18 @@ def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> o
     boxes, scores = b.input(inputs[0]), b.input(inputs[1])
     batch, count, classes = p.scores
     keyed = _threshold(b, p, scores)
+    k = p.taken
     if p.by_class:
-        k = p.taken
-        keyed = b.op("Transpose", keyed, perm=[0, 2, 1]).reshape(batch * classes, count)
-        values, index = top_k(b, keyed, (batch * classes, count), k)
+        keyed = keyed.transpose(0, 2, 1).reshape(batch * classes, count)
+        values, index = top_k(keyed, batch * classes, k)
         group = np.tile(np.arange(classes, dtype=np.int32), batch)[:, None]
         element = index * np.int32(classes) + group
     elif p.one_class and classes > 1:
-        k = p.taken
-        best, label = _best_class(b, keyed)
-        values, row = top_k(b, best, (batch, count), k)
-        element = row * np.int32(classes) + b.op("GatherElements", label, row, axis=1)
+        best, label = _best_class(keyed)
+        values, row = top_k(best, batch, k)
+        element = row * np.int32(classes) + label.take_along(row, axis=1)
     else:
-        k = p.taken
-        values, element = top_k(
-            b, keyed.reshape(batch, count * classes), (batch, count * classes), k
-        )
+        values, element = top_k(keyed.reshape(batch, count * classes), batch, k)
     anchor = element / np.int32(classes)
     class_of = element - anchor * np.int32(classes)
     shared = p.box_rows == count
@@ -110,48 +129,21 @@ def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> o
     )
 
 
-def _best_class(b: Builder, keyed: Value) -> tuple[Value, Value]:
+def _best_class(keyed: Value) -> tuple[Value, Value]:
     """Of scores [N,R,C], each box's best score [N,R] and its class, int32."""
-    best, label = b.ops("TopK", keyed, np.array([1]), outputs=2, axis=-1)
-    axis = np.array([2])
-    return b.op("Squeeze", best, axis), b.op("Squeeze", label, axis).cast(TensorProto.INT32)
-
-
-def top_k(
-    b: Builder, values: Value, shape: tuple[int, int], k: int
-) -> tuple[Value, Value]:
-    """The k largest of each row [G, n], sorted, with int32 indices; k may exceed 3840.
-
-    Beyond the limit the winners are overwritten and the rest is searched again.
-    """
-    parts: list[tuple[Value, Value]] = []
-    while True:
-        step = min(k, TOP_K_LIMIT)
-        best, where = b.ops("TopK", values, np.array([step]), outputs=2, axis=-1)
-        parts.append((best, where.cast(TensorProto.INT32)))
-        k -= step
-        if not k:
-            break
-        hidden = np.full((shape[0], step), -np.inf, np.float32)
-        values = b.op("ScatterElements", values, where, hidden, axis=1)
-    if len(parts) == 1:
-        return parts[0]
-    return (
-        b.concat(*(best for best, _ in parts), axis=1),
-        b.concat(*(where for _, where in parts), axis=1),
-    )
+    best, label = keyed.topk([1], axis=-1)
+    return best.squeeze(2), label.squeeze(2).cast(TensorProto.INT32)
 
 
 def suppress(
     b: Builder, corners: Value, entering: Value, class_of: Value | None, place: Value, p: NmsProblem
 ) -> Value:
-    """keep bool [G,K] of candidates [G,K,4] sorted by score, best first; place [G,K] counts them.
-    """
-    low, high = corners.take(np.array([0, 1]), axis=2), corners.take(np.array([2, 3]), axis=2)
-    low, high = b.op("Min", low, high), b.op("Max", low, high)
+    """keep bool [G,K] of candidates [G,K,4] sorted by score, best first; place [G,K] counts them."""
+    low, high = corners.take([0, 1], axis=2), corners.take([2, 3], axis=2)
+    low, high = low.min(high), low.max(high)
     side = high - low
     area = side.take(0, axis=2) * side.take(1, axis=2)
-    sides = [_overlap_1d(b, low.take(i, axis=2), high.take(i, axis=2)) for i in (0, 1)]
+    sides = [_overlap_1d(low.take(i, axis=2), high.take(i, axis=2)) for i in (0, 1)]
     inter = sides[0] * sides[1]
     union = area.unsqueeze(2) + area.unsqueeze(1) - inter
     clash = (inter > 0.0) & (inter / union >= np.float32(p.iou_threshold))
@@ -175,26 +167,20 @@ def _fixed_point(b: Builder, matrix: Value, start: Value, p: NmsProblem) -> Valu
     keep = body.input("keep_in")
     hits = body.op("MatMul", matrix, keep)
     free = (hits < _of(p.matmul, 0.5)).cast(p.matmul) * body.here(start)
-    moved = body.op("Abs", free - keep).cast(TensorProto.FLOAT)
-    moved = body.op("ReduceMax", moved.reshape(1, groups * k), np.array([0, 1]), keepdims=0)
+    moved = (free - keep).abs().cast(TensorProto.FLOAT)
+    moved = moved.reshape(1, groups * k).amax(0, 1)
     again = moved > 0.5
-    body.rename(again, "again_out")
-    body.rename(free, "keep_out")
+    body.output(again, "again_out")
+    body.output(free, "keep_out")
     shape = (groups, k, 1)
     graph = body.graph(
         "suppress",
-        [
-            tensor_info("trip", (), TensorProto.INT64),
-            tensor_info("again_in", (), TensorProto.BOOL),
-            tensor_info("keep_in", shape, p.matmul),
-        ],
-        [
-            tensor_info("again_out", (), TensorProto.BOOL),
-            tensor_info("keep_out", shape, p.matmul),
-        ],
+        [tensor_info("trip", (), TensorProto.INT64), tensor_info("again_in", (), TensorProto.BOOL),
+         tensor_info("keep_in", shape, p.matmul)],
+        [tensor_info("again_out", (), TensorProto.BOOL), tensor_info("keep_out", shape, p.matmul)],
     )
     kept = b.op("Loop", np.array(k, np.int64), np.array(True), start, body=graph)
-    return b.op("Squeeze", kept, np.array([2]))
+    return kept.squeeze(2)
 
 
 def _threshold(b: Builder, p: NmsProblem, scores: Value) -> Value:
@@ -204,7 +190,7 @@ def _threshold(b: Builder, p: NmsProblem, scores: Value) -> Value:
     if 0 <= p.background < classes:
         foreground = np.arange(classes) != p.background
         passes = passes & b.constant(foreground.reshape(1, 1, classes))
-    return b.where(passes, scores, p.below if p.tail else _NEVER)
+    return where(passes, scores, p.below)
 
 
 def _corners(b: Builder, p: NmsProblem, boxes: Value, row: Value) -> Value:
@@ -217,49 +203,42 @@ def _corners(b: Builder, p: NmsProblem, boxes: Value, row: Value) -> Value:
     box = boxes.reshape(batch * p.box_rows, 4).take(row)
     if not p.centre_size:
         return box
-    centre, half = box.take(np.array([0, 1]), axis=2), box.take(np.array([2, 3]), axis=2) * 0.5
-    return b.concat(centre - half, centre + half, axis=2)
+    centre, half = box.take([0, 1], axis=2), box.take([2, 3], axis=2) * 0.5
+    return concat(centre - half, centre + half, axis=2)
 
 
-def _overlap_1d(b: Builder, low: Value, high: Value) -> Value:
-    start = b.op("Max", low.unsqueeze(2), low.unsqueeze(1))
-    stop = b.op("Min", high.unsqueeze(2), high.unsqueeze(1))
-    return b.op("Max", stop - start, 0.0)
+def _overlap_1d(low: Value, high: Value) -> Value:
+    start = low.unsqueeze(2).max(low.unsqueeze(1))
+    stop = high.unsqueeze(2).min(high.unsqueeze(1))
+    return (stop - start).max(0.0)
 
 
 def _emit(
-    b: Builder,
-    p: NmsProblem,
-    keep: Value,
-    values: Value,
-    corners: Value,
-    class_of: Value,
-    pool: int,
-    outputs: Sequence[str],
+    b: Builder, p: NmsProblem, keep: Value, values: Value, corners: Value, class_of: Value, pool: int, outputs: Sequence[str]
 ) -> None:
     """The best `rows` survivors out of a pool per image, zero-padded."""
     batch, taken = p.scores[0], min(p.rows, pool)
-    ranked = b.where(keep, values, _NEVER).reshape(batch, pool)
-    best, place = top_k(b, ranked, (batch, pool), taken)
+    ranked = where(keep, values, _NEVER).reshape(batch, pool)
+    best, place = top_k(ranked, batch, taken)
     alive = best > _PRESENT
     if batch > 1:
         place = place + (np.arange(batch, dtype=np.int32) * np.int32(pool))[:, None]
     box = corners.reshape(batch * pool, 4).take(place)
     label = class_of.reshape(batch * pool).take(place)
-    score = b.op("Sigmoid", best) if p.sigmoid else best
-    total = b.op("ReduceSum", alive.cast(TensorProto.FLOAT), np.array([1]), keepdims=1)
-    b.rename(total.cast(TensorProto.INT32), outputs[0])
+    score = best.sigmoid() if p.sigmoid else best
+    total = alive.cast(TensorProto.FLOAT).sum(1, keepdims=True)
+    b.output(total.cast(TensorProto.INT32), outputs[0])
     missing = p.rows - taken
     rows = (
-        b.where(alive.unsqueeze(2), box, 0.0),
-        b.where(alive, score, 0.0),
-        b.where(alive, label, np.int32(0)),
+        where(alive.unsqueeze(2), box, 0.0),
+        where(alive, score, 0.0),
+        where(alive, label, np.int32(0)),
     )
     for value, name, shape, kind in zip(
         rows, outputs[1:], ((batch, missing, 4), (batch, missing), (batch, missing)),
         (np.float32, np.float32, np.int32), strict=True,
     ):  # fmt: skip
-        b.rename(b.concat(value, np.zeros(shape, kind), axis=1) if missing else value, name)
+        b.output(concat(value, np.zeros(shape, kind), axis=1) if missing else value, name)
 
 
 def _of(dtype: int, value: float) -> np.generic:

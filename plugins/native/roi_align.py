@@ -22,14 +22,16 @@ A sampling_ratio above 0 needs none of them: r x r for every box, unrolled up to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnxgraft.plugins.builder import Builder, Value, tensor_info
-from onnxgraft.plugins.native.nms import top_k
+from onnxgraft.ir.value import Value, concat
+from onnxgraft.plugins.builder import Builder, tensor_info
+from onnxgraft.plugins.native.bilinear import Axis, Grid, Pooling, axis_weights, read_sample
+from onnxgraft.plugins.native.topk import top_k
 from onnxgraft.plugins.schema import Attribute, choice
 
 UNROLLED = 2
@@ -56,47 +58,13 @@ GROUPS = Attribute(
 OPTIONS: tuple[Attribute, ...] = (SAMPLING, DTYPE, GROUPS)
 
 
-@dataclass(frozen=True)
-class Axis:
-    """One axis of all boxes on their own map, in cells; every value is float32 [R, 1].
-
-    start: where the first bin begins; bin: its size; cells: the map's size along the axis;
-    adaptive: samples per bin that the op itself would take (a whole number as float).
-    """
-
-    start: Value
-    bin: Value
-    cells: Value
-    adaptive: Value
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """What is static: output bins, samples, and how points off the map count.
-
-    offset: position of a sample in its part of the bin (0.5 centre, 0 edge);
-    zero_outside: points more than a cell off the map count as zero instead of being clamped.
-    """
-
-    height: int
-    width: int
-    channels: int
-    boxes: int
-    sampling_ratio: int
-    roi_sampling: str
-    dtype: int
-    roi_groups: int = 1
-    offset: float = 0.5
-    zero_outside: bool = False
-
-
 def map_rows(b: Builder, maps: Sequence[Value], shapes: Sequence[Sequence[int]]) -> Value:
     """Maps [B,C,H,W] as one table of rows [sum(B*H*W), C], map after map."""
     rows = [
-        b.op("Transpose", value, perm=[0, 2, 3, 1]).reshape(n * h * w, c)
+        value.transpose(0, 2, 3, 1).reshape(n * h * w, c)
         for value, (n, c, h, w) in zip(maps, shapes, strict=True)
     ]
-    return rows[0] if len(rows) == 1 else b.concat(*rows, axis=0)
+    return rows[0] if len(rows) == 1 else concat(*rows, axis=0)
 
 
 def pool(
@@ -108,46 +76,34 @@ def pool(
     if fixed:
         ry = rx = b.constant(np.float32(fixed))
     elif p.roi_sampling == "masked4":
-        ry, rx = b.op("Min", y.adaptive, float(MASKED)), b.op("Min", x.adaptive, float(MASKED))
+        ry, rx = y.adaptive.min(float(MASKED)), x.adaptive.min(float(MASKED))
     else:
         ry, rx = y.adaptive, x.adaptive
-    grid = _Grid(rows, base, stride, y, x, ry, rx, p)
+    grid = Grid(rows, base, stride, y, x, ry, rx, p)
     if 0 < fixed <= UNROLLED:
         total = _unrolled(b, grid, fixed)
     elif fixed:
         total = _looped(b, grid, b.constant(np.float32(fixed * fixed)))
     else:
         total = _grouped(b, grid)
-    return b.op("Transpose", total, perm=[0, 3, 1, 2])
+    return total.transpose(0, 3, 1, 2)
 
 
-@dataclass(frozen=True)
-class _Grid:
-    rows: Value
-    base: Value
-    stride: Value
-    y: Axis
-    x: Axis
-    ry: Value
-    rx: Value
-    pooling: Pooling
-
-
-def _unrolled(b: Builder, grid: _Grid, count: int) -> Value:
+def _unrolled(b: Builder, grid: Grid, count: int) -> Value:
     steps = [np.float32(i) for i in range(count)]
     p = grid.pooling
-    lines = [_axis_weights(b, grid.y, grid.ry, i, p.height, p) for i in steps]
-    columns = [_axis_weights(b, grid.x, grid.rx, i, p.width, p) for i in steps]
+    lines = [axis_weights(b, grid.y, grid.ry, i, p.height, p) for i in steps]
+    columns = [axis_weights(b, grid.x, grid.rx, i, p.width, p) for i in steps]
     total: Value | None = None
     for line in lines:
         for column in columns:
-            sample = _read(b, grid, line, column)
+            sample = read_sample(b, grid, line, column)
             total = sample if total is None else total + sample
     assert total is not None
     return total
 
 
-def _grouped(b: Builder, grid: _Grid) -> Value:
+def _grouped(b: Builder, grid: Grid) -> Value:
     """The boxes in groups of like sample counts, each group with a Loop of its own length.
 
     One Loop per group, not a Loop over groups: TensorRT's importer warns about the shape of a
@@ -159,32 +115,32 @@ def _grouped(b: Builder, grid: _Grid) -> Value:
         return _looped(b, grid, _most(b, grid.ry, grid.rx))
     size = p.boxes // groups
     count = b.op("Max", grid.ry, 0.0) * b.op("Max", grid.rx, 0.0)
-    _, order = top_k(b, count.reshape(1, p.boxes), (1, p.boxes), p.boxes)
+    _, order = top_k(count.reshape(1, p.boxes), 1, p.boxes)
     order = order.reshape(p.boxes)
     y, x = grid.y, grid.x
-    reals = b.concat(
+    reals = concat(
         y.start, y.bin, y.cells, grid.ry, x.start, x.bin, x.cells, grid.rx, axis=1
     ).take(order).reshape(groups, size, 8)  # fmt: skip
     stride = b.op("Expand", grid.stride, np.array([p.boxes, 1]))
-    whole = b.concat(grid.base, stride, axis=1).take(order).reshape(groups, size, 2)
+    whole = concat(grid.base, stride, axis=1).take(order).reshape(groups, size, 2)
 
     parts = []
     for number in range(groups):
         mine, ints = reals.take(np.array(number)), whole.take(np.array(number))
-        columns = [mine.take(np.array([i]), axis=1) for i in range(8)]
-        base, line = (ints.take(np.array([i]), axis=1) for i in (0, 1))
-        part = _Grid(
+        columns = [mine.take([i], axis=1) for i in range(8)]
+        base, line = (ints.take([i], axis=1) for i in (0, 1))
+        part = Grid(
             grid.rows, base, line, Axis(*columns[:4]), Axis(*columns[4:]),
             columns[3], columns[7], replace(p, boxes=size),
         )  # fmt: skip
         parts.append(_looped(b, part, _most(b, part.ry, part.rx)))
-    done = b.concat(*parts, axis=0)
+    done = concat(*parts, axis=0)
     here = np.arange(p.boxes, dtype=np.int32)
     back = b.op("ScatterElements", np.zeros_like(here), order, here, axis=0)
     return done.take(back)
 
 
-def _looped(b: Builder, grid: _Grid, positions: Value) -> Value:
+def _looped(b: Builder, grid: Grid, positions: Value) -> Value:
     """Sample t of a box is line floor(t / rx), column t mod rx: boxes finish independently."""
     p = grid.pooling
     kind = np.float32 if p.dtype == TensorProto.FLOAT else np.float16
@@ -195,12 +151,12 @@ def _looped(b: Builder, grid: _Grid, positions: Value) -> Value:
     rx = body.op("Max", grid.rx, 1.0)
     line_no = body.op("Floor", (step + 0.5) / rx)
     column_no = step - line_no * rx
-    line = _axis_weights(body, grid.y, grid.ry, line_no, p.height, p)
-    column = _axis_weights(body, grid.x, grid.rx, column_no, p.width, p)
-    body.rename(total + _read(body, grid, line, column), total_out)
+    line = axis_weights(body, grid.y, grid.ry, line_no, p.height, p)
+    column = axis_weights(body, grid.x, grid.rx, column_no, p.width, p)
+    body.output(total + read_sample(body, grid, line, column), total_out)
     after = step + 1.0
-    body.rename(after, step_out)
-    body.rename(after < positions, more_out)
+    body.output(after, step_out)
+    body.output(after < positions, more_out)
     graph = body.graph(
         "sample",
         [
@@ -223,47 +179,10 @@ def _looped(b: Builder, grid: _Grid, positions: Value) -> Value:
     return done
 
 
-def _axis_weights(
-    b: Builder, axis: Axis, samples: Value, step: Value | np.float32, bins: int, p: Pooling
-) -> tuple[Value, Value, Value, Value]:
-    """For one sample per bin: lower and upper cell (float32) and their weights, each [R, bins]."""
-    start, size, cells = b.here(axis.start), b.here(axis.bin), b.here(axis.cells)
-    count = b.op("Max", samples, 1.0)
-    at = start + size * np.arange(bins, dtype=np.float32)[None, :]
-    at = at + size * (step + np.float32(p.offset) if isinstance(step, Value)
-                      else np.float32(step + p.offset)) / count  # fmt: skip
-    share = b.where(b.op("Less", step, samples), 1.0 / count, 0.0)
-    if p.zero_outside:
-        on_map = (at >= -1.0) & (at <= cells)
-        share = b.where(on_map, share, 0.0)
-    at = b.op("Min", b.op("Max", at, 0.0), cells - 1.0)
-    lower = b.op("Floor", at)
-    upper = b.op("Min", lower + 1.0, cells - 1.0)
-    part = at - lower
-    return lower, upper, (1.0 - part) * share, part * share
-
-
-def _read(b: Builder, grid: _Grid, line: tuple[Value, ...], column: tuple[Value, ...]) -> Value:
-    """One bilinear sample of every bin, [R, height, width, C]."""
-    base, stride = b.here(grid.base), b.here(grid.stride)
-    total: Value | None = None
-    for cell_y, weight_y in ((line[0], line[2]), (line[1], line[3])):
-        first = (base + cell_y.cast(TensorProto.INT32) * stride).unsqueeze(2)
-        for cell_x, weight_x in ((column[0], column[2]), (column[1], column[3])):
-            row = first + cell_x.cast(TensorProto.INT32).unsqueeze(1)
-            weight = (weight_y.unsqueeze(2) * weight_x.unsqueeze(1)).unsqueeze(3)
-            if grid.pooling.dtype != TensorProto.FLOAT:
-                weight = weight.cast(grid.pooling.dtype)
-            read = b.here(grid.rows).take(row) * weight
-            total = read if total is None else total + read
-    assert total is not None
-    return total
-
-
 def _most(b: Builder, ry: Value, rx: Value) -> Value:
     """Samples per bin of the box that has most, a scalar."""
-    per_box = b.op("Max", ry, 0.0) * b.op("Max", rx, 0.0)
-    return b.op("ReduceMax", per_box, np.array([0, 1]), keepdims=0)
+    per_box = ry.max(0.0) * rx.max(0.0)
+    return per_box.amax(0, 1)
 
 
 def output_graph(
@@ -276,5 +195,5 @@ def output_graph(
     dtype: int,
 ) -> onnx.GraphProto:
     """Close the graph with one output of the given shape."""
-    b.rename(pooled.reshape(*shape), output)
+    b.output(pooled.reshape(*shape), output)
     return b.graph(name, inputs, [tensor_info(output, shape, dtype)])

@@ -19,13 +19,20 @@ def feeds_of(op: PluginOp, arrays: tuple[np.ndarray, ...]) -> dict[str, np.ndarr
     return dict(zip(op.inputs, arrays, strict=True))
 
 
+def plugin_node(op: PluginOp, attrs: Mapping[str, Any], shapes: list[tuple[int, ...]]) -> onnx.NodeProto:
+    """A node in the compiler's domain with every attribute written out."""
+    given = {key: value for key, value in op.validate(attrs, shapes).items() if value is not None}
+    return helper.make_node(
+        op.op_type, op.inputs, op.outputs, name="node", domain=DOMAIN, plugin_version=op.version, **given
+    )
+
+
 def run_function(
     op: PluginOp, attrs: Mapping[str, Any], *arrays: np.ndarray, opset: int = 17
 ) -> list[np.ndarray]:
     """The op's function in ONNX Runtime, called by a node as the compiler makes it."""
     shapes = [array.shape for array in arrays]
-    op.validate(attrs, shapes)
-    node = op.make_node(op.inputs, op.outputs, name="node", **attrs)
+    node = plugin_node(op, attrs, shapes)
     inputs = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
         for name, a in zip(op.inputs, arrays, strict=True)

@@ -11,7 +11,6 @@ from helpers.plugin_runs import build_rtx, lowered_model, run_function, run_lowe
 
 from onnxgraft.errors import PluginError
 from onnxgraft.plugins import REGISTRY
-from onnxgraft.plugins.pyramid_roi_align import promoting_image_size
 
 PYRAMID = REGISTRY["PyramidROIAlign_TRT"]
 SINGLE = REGISTRY["ROIAlign_TRT"]
@@ -105,26 +104,6 @@ def test_pyramid_levels_at_the_thresholds() -> None:
         assert got[0][0, :, 0, 0, 0].round().tolist() == expected
     detectron2 = run_lowered(PYRAMID, a, rois, *levels, level_rule="detectron2")
     assert detectron2[0][0, :, 0, 0, 0].round().tolist() == [1, 2, 3, 1, 2, 3]
-
-
-def test_promoting_image_size_follows_detectron2_at_equality() -> None:
-    """Boxes of exactly 112, 224 and 448 pixels anywhere on the canvas, through the function."""
-    rng = np.random.default_rng(15)
-    levels = [np.full((1, 1, 1344 // s, 1344 // s), i, np.float32) for i, s in enumerate(STRIDES)]
-    side = np.repeat([112, 224, 448, 111, 223, 447], 50)[:, None]
-    corner = rng.integers(0, 1344 - side, (300, 2))
-    rois = np.concatenate([corner, corner + side], axis=1).astype(np.float32)[None] / 1344
-    a = {
-        "pooled_size": 1,
-        "sampling_ratio": 1,
-        "roi_coords_absolute": 0,
-        "image_size": promoting_image_size(1344, 1344),
-    }
-    expected = np.repeat([1, 2, 3, 0, 1, 2], 50)
-    for got in (run_function(PYRAMID, a, rois, *levels), run_lowered(PYRAMID, a, rois, *levels)):
-        np.testing.assert_array_equal(got[0][0, :, 0, 0, 0].round(), expected)
-    plain = run_function(PYRAMID, {**a, "image_size": [1344, 1344]}, rois, *levels)[0]
-    assert (plain[0, :150, 0, 0, 0].round() < expected[:150]).any()
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5])
