@@ -39,3 +39,8 @@ class TargetError(OnnxgraftError):
 
 class MissingExtraError(OnnxgraftError):
     """A package of an optional extra is absent: says what to install."""
+
+
+def os_reason(error: OSError) -> str:
+    """Why the operating system refused, in its words and without a path: "no such file or directory"."""
+    return (error.strerror or str(error)).lower()

@@ -17,19 +17,20 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 from onnxgraft.evaluation.coco import evaluate
 from onnxgraft.files import CACHE
-from onnxgraft.golden import catalog
+from onnxgraft.golden import catalog, scenes
+from onnxgraft.instruments.stage import feeder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.options import CompileOptions
 from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.runtime.comparison import match
-from onnxgraft.runtime.detections import Detections, from_outputs
+from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.read_outputs import from_outputs
 from onnxgraft.targets import OrtRunner
-from onnxgraft.tools.benchmark import peak_mib
+from onnxgraft.tools.benchmark.child import peak_mib
 
 FORMS = {
     "plugin functions": ("onnxruntime", "exact"),
@@ -37,32 +38,31 @@ FORMS = {
     "native, masked4": ("tensorrt-rtx", "masked4"),
     "native, fixed2": ("tensorrt-rtx", "fixed2"),
 }
-IO = {"input": {"name": "input_tensor", "shape": [1, 3, 1344, 1344], "layout": "NCHW"}, "boxes": "normalized"}
 
 
-def measure(form: str, scenes: int) -> dict[str, float]:
+def measure(form: str, count: int) -> dict[str, float]:
     """The row of one form, in this process."""
     target, sampling = FORMS[form]
-    graph = Graph.load(catalog.resolve("mask_rcnn", CACHE))
+    graph, ctx = Graph.load(catalog.resolve("mask_rcnn", CACHE)), Context()
     options = CompileOptions(roi_sampling=sampling)
-    PassManager(default_pipeline(options, target).passes, fingerprints=False).run(graph)
+    PassManager(default_pipeline(options, target).passes, fingerprints=False).run(graph, ctx)
+    feeds = feeder(graph, ctx)
     with tempfile.TemporaryDirectory() as folder:
         graph.save(Path(folder) / "model.onnx")
         runner = OrtRunner(Path(folder) / "model.onnx")
     before = peak_mib()
     found: dict[int, Detections] = {}
     shares, times = [], []
-    for scene in range(scenes):
-        image = scenes.scene(scene, scenes.EVALUATION)
-        feed = {"input_tensor": image.transpose(2, 0, 1).astype(np.float32)[None]}
+    for number in range(count):
+        feed = feeds([scenes.scene(number, scenes.EVALUATION)])
         started = time.perf_counter()
         outputs = runner(feed)
         times.append(time.perf_counter() - started)
-        found[scene] = from_outputs(outputs, IO, 0)
-        reference = Detections.load(catalog.folder("mask_rcnn") / "evaluation" / f"scene_{scene}.npz")
-        shares.append(match(reference, found[scene]).share)
+        found[number] = from_outputs(outputs, ctx.io)
+        reference = Detections.load(catalog.folder("mask_rcnn") / "evaluation" / f"scene_{number}.npz")
+        shares.append(match(reference, found[number]).share)
     peak = peak_mib() - before
-    ap = evaluate(scenes.coco(range(scenes)), found)
+    ap = evaluate(scenes.coco(range(count)), found)
     return {
         "strict": statistics.mean(shares), "box": ap["box"]["AP"], "mask": ap["mask"]["AP"], "mib": peak,
         "ms": statistics.median(times) * 1000,

@@ -13,9 +13,9 @@ from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import descendants
 from onnxgraft.ir.value import Value, constant, where
+from onnxgraft.manifest import IMAGE_SIZES
 from onnxgraft.passes.decode_boxes import NEVER
 from onnxgraft.passes.fix_input import SIZE_DIVISIBILITY
-from onnxgraft.passes.normalize_input import SIZES_NAME
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import NORMALIZED_INPUT, Fact
@@ -39,7 +39,7 @@ class MaskPadding(Pass):
     requires: ClassVar[tuple[Fact | str, ...]] = (NORMALIZED_INPUT,)
 
     def run(self, graph: Graph, ctx: Context) -> None:
-        if not ctx.io.get("image_sizes"):
+        if not ctx.io.image_sizes:
             raise InputError("mask-padding: needs the true image sizes; build with --image-sizes")
         masks = _Masks(graph, ctx)
         trunk = _trunk(graph, ctx)
@@ -97,8 +97,8 @@ class _Masks:
     def __init__(self, graph: Graph, ctx: Context) -> None:
         self.graph, self.batch = graph, ctx.batch
         self.canvas = ctx.spec().image.height, ctx.spec().image.width
-        sizes = next(t for t in graph.gs.inputs if t.name == SIZES_NAME)
-        b = self.builder = Builder(graph, "padding", [SIZES_NAME])
+        sizes = next(t for t in graph.gs.inputs if t.name == IMAGE_SIZES)
+        b = self.builder = Builder(graph, "padding", [IMAGE_SIZES])
         # Only a feature pyramid asks detectron2 to pad images; C4 and DC5 take them as they are.
         pyramid = len(ctx.spec().feature_tensors()) != 1
         unit = b.floats("divisibility", float(SIZE_DIVISIBILITY if pyramid else 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import onnx_graphsurgeon as gs
@@ -51,8 +51,8 @@ class NameOutputs(Pass):
             ctx.values.results[role] = name
             outputs.append(tensor)
         set_outputs(graph, ctx, outputs)
-        ctx.io["boxes"] = self.boxes
-        ctx.io["outputs"] = {t.name: list(t.shape) for t in outputs}
+        shapes = {t.name: tuple(t.shape) for t in outputs}
+        ctx.io = replace(ctx.io, boxes=self.boxes, outputs=shapes)
 
 
 def _canvas(graph: Graph, ctx: Context) -> tuple[int, int]:

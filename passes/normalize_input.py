@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,12 +11,12 @@ import onnx_graphsurgeon as gs
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.value import Constant, Value, constant, where
+from onnxgraft.manifest import IMAGE_SIZES, ImageIO
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import NORMALIZED_INPUT, STATIC_INPUT, Fact
 
 INPUT_NAME = "input_tensor"  # as NVIDIA's sample calls it
-SIZES_NAME = "image_sizes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +56,14 @@ class NormalizeInput(Pass):
         if any(s != 1.0 for s in spec.std):
             x = (x / _per_channel("std", spec.std)).named("scaled")
         if self.image_sizes:
-            sizes = gs.Variable(SIZES_NAME, np.float32, [n, 2])
+            sizes = gs.Variable(IMAGE_SIZES, np.float32, [n, 2])
             x = _zero_outside(builder, x, builder.of(sizes), n, h, w)
             graph.gs.inputs.append(sizes)
         graph.replace(old, x.handle)
         graph.gs.inputs[0] = image
         ctx.values.normalized = x.name
-        ctx.io["input"] = {
-            "name": INPUT_NAME, "shape": shape, "dtype": self.dtype, "layout": self.layout, "order": order,
-        }  # fmt: skip
-        ctx.io["image_sizes"] = self.image_sizes
+        taken = ImageIO(INPUT_NAME, tuple(shape), self.dtype, self.layout, "RGB" if order == "RGB" else "BGR")
+        ctx.io = replace(ctx.io, input=taken, image_sizes=self.image_sizes)
         graph.cleanup()
 
 

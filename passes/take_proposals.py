@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,14 +12,13 @@ from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.value import constant
+from onnxgraft.manifest import PROPOSALS_INPUT, TensorIO
 from onnxgraft.passes.emit.boxes import shortest_side
 from onnxgraft.passes.emit.rows import first_image, first_valid_rows
 from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import NORMALIZED_INPUT, PROPOSALS, STATIC_INPUT, Fact
 from onnxgraft.pipeline.values import ProposalValues
-
-PROPOSALS_NAME = "proposals"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +49,6 @@ class TakeProposals(DetectorPass[str]):
         flat = first_image(boxes, n).reshape(-1, 4, hint="rows").named("flat")
         graph.gs.inputs[:] = [taken if t is old else t for t in graph.gs.inputs]
         graph.replace(old, flat.take(rows).named("kept").handle)
-        taken.name = PROPOSALS_NAME
-        ctx.values.proposals = ProposalValues(PROPOSALS_NAME, valid.name, rows.name)
-        ctx.io["proposals"] = [n, p, 4]
+        taken.name = PROPOSALS_INPUT
+        ctx.values.proposals = ProposalValues(PROPOSALS_INPUT, valid.name, rows.name)
+        ctx.io = replace(ctx.io, proposals=TensorIO(PROPOSALS_INPUT, (n, p, 4)))

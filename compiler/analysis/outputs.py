@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.detector.outputs import MAPS, Role
 from onnxgraft.detector.spec import Outputs
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph, ancestors
 
 _PREDICTORS = frozenset({"Conv", "ConvTranspose"})
-_MAPS = frozenset({"masks", "heatmaps", "semantic"})
-_ROLES = ("boxes", "scores", "classes", "masks", "heatmaps", "semantic", "image_size")
 
 
-def recognise_outputs(graph: Graph, needed: tuple[str, ...] = ("boxes", "scores", "classes")) -> Outputs:
+def recognise_outputs(graph: Graph, needed: tuple[Role, ...] = (Role.BOXES, Role.SCORES, Role.CLASSES)) -> Outputs:
     """Which output is what, by type, rank and what makes it: boxes are float of rank 2, classes are integers, masks
     are probabilities of rank 4, heatmaps are logits of rank 4 that depend on pooled boxes, semantic logits do not.
 
@@ -30,31 +29,33 @@ def recognise_outputs(graph: Graph, needed: tuple[str, ...] = ("boxes", "scores"
         )
     for role in needed:
         if role not in known:
-            raise Refusal(f"no output looks like the detections' {role}: outputs are "
+            raise Refusal(f"no output looks like the detections' {role.value}: outputs are "
                           f"{', '.join(repr(t.name) for t in graph.gs.outputs)}")  # fmt: skip
-    return Outputs(**{f"{role}_tensor": known[role].name if role in known else None for role in _ROLES})
+    return Outputs.of({role: tensor.name for role, tensor in known.items()})
 
 
-def sort_outputs(graph: Graph) -> tuple[dict[str, gs.Tensor], list[tuple[gs.Tensor, str]]]:
+def sort_outputs(graph: Graph) -> tuple[dict[Role, gs.Tensor], list[tuple[gs.Tensor, str]]]:
     """The outputs of a detector by their roles, and those that it cannot have, each with the reason.
+
+    Shapes are those of a simplified export: boxes float [n, 4], scores float [n], classes int [n], maps of rank 4.
 
     Two outputs of one role are two detectors in one graph: the first one counts. Maps need a network that pools boxes, or
     one that only segments.
     """
-    known: dict[str, gs.Tensor] = {}
+    known: dict[Role, gs.Tensor] = {}
     unknown: list[tuple[gs.Tensor, str]] = []
-    detects = any(_role(tensor) == "boxes" for tensor in graph.gs.outputs)
+    detects = any(_role(tensor) is Role.BOXES for tensor in graph.gs.outputs)
     pools = any(node.op == "RoiAlign" for node in graph.nodes)
     for tensor in graph.gs.outputs:
         role = _role(tensor)
         if not detects and role is None and tensor.shape is not None and len(tensor.shape) == 3:
-            role = "semantic"  # after the post-processing that detectron2's script leaves in the graph
+            role = Role.SEMANTIC  # after the post-processing that detectron2's script leaves in the graph
         if role is None:
             unknown.append((tensor, "is none that a detectron2 detector has"))
-        elif role in _MAPS and detects and not pools:
+        elif role in MAPS and detects and not pools:
             unknown.append((tensor, "is none that a detector without RoIAlign has"))
         elif role in known:
-            plural = role if role.endswith("s") else f"{role} logits"
+            plural = role.value if role.value.endswith("s") else f"{role.value} logits"
             first = known[role].name
             reason = f"looks like {plural}, which output {first!r} gives: an output of your own, or a second detector"
             unknown.append((tensor, reason))
@@ -63,23 +64,23 @@ def sort_outputs(graph: Graph) -> tuple[dict[str, gs.Tensor], list[tuple[gs.Tens
     return known, unknown
 
 
-def _role(tensor: gs.Tensor) -> str | None:
+def _role(tensor: gs.Tensor) -> Role | None:
     if isinstance(tensor, gs.Constant) or tensor.shape == [2]:
-        return "image_size"
+        return Role.IMAGE_SIZE
     rank = len(tensor.shape) if tensor.shape is not None else None
     if tensor.dtype is None or not np.issubdtype(np.dtype(tensor.dtype), np.floating):
-        return "classes" if rank == 1 else None
-    return _map_role(tensor) if rank == 4 else {1: "scores", 2: "boxes"}.get(rank or 0)
+        return Role.CLASSES if rank == 1 else None
+    return _map_role(tensor) if rank == 4 else {1: Role.SCORES, 2: Role.BOXES}.get(rank or 0)
 
 
-def _map_role(tensor: gs.Tensor) -> str:
+def _map_role(tensor: gs.Tensor) -> Role:
     """What a rank-4 output is, told by the nearest node above it that says so."""
     above = list(ancestors(tensor))
     if not any(node.op == "RoiAlign" for node in above):
-        return "semantic"
+        return Role.SEMANTIC
     for node in above:
         if node.op == "Sigmoid":
-            return "masks"
+            return Role.MASKS
         if node.op in _PREDICTORS:
             break
-    return "heatmaps"
+    return Role.HEATMAPS

@@ -6,6 +6,7 @@ from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.outputs import recognise_outputs, sort_outputs
 from onnxgraft.analysis.provenance import refuse_change
 from onnxgraft.analysis.rpn import analyse_rpn
+from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph, ancestors
@@ -15,7 +16,7 @@ def matches(graph: Graph) -> bool:
     """Whether boxes are selected by TopK, pooled by nothing and given out without classes."""
     kinds = {node.op for node in graph.nodes}
     known, _ = sort_outputs(graph)
-    return "TopK" in kinds and "RoiAlign" not in kinds and "boxes" in known and "classes" not in known
+    return "TopK" in kinds and "RoiAlign" not in kinds and Role.BOXES in known and Role.CLASSES not in known
 
 
 def analyse_proposal_network(graph: Graph) -> DetectorSpec:
@@ -25,7 +26,7 @@ def analyse_proposal_network(graph: Graph) -> DetectorSpec:
         Refusal: names the node and the reason.
     """
     image = analyse_input(graph)
-    outputs = recognise_outputs(graph, ("boxes", "scores"))
+    outputs = recognise_outputs(graph, (Role.BOXES, Role.SCORES))
     proposals, objectness = graph.tensor(outputs.boxes_tensor or ""), graph.tensor(outputs.scores_tensor or "")
     if any(node.op == "Sigmoid" for node in ancestors(objectness) if node in objectness.inputs):
         raise Refusal("the objectness of an RPN is a logit; this output is a probability", objectness.name)

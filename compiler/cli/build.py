@@ -29,14 +29,14 @@ def build(
     output = output or Path("build") / Path(model).stem / options.precision
     with working(f"building {output}") as progress:
         made = compile(model, output, options, instruments=printers, progress=progress)
-    for note in made.manifest["notes"]:
+    for note in made.manifest.notes:
         out.print(f"note: {note}", soft_wrap=True)
     out.print(_build_line(made), soft_wrap=True)
 
 
 def _build_line(made: Any) -> str:
-    manifest, name = made.manifest, made.manifest["engine"]
-    what = f"{name} ({manifest['sizes'][name] / 2**20:.1f} MiB) for {manifest['target']}" if name else "model.onnx, no engine"
+    manifest, name = made.manifest, made.manifest.engine
+    what = f"{name} ({manifest.sizes[name] / 2**20:.1f} MiB) for {manifest.target}" if name else "model.onnx, no engine"
     records = made.report.records
     if not (made.folder / "passes").is_dir():
         return f"{made.folder}: {what}; {len(records)} passes ran without checks"

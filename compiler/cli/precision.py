@@ -77,11 +77,12 @@ def evaluate(
 ) -> None:
     """Average precision of boxes, masks and keypoints, as COCO measures it; mean IoU of semantic maps."""
     from onnxgraft.cli.console import bar, out, show
+    from onnxgraft.evaluation.table import table
     from onnxgraft.tools import evaluate as evaluation
 
     with bar("evaluating") as progress:
         report = evaluation.evaluate(run, images, annotations, limit, stored, engine, json_file, semantic, progress)
-    show([tuple(row) for row in evaluation.table(report)])
+    show([tuple(row) for row in table(report)])
     out.print(f"{report['images']} images; {report['what']}", soft_wrap=True)
 
 

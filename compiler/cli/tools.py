@@ -92,7 +92,8 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure: surgery and engine build beside loading and saving the file, or the latency of a build."""
     from onnxgraft.cli.console import show, working
-    from onnxgraft.tools.benchmark import latency, surgery
+    from onnxgraft.tools.benchmark.latency import latency
+    from onnxgraft.tools.benchmark.surgery import surgery
 
     if run is not None and (model or precision):
         raise InputError(f"{'--model' if model else '--precision'} has no effect on a build folder: leave out one of the two")
@@ -113,7 +114,8 @@ MANY = 200  # images of a second calibration, to see that memory does not grow
 def _bench_precision(model: str, repeat: int, images: int, size: Size) -> None:
     """Print calibration beside onnxruntime.quantization's, and latencies of raw export, fp32 and int8."""
     from onnxgraft.cli.console import bar, show
-    from onnxgraft.tools.benchmark_precision import calibration, latencies
+    from onnxgraft.tools.benchmark.calibration import calibration
+    from onnxgraft.tools.benchmark.latency import latencies
 
     with bar("measuring") as progress:
 

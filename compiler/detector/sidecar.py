@@ -2,12 +2,11 @@
 
 `model.json` beside `model.onnx` (or --sidecar FILE): {"class_names": [...], "config": {...}} with any of the keys of
 `FIELDS`, as the golden graphs' meta.json has them. Numbers that stand in the graph too must agree with it. Of a Panoptic
-FPN also config.panoptic (runtime.panoptic.Combine) and "semantic_class_names".
+FPN also config.panoptic (detector.spec.Combine) and "semantic_class_names".
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from onnxgraft.detector.spec import Combine, DetectorSpec
 from onnxgraft.errors import InputError
+from onnxgraft.files import read_json
 
 # Where each key of a config stands in a DetectorSpec: "levels.*.stride" is the stride of every level.
 FIELDS = {
@@ -78,9 +78,9 @@ class Sidecar:
         return int(self.config.get("shortest_edge", 800)), int(self.config.get("longest_edge", 1333))
 
     @property
-    def panoptic(self) -> dict[str, Any]:
-        """How a Panoptic FPN merges instances and semantic map, as runtime.panoptic.Combine takes it."""
-        return dict(vars(Combine.of(self.config.get("panoptic") or {})))
+    def panoptic(self) -> Combine:
+        """How a Panoptic FPN merges instances and semantic map; detectron2's defaults where the file is silent."""
+        return Combine.of(self.config.get("panoptic") or {})
 
     def check(self, spec: DetectorSpec) -> None:
         """Raises InputError naming the first field that the graph contradicts."""
@@ -100,18 +100,17 @@ class Sidecar:
 
 
 def read(path: Path) -> Sidecar:
+    """Read a sidecar file. Raises InputError, in one line, when it cannot be read or is none."""
+    data = read_json(path, "sidecar")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
         config, names = data.get("config", {}), data.get("class_names") or []
         semantic = data.get("semantic_class_names") or []
         order = config.get("channel_order", "BGR")
         Combine.of(config.get("panoptic") or {})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except OSError as error:
-        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path}: no sidecar: expected JSON with class_names and config ({error})") from error
+    except AttributeError as error:
+        raise InputError(f"{path}: no sidecar: expected an object with class_names and config ({error})") from error
     if order not in ("BGR", "RGB"):
         raise InputError(f"{path}: channel_order {order!r} is not BGR or RGB")
     return Sidecar(path, tuple(map(str, names)), config, tuple(map(str, semantic)))

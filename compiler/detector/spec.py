@@ -6,11 +6,13 @@ that was analysed; all others are numbers that detectron2's config would give.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
+from onnxgraft.detector.outputs import Role
 from onnxgraft.errors import InputError
 
 
@@ -205,6 +207,19 @@ class Outputs:
     semantic_tensor: str | None = None
     image_size_tensor: str | None = None
 
+    @classmethod
+    def of(cls, tensors: Mapping[Role, str]) -> Outputs:
+        """From tensor names by role; a role without a tensor is absent."""
+        return cls(
+            tensors.get(Role.BOXES),
+            tensors.get(Role.SCORES),
+            tensors.get(Role.CLASSES),
+            tensors.get(Role.MASKS),
+            tensors.get(Role.HEATMAPS),
+            tensors.get(Role.SEMANTIC),
+            tensors.get(Role.IMAGE_SIZE),
+        )
+
 
 @dataclass(frozen=True)
 class DetectorSpec:
@@ -286,5 +301,5 @@ class Combine:
             number = settings[name]
             if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= 0:
                 raise InputError(f"panoptic.{name} is {number!r}, expected a number of at least 0")
-            numbers[name] = number
+            numbers[name] = math.ceil(number) if name == "stuff_area_limit" else float(number)
         return cls(**numbers)

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from onnxgraft.errors import InputError
+from onnxgraft.errors import InputError, os_reason
+from onnxgraft.files import write_json
+from onnxgraft.manifest import MANIFEST
 from onnxgraft.pipeline.record import Report
-
-TIMES = "times.json"
-VARYING = (TIMES, "report.html")  # what holds times, and so differs when a build is made again
+from onnxgraft.report.reader import REPORT
 
 
 @contextmanager
@@ -27,19 +27,19 @@ def new_folder(place: Path) -> Iterator[Path]:
     _recover(place)
     if place.exists() and not place.is_dir():
         raise InputError(f"{place}: is a file; give a folder for the build (-o)")
-    if place.is_dir() and any(place.iterdir()) and not (place / "manifest.json").exists():
+    if place.is_dir() and any(place.iterdir()) and not (place / MANIFEST).exists():
         raise InputError(f"{place}: holds files that are no build; give an empty or a new folder (-o)")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.new-", dir=place.parent))
     except OSError as error:
-        raise InputError(f"{place}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+        raise InputError(f"{place}: cannot be written: {os_reason(error)}") from error
     try:
         yield temporary
         os.chmod(temporary, 0o755)
         _swap(temporary, place)
     except OSError as error:
-        raise InputError(f"{place}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+        raise InputError(f"{place}: cannot be written: {os_reason(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -71,3 +71,9 @@ def write_passes(folder: Path, report: Report) -> None:
         (passes / f"{stem}.diff").write_text(record.diff)
 
 
+def write_report_json(folder: Path, report: Report) -> None:
+    """report.json: what each pass did, without seconds (times.json has them), and the notes. Raises InputError."""
+    content = report.to_dict()
+    for row in content["passes"]:
+        del row["seconds"]
+    write_json(folder / REPORT, content)

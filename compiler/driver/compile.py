@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft import targets
-from onnxgraft.detector import sidecar
 from onnxgraft.detector.spec import DetectorSpec
-from onnxgraft.driver.build_folder import TIMES, new_folder, write_passes
+from onnxgraft.driver.build_folder import new_folder, write_passes, write_report_json
+from onnxgraft.driver.describe import manifest_of, times_of
 from onnxgraft.driver.plan import check_images, pipeline_of, ranges_of, target_of
 from onnxgraft.driver.recorder import Recorder
 from onnxgraft.driver.runnable import MODEL, RUNNABLE, needs_another, write_runnable
 from onnxgraft.errors import InputError, PassError
-from onnxgraft.files import CACHE, digest, write_json
+from onnxgraft.files import CACHE, digest
 from onnxgraft.golden import catalog, sidecars
 from onnxgraft.instruments import NumericCheck, Promises, Reproducer, Texts, Verify
 from onnxgraft.ir.graph import Graph
-from onnxgraft.manifest import versions
-from onnxgraft.options import CompileOptions, Options, as_dict, declared
+from onnxgraft.manifest import Manifest, Source
+from onnxgraft.options import Options
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import LOWERED
 from onnxgraft.pipeline.instrument import Instrument
@@ -36,8 +36,6 @@ from onnxgraft.report.drawn import draw_detections
 from onnxgraft.report.html import write_report
 from onnxgraft.runtime.images import ResizeRule
 from onnxgraft.targets import EngineInfo
-
-_OF_THE_PASSES = frozenset(option.name for option in declared(CompileOptions))
 
 
 @dataclass(repr=False)
@@ -54,7 +52,7 @@ class Build:
     folder: Path
     report: Report
     spec: DetectorSpec | None
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @property
     def passes(self) -> dict[str, PassRecord]:
@@ -62,14 +60,14 @@ class Build:
         return {record.name: record for record in self.report.records}
 
     def __repr__(self) -> str:
-        engine = self.manifest["engine"] or "no engine"
-        return f"Build({str(self.folder)!r}, {engine} for {self.manifest['target']}, {len(self.report.records)} passes)"
+        engine = self.manifest.engine or "no engine"
+        return f"Build({str(self.folder)!r}, {engine} for {self.manifest.target}, {len(self.report.records)} passes)"
 
     def _repr_html_(self) -> str:
         """For notebooks: the passes as a table, under a link to the report."""
         page = self.folder / "report.html"
         link = f'<p><a href="{page}">{page}</a></p>' if page.is_file() else ""
-        return f"<p><b>{self.folder}</b> for {self.manifest['target']}</p>{self.report._repr_html_()}{link}"
+        return f"<p><b>{self.folder}</b> for {self.manifest.target}</p>{self.report._repr_html_()}{link}"
 
 
 def compile(
@@ -99,10 +97,7 @@ def compile(
     source = catalog.resolve(str(model), CACHE)
     target, why = target_of(options)
     pipeline = pipeline_of(options, target.name)
-    if options.check_numerics and not images:
-        images = check_images(str(model), options.images, options.size)
-    elif options.images:
-        raise InputError("--images has no effect here: give --check-numerics")
+    images = _pictures(str(model), options, images)
     output = Path(output)
     with new_folder(output) as folder:
         progress("reading")
@@ -124,46 +119,31 @@ def compile(
         if ranges.calibration is not None:
             ranges.calibration.save(folder / "calibration.json")
         engine = _build_engine(graph, ctx, folder, target, options, progress)
-        manifest = {
-            "onnxgraft": versions().get("onnxgraft", "unknown"),
-            "source": {"model": str(model), "sha256": digest(source), "opset": graph.source_opset},
-            "target": target.name,
-            "target_reason": why,
-            "precision": options.precision,
-            "calibration": ranges.describe(),
-            "pipeline": str(pipeline),
-            "options": {name: value for name, value in as_dict(options).items() if name in _OF_THE_PASSES},
-            "model": "model.onnx",
-            "runnable": RUNNABLE if another else MODEL,
-            "engine": "model" + target.suffix if engine is not None and target.suffix else None,
-            "io": ctx.io,
-            "preprocess": _preprocess(ctx, beside),
-            "class_names": list(beside.class_names),
-            "semantic_class_names": list(beside.semantic_class_names),
-            **({"panoptic": beside.panoptic} if ctx.detector and ctx.detector.semantic and ctx.detector.mask_head else {}),
-            "spec": ctx.detector.to_dict() if ctx.detector else None,
-            "notes": list(ctx.notes),
-            "sizes": {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()},
-            "sha256": {p.name: digest(p) for p in sorted(folder.iterdir()) if p.is_file()},
-            "versions": versions(),
-            "engine_info": _without_times(engine),
-            "trtexec": target.trtexec_line(
-                Path("model.onnx"), Path("model" + (target.suffix or ".onnx")), options
-            ),
-        }
+        manifest = manifest_of(
+            options=options, ctx=ctx, beside=beside, folder=folder, target=target, engine=engine,
+            runnable=RUNNABLE if another else MODEL, source=Source(str(model), digest(source), graph.source_opset),
+            target_reason=why, calibration=ranges.describe(), pipeline=str(pipeline),
+        )  # fmt: skip
+        if numeric is not None:
+            draw_detections(folder, numeric.images, numeric.found, beside.class_names)
+        write_report_json(folder, report)
+        manifest.write(folder)
         if options.checks:
             write_passes(folder, report)
             recorder.write(folder)
-        if numeric is not None:
-            draw_detections(folder, numeric.images, numeric.found, beside.class_names)
-        write_json(folder / "report.json", _without_seconds(report.to_dict()))
-        write_json(folder / "manifest.json", manifest)
-        times = {r.name: r.seconds for r in report.records}
-        write_json(folder / TIMES, {"passes": times, "surgery": surgery, "total": time.perf_counter() - started,
-                                    "engine": _times(engine)})  # fmt: skip
+        times_of(report, engine, surgery, time.perf_counter() - started).write(folder)
         if options.checks:
             write_report(folder)
     return Build(output, report, ctx.detector, manifest)
+
+
+def _pictures(model: str, options: Options, given: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[np.uint8]]:
+    """What detections are compared on after each pass, uint8 [H, W, 3] BGR of the canvas size; none without the check."""
+    if options.check_numerics and not given:
+        return check_images(model, options.images, options.size)
+    if options.images:
+        raise InputError("--images has no effect here: give --check-numerics")
+    return given
 
 
 def _strict(options: Options) -> Options:
@@ -213,29 +193,3 @@ def _build_engine(
     progress(f"building for {target.name}")
     provenance = {name: origin.pass_name for name, origin in graph.origins.items()}
     return target.build(folder / "model.onnx", folder / ("model" + target.suffix), options, provenance)
-
-
-def _preprocess(ctx: Context, beside: sidecar.Sidecar) -> dict[str, Any]:
-    if ctx.detector is None:
-        return {}
-    image = ctx.detector.image
-    return {
-        "mean": list(image.mean), "std": list(image.std), "order": image.order, "order_known": image.order_known,
-        "shortest_edge": beside.edges[0], "longest_edge": beside.edges[1],
-    }  # fmt: skip
-
-
-def _without_times(engine: EngineInfo | None) -> dict[str, Any] | None:
-    if engine is None:
-        return None
-    return {k: v for k, v in engine.as_dict().items() if not k.endswith("_seconds")}
-
-
-def _times(engine: EngineInfo | None) -> dict[str, float]:
-    return {} if engine is None else {k: v for k, v in engine.as_dict().items() if k.endswith("_seconds")}
-
-
-def _without_seconds(report: dict[str, Any]) -> dict[str, Any]:
-    for row in report["passes"]:
-        row.pop("seconds")
-    return report

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
+from onnxgraft.driver.build_folder import write_passes, write_report_json
+from onnxgraft.files import write_json
+from onnxgraft.instruments.texts import unified
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.printer import text
+from onnxgraft.manifest import PassTime, Times
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.manager import told
 from onnxgraft.pipeline.record import PassRecord, Report
-from onnxgraft.report.stages import Stages
-
-NODES = "nodes.json"
+from onnxgraft.report.html import write_report
+from onnxgraft.report.stages import NODES, Stages
 
 
 class Recorder(Instrument):
@@ -44,11 +46,6 @@ class Recorder(Instrument):
         return record
 
     def failed(self, step: Pass, graph: Graph, ctx: Context, error: BaseException) -> None:
-        from onnxgraft.driver.build_folder import TIMES, write_passes
-        from onnxgraft.files import write_json
-        from onnxgraft.instruments.texts import unified
-        from onnxgraft.report.html import write_report
-
         if self.on_failure is None:
             return
         before = self._records[-1].after if self._records else self._first
@@ -67,12 +64,12 @@ class Recorder(Instrument):
         self.on_failure.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.on_failure / "passes", ignore_errors=True)  # of an earlier failure
         write_passes(self.on_failure, report)
-        write_json(self.on_failure / "report.json", report.to_dict())
-        write_json(self.on_failure / TIMES, {"passes": [r.seconds for r in self._records] + [None]})
+        write_report_json(self.on_failure, report)
+        times = [PassTime(r.name, r.seconds) for r in self._records]
+        Times((*times, PassTime(step.name(), None))).write(self.on_failure)
         self.write(self.on_failure)
         write_report(self.on_failure)
 
     def write(self, folder: Path) -> None:
         """passes/nodes.json: the nodes after each pass."""
-        content = json.dumps(self.stages.data(), separators=(",", ":"))
-        (folder / "passes" / NODES).write_text(content + "\n")
+        write_json(folder / "passes" / NODES, self.stages.data(), indent=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from onnxgraft.errors import InputError
+from onnxgraft.evaluation.instances import read_instances
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.postprocess import ImageDetections
 
@@ -25,19 +25,24 @@ def evaluate(
     category_ids: Sequence[int] | None = None,
     max_detections: int = 100,
 ) -> dict[str, Any]:
-    """Box, mask and keypoint AP of `results` (image id -> detections in that image's pixels).
+    """Box, mask and keypoint AP, through faster-coco-eval. AP is the mean over IoU 0.50:0.95.
 
-    annotations: a COCO instances file, or its content. category_ids: the category of each class
-    index; by default the ids in rising order, as detectron2 numbers them. Every annotated image
-    counts; one without a result has no detections. AP is the mean over IoU 0.50:0.95.
+    Args:
+        annotations: a COCO instances file, or its content.
+        results: detections by image id, boxes in pixels of that image. Every annotated image counts; one without a result
+            has no detections.
+        category_ids: the category of each class index; by default the ids in rising order, as detectron2 numbers them.
+        max_detections: of one image that count, the surest first.
 
-    Returns {"images", "detections", "box": {"AP", "AP50", "AP75", "APs", "APm", "APl",
-    "per_class": {name: AP}}, "mask": the same, where detections and annotations have masks, "keypoint": {"AP", "AP50",
-    "AP75", "APm", "APl", "per_class"} by OKS, where both have COCO's 17 keypoints}.
-    Figures lie in 0..1; None where nothing is annotated. Raises InputError for annotations that
-    are none, an image id they do not have, or a class without a category.
+    Returns:
+        {"images", "detections", "box": {"AP", "AP50", "AP75", "APs", "APm", "APl", "per_class": {name: AP}}, "mask": the
+        same, where detections and annotations have masks, "keypoint": {"AP", "AP50", "AP75", "APm", "APl", "per_class"} by
+        OKS, where both have COCO's 17 keypoints}. Figures lie in 0..1; None where nothing is annotated.
+
+    Raises:
+        InputError: annotations that are none, an image id they do not have, or a class without a category.
     """
-    truth = _read(annotations)
+    truth = read_instances(annotations)
     ids = list(category_ids or sorted(int(c["id"]) for c in truth["categories"]))
     names = {int(c["id"]): str(c.get("name", c["id"])) for c in truth["categories"]}
     images = {int(image["id"]): image for image in truth["images"]}
@@ -53,37 +58,6 @@ def evaluate(
     if _have_keypoints(truth, found):
         report["keypoint"] = _score(truth, _keypoints(found, ids), "keypoints", names, _KEYPOINT_DETECTIONS)
     return report
-
-
-def _read(annotations: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """Annotations as a dict of our own to change; ids from 1, since 0 means "unmatched" inside."""
-    where = "annotations"
-    data: Any = annotations
-    if isinstance(annotations, (str, Path)):
-        where = str(annotations)
-        try:
-            data = json.loads(Path(annotations).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{where}: {(error.strerror or str(error)).lower()}") from error
-        except ValueError as error:
-            raise InputError(f"{where}: not JSON ({error})") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(data, Mapping) or not isinstance(data.get(key), list):
-            raise InputError(f"{where}: no COCO instances: the list {key!r} is missing")
-    try:
-        return {
-            "images": [{**image, "id": int(image["id"])} for image in data["images"]],
-            "annotations": [_annotation(i, a) for i, a in enumerate(data["annotations"], 1)],
-            "categories": [{**category, "id": int(category["id"])} for category in data["categories"]],
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: no COCO instances: an entry has no usable {error}") from error
-
-
-def _annotation(number: int, entry: Mapping[str, Any]) -> dict[str, Any]:
-    _, _, width, height = (float(v) for v in entry["bbox"])
-    area = float(entry.get("area", width * height))
-    return {"iscrowd": 0, **entry, "image_id": int(entry["image_id"]), "area": area, "id": number}
 
 
 def _in_image(image_id: int, result: Result, images: Mapping[int, Any]) -> ImageDetections:

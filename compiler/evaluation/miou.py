@@ -23,7 +23,15 @@ class MeanIoU:
         self.confusion = np.zeros((classes, classes), np.int64)  # [found, truth]
 
     def add(self, found: NDArray[np.int32], truth: NDArray[np.int64]) -> None:
-        """Count an image. Raises InputError when the sizes differ."""
+        """Count an image.
+
+        Args:
+            found: semantic class of each pixel, int32 [H, W].
+            truth: the same as annotated, int64 [H, W]; labels that are no class are ignored.
+
+        Raises:
+            InputError: the sizes differ.
+        """
         if found.shape != truth.shape:
             raise InputError(f"the semantic truth is {truth.shape[0]}x{truth.shape[1]}, the picture {found.shape[0]}x"
                              f"{found.shape[1]}")  # fmt: skip

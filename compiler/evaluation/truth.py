@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError
+from onnxgraft.evaluation.instances import read_instances
 from onnxgraft.golden import scenes
 from onnxgraft.runtime.images import read_image
 
-SCENES = 24
+SCENES = 24  # of an evaluation without pictures of its own
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -38,13 +38,8 @@ class Truth:
 
 def from_files(images: Path, annotations: Path, limit: int | None = None) -> Truth:
     """A folder of pictures with a COCO instances file. Raises InputError."""
-    try:
-        data = json.loads(annotations.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{annotations}: {(error.strerror or str(error)).lower()}") from error
-    except ValueError as error:
-        raise InputError(f"{annotations}: not JSON ({error})") from error
-    if not isinstance(data, dict) or not isinstance(data.get("images"), list) or not data["images"]:
+    data = read_instances(annotations)
+    if not data["images"]:
         raise InputError(f"{annotations}: no COCO instances: it lists no images")
     files = {int(image["id"]): images / str(image.get("file_name", "")) for image in data["images"]}
     missing = [path for path in files.values() if not path.is_file()]
@@ -67,9 +62,8 @@ def from_semantic(images: Path, semantic: Path, limit: int | None = None) -> Tru
 
 def from_scenes(count: int = SCENES, base: int | None = None) -> Truth:
     """Scenes drawn from seeds `base` on; by default those of the evaluation set, which no training has seen."""
-    module = scenes
-    first = module.EVALUATION if base is None else base
-    return Truth(module.coco(range(count), first), lambda i: np.asarray(module.scene(i, first)))
+    first = scenes.EVALUATION if base is None else base
+    return Truth(scenes.coco(range(count), first), lambda i: scenes.scene(i, first))
 
 
 def limited(data: dict[str, Any], limit: int | None) -> dict[str, Any]:

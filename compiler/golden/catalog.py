@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import lzma
 from pathlib import Path
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import write_atomically
-from onnxgraft.golden.weights import PACKED, _write
+from onnxgraft.files import read_json, write_atomically
+from onnxgraft.golden.weights import PACKED, write_seeded
 
 ROOT = Path(__file__).resolve().parents[2] / "golden_graphs"
 
@@ -77,14 +76,8 @@ def materialise(home: Path, file: str, cache: Path) -> Path:
     name = plain.stem.replace("model", home.name, 1)
     complete = cache / f"{name}-{digest}.onnx"
     if not complete.is_file():
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            if seeded:
-                _write(structure, json.loads(recipe.read_text()), complete)
-            else:
-                write_atomically(complete, lzma.decompress(structure.read_bytes()))
-        except OSError as error:
-            raise InputError(f"cannot write {complete}: {error.strerror or error}") from error
+        if seeded:
+            write_seeded(structure, read_json(recipe), complete)
+        else:
+            write_atomically(complete, lzma.decompress(structure.read_bytes()))
     return complete
-
-

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import lzma
-import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
 
+from onnxgraft.files import write_atomically
+from onnxgraft.ir import wire
+
 PACKED = ".xz"
 
 CHUNK = 1 << 20  # weights made at a time; even, because one Philox draw gives two of them
 
-# protobuf tags of length-delimited fields: field number << 3 | 2
-GRAPH_IN_MODEL = b"\x3a"
-
-INITIALIZER_IN_GRAPH = b"\x2a"
-
-RAW_DATA_IN_TENSOR = b"\x4a"
-
-
 def weights(seed: int, stream: int, count: int, scale: float) -> Iterator[np.ndarray]:
-    """`count` float32 weights, uniform in [-scale, scale), in chunks.
+    """Weights drawn from a seed, uniform in [-scale, scale), the same on every machine.
 
-    Weight k is `scale * (u / 2**23 - 1)`, where u are the upper 24 bits of the k-th 32-bit word of
-    Philox4x64-10
+    Weight k is `scale * (u / 2**23 - 1)`, where u are the upper 24 bits of the k-th 32-bit word of Philox4x64-10
     with key (seed, stream); the only rounding is that of the float32 product.
+
+    Args:
+        seed, stream: 64-bit numbers; each tensor of a model has a stream of its own.
+        count: how many weights.
+        scale: the bound of their magnitude.
+
+    Yields:
+        float32 [n], n at most CHUNK; `count` in all.
     """
     bits = np.random.Philox(key=np.array([seed, stream], np.uint64))
     for start in range(0, count, CHUNK):
@@ -39,15 +39,24 @@ def weights(seed: int, stream: int, count: int, scale: float) -> Iterator[np.nda
         yield fraction * np.float32(scale)
 
 
-def _write(structure: Path, recipe: dict[str, Any], target: Path) -> None:
-    """Write `structure` with its weights to `target`, atomically, one chunk at a time."""
+def write_seeded(structure: Path, recipe: Mapping[str, Any], target: Path) -> None:
+    """Write a model whose weights follow from a seed, atomically, one chunk of weights at a time.
+
+    Args:
+        structure: the .onnx file without weights, or packed (.onnx.xz).
+        recipe: what weights.json holds: "seed", and "tensors" with {"names": {file: initializer}, "scale", "stream"}.
+        target: the file that is written.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     packed = structure.suffix == PACKED
     model = onnx.load_from_string(lzma.decompress(structure.read_bytes()) if packed else structure.read_bytes())
-    file = structure.name.removesuffix(PACKED)
+    file_name = structure.name.removesuffix(PACKED)
     streams = {
-        tensor["names"][file]: (tensor.get("stream", place), tensor["scale"])
+        tensor["names"][file_name]: (tensor.get("stream", place), tensor["scale"])
         for place, tensor in enumerate(recipe["tensors"])
-        if file in tensor["names"]
+        if file_name in tensor["names"]
     }
     initializers = [(tensor, tensor.SerializeToString()) for tensor in model.graph.initializer]
     graph, rest = onnx.GraphProto(), onnx.ModelProto()
@@ -55,49 +64,27 @@ def _write(structure: Path, recipe: dict[str, Any], target: Path) -> None:
     del graph.initializer[:]
     rest.CopyFrom(model)
     rest.ClearField("graph")
-
     head = graph.SerializeToString()
     sizes = [
-        len(header) + (_field_size(_byte_count(tensor)) if tensor.name in streams else 0)
+        len(header) + (wire.size(wire.TENSOR_RAW_DATA, _byte_count(tensor)) if tensor.name in streams else 0)
         for tensor, header in initializers
     ]
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as part:
-            part.write(rest.SerializeToString())
-            _open_field(part, GRAPH_IN_MODEL, len(head) + sum(map(_field_size, sizes)))
-            part.write(head)
-            for (tensor, header), size in zip(initializers, sizes, strict=True):
-                _open_field(part, INITIALIZER_IN_GRAPH, size)
-                part.write(header)
-                if tensor.name in streams:
-                    stream, scale = streams[tensor.name]
-                    length = _byte_count(tensor)
-                    _open_field(part, RAW_DATA_IN_TENSOR, length)
-                    for chunk in weights(recipe["seed"], stream, length // 4, scale):
-                        part.write(chunk.astype("<f4", copy=False).tobytes())
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    total = len(head) + sum(wire.size(wire.GRAPH_INITIALIZER, size) for size in sizes)
+
+    def write(file: BinaryIO) -> None:
+        file.write(rest.SerializeToString())
+        file.write(wire.opening(wire.MODEL_GRAPH, total) + head)
+        for (tensor, header), size in zip(initializers, sizes, strict=True):
+            file.write(wire.opening(wire.GRAPH_INITIALIZER, size) + header)
+            if tensor.name in streams:
+                stream, scale = streams[tensor.name]
+                length = _byte_count(tensor)
+                file.write(wire.opening(wire.TENSOR_RAW_DATA, length))
+                for chunk in weights(recipe["seed"], stream, length // 4, scale):
+                    file.write(chunk.astype("<f4", copy=False).tobytes())
+
+    write_atomically(target, write)
 
 
 def _byte_count(tensor: onnx.TensorProto) -> int:
     return 4 * int(np.prod(tensor.dims, dtype=np.int64))
-
-
-def _varint(value: int) -> bytes:
-    groups = []
-    while value > 0x7F:
-        groups.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*groups, value])
-
-
-def _field_size(length: int) -> int:
-    """Bytes of a field of `length` bytes with its one-byte tag and its length."""
-    return 1 + len(_varint(length)) + length
-
-
-def _open_field(file: BinaryIO, tag: bytes, length: int) -> None:
-    file.write(tag + _varint(length))

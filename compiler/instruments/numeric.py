@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.errors import PassError
+from onnxgraft.instruments.stage import detect, fits
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
@@ -19,8 +18,6 @@ from onnxgraft.pipeline.record import Compared, Figures, First, Intended, NotChe
 from onnxgraft.plugins import REGISTRY
 from onnxgraft.runtime.comparison import MatchReport, match
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.feeds import fits, stage_detections, stage_feeds
-from onnxgraft.targets import OrtRunner
 
 
 class NumericCheck(Instrument):
@@ -70,11 +67,7 @@ class NumericCheck(Instrument):
         return dataclasses.replace(record, check=Compared(figures))
 
     def _run(self, graph: Graph, ctx: Context) -> list[Detections]:
-        with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-            path = Path(folder) / "stage.onnx"
-            graph.save(path)
-            runner = OrtRunner(path)
-            return [stage_detections(runner(stage_feeds(graph, ctx, image)), ctx) for image in self.images]
+        return detect(graph, ctx, self.images)
 
 
 def not_runnable(graph: Graph) -> str | None:

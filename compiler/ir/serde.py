@@ -1,7 +1,7 @@
 """Reading and writing ONNX files without holding their weights in memory.
 
 A weight is at most a place in a file: (path, offset, length). Reading walks the protobuf wire format
-(https://protobuf.dev/programming-guides/encoding) once, keeps every initializer's header and leaves its bytes where
+once, keeps every initializer's header and leaves its bytes where
 they are; writing streams those bytes from the old file into the new one. ONNX's own notation for this is external
 data, so a skeleton is an ordinary ModelProto whose large initializers are EXTERNAL.
 """
@@ -9,7 +9,6 @@ data, so a skeleton is an ordinary ModelProto whose large initializers are EXTER
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,9 +19,10 @@ from google.protobuf.message import DecodeError
 
 from onnxgraft.errors import InputError
 from onnxgraft.files import write_atomically
+from onnxgraft.ir import wire
+from onnxgraft.ir.wire import GRAPH_INITIALIZER, MODEL_GRAPH, TENSOR_RAW_DATA, fields
 
 INLINE_BYTES = 1024  # smaller initializers hold shapes and thresholds: the analysis wants to see them
-_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
 _CHUNK = 1 << 22
 
 
@@ -49,47 +49,11 @@ class Skeleton:
     weights: dict[str, Weight]
 
 
-def _varint(buffer: mmap.mmap | bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = buffer[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("a varint of more than 64 bits")
-
-
-def _fields(buffer: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(field number, start of the whole field, start of its value, end) for each field of a message."""
-    position = start
-    while position < end:
-        field_start = position
-        key, position = _varint(buffer, position)
-        wire = key & 7
-        if wire == 0:
-            value_start = position
-            _, position = _varint(buffer, position)
-        elif wire == 2:
-            length, value_start = _varint(buffer, position)
-            position = value_start + length
-        elif wire in (1, 5):
-            value_start = position
-            position += 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"unknown wire type {wire}")
-        if position > end:
-            raise ValueError("truncated")
-        yield key >> 3, field_start, value_start, position
-
-
 def _tensor(buffer: mmap.mmap, start: int, end: int, path: Path) -> tuple[onnx.TensorProto, Weight | None]:
     """An initializer; one with many raw bytes comes back as header and place."""
     if end - start > INLINE_BYTES:
-        for number, field_start, value_start, field_end in _fields(buffer, start, end):
-            if number == _TENSOR_RAW_DATA and field_end - value_start > INLINE_BYTES:
+        for number, field_start, value_start, field_end in fields(buffer, start, end):
+            if number == TENSOR_RAW_DATA and field_end - value_start > INLINE_BYTES:
                 header = buffer[start:field_start] + buffer[field_end:end]
                 weight = Weight(path, value_start, field_end - value_start)
                 return onnx.TensorProto.FromString(header), weight
@@ -176,12 +140,12 @@ def _parse(buffer: mmap.mmap, path: Path) -> tuple[onnx.ModelProto, dict[str, We
     rest, graph_rest = bytearray(), bytearray()
     tensors: list[onnx.TensorProto] = []
     weights: dict[str, Weight] = {}
-    for number, start, value_start, end in _fields(buffer, 0, len(buffer)):
-        if number != _MODEL_GRAPH:
+    for number, start, value_start, end in fields(buffer, 0, len(buffer)):
+        if number != MODEL_GRAPH:
             rest += buffer[start:end]
             continue
-        for inner, inner_start, inner_value, inner_end in _fields(buffer, value_start, end):
-            if inner != _GRAPH_INITIALIZER:
+        for inner, inner_start, inner_value, inner_end in fields(buffer, value_start, end):
+            if inner != GRAPH_INITIALIZER:
                 graph_rest += buffer[inner_start:inner_end]
                 continue
             tensor, weight = _tensor(buffer, inner_value, inner_end, path)
@@ -202,19 +166,6 @@ def _parse(buffer: mmap.mmap, path: Path) -> tuple[onnx.ModelProto, dict[str, We
     return model, weights
 
 
-def _key(field: int) -> bytes:
-    return _encode_varint(field << 3 | 2)
-
-
-def _encode_varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def write_model(skeleton: Skeleton, path: str | Path) -> None:
     """Write a whole model: the skeleton's messages, and the weights' bytes streamed from where they stand."""
     path = Path(path)
@@ -233,15 +184,17 @@ def write_model(skeleton: Skeleton, path: str | Path) -> None:
     del graph.initializer[:]
     graph.initializer.extend(inline_copies)
     head = graph.SerializeToString(deterministic=True)
-    parts = [(header, weight, _tensor_size(header, weight)) for header, weight in headers]
-    total = len(head) + sum(len(_key(_GRAPH_INITIALIZER)) + len(_encode_varint(n)) + n for _, _, n in parts)
+    parts = [
+        (header, weight, len(header) + wire.size(TENSOR_RAW_DATA, weight.length)) for header, weight in headers
+    ]
+    total = len(head) + sum(wire.size(GRAPH_INITIALIZER, length) for _, _, length in parts)
 
     def write(file: BinaryIO) -> None:
         file.write(shell.SerializeToString(deterministic=True))
-        file.write(_key(_MODEL_GRAPH) + _encode_varint(total) + head)
-        for header, weight, size in parts:
-            file.write(_key(_GRAPH_INITIALIZER) + _encode_varint(size) + header)
-            file.write(_key(_TENSOR_RAW_DATA) + _encode_varint(weight.length))
+        file.write(wire.opening(MODEL_GRAPH, total) + head)
+        for header, weight, length in parts:
+            file.write(wire.opening(GRAPH_INITIALIZER, length) + header)
+            file.write(wire.opening(TENSOR_RAW_DATA, weight.length))
             _copy(weight, file)
 
     write_atomically(path, write)
@@ -254,10 +207,6 @@ def _without_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     shell.metadata_props.extend(model.metadata_props)
     shell.functions.extend(model.functions)
     return shell
-
-
-def _tensor_size(header: bytes, weight: Weight) -> int:
-    return len(header) + len(_key(_TENSOR_RAW_DATA)) + len(_encode_varint(weight.length)) + weight.length
 
 
 def _copy(weight: Weight, file: BinaryIO) -> None:

@@ -36,17 +36,12 @@ def count_lines(diff: str) -> tuple[int, int]:
     return sum(line.startswith("+") for line in body), sum(line.startswith("-") for line in body)
 
 
-def diff_models(a: str | Path, b: str | Path, full: bool = False) -> str:
-    """Unified diff of two models; values are matched by structure, so other names and another order are no change.
-
-    Raises InputError when one is not an ONNX file.
-    """
-    before, after = model_texts(a, b)
-    return unified(before, after, str(a), str(b), full)
-
-
 def model_texts(a: str | Path, b: str | Path) -> tuple[str, str]:
-    """The texts of two models, the second one in the first one's names and order. Raises InputError."""
+    """The texts of two models, the second one in the first one's names and order, so that neither is a difference.
+
+    Raises:
+        InputError: one is not an ONNX file.
+    """
     first, second = Graph.load(a), Graph.load(b)
     align(first, second)
     return text(first), text(second)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.ir.graph import Graph
+from onnxgraft.manifest import GraphIO
 from onnxgraft.pipeline.values import DetectorValues
 from onnxgraft.plugins.lowering import LoweringOptions
 
@@ -59,6 +60,7 @@ class Context:
         channel_order: what a sidecar says of the image, for graphs whose statistics do not tell.
         notes: sentences for the user, such as repairs.
         unknown_outputs: names of outputs that no analysis knows; the user let them stay.
+        io: what the graph takes and gives, as the passes name it.
         range_source: where int8 ranges come from; None when nothing was given to calibrate with.
         ranges: what the range source said; None before any calibration.
     """
@@ -74,7 +76,7 @@ class Context:
     unknown_outputs: list[str] = field(default_factory=list)
     channel_order: str | None = None
     detector: DetectorSpec | None = None
-    io: dict[str, Any] = field(default_factory=dict)
+    io: GraphIO = field(default_factory=GraphIO)
     range_source: RangeSource | None = None
     ranges: Ranges | None = None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from onnxgraft.analysis.qdq_placement import find_sites
 from onnxgraft.analysis.regions import find_regions
 from onnxgraft.errors import InputError
+from onnxgraft.files import CACHE
 from onnxgraft.golden import catalog, sidecars
 from onnxgraft.ir.graph import Graph
 from onnxgraft.options import Options
@@ -17,13 +18,10 @@ from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.quantization import dataset as picture_sets
 from onnxgraft.quantization import methods, trt_cache
-from onnxgraft.quantization.calibration import Calibration, Key, group_ranges, key_of, pictures_digest
+from onnxgraft.quantization.calibration import Calibration, Key, group_ranges, key_of
 from onnxgraft.quantization.collect import Progress, collect
 from onnxgraft.quantization.dataset import Picture
 from onnxgraft.runtime.images import ResizeRule
-
-DRAWN = 100  # scenes for a golden graph when no images are given
-CACHE = Path("build") / ".cache"
 
 
 @dataclass
@@ -99,17 +97,12 @@ def _pictures(model: str, images: Path | None, limit: int | None) -> list[Pictur
         return picture_sets.folder(images, limit)
     if model not in catalog.names():
         raise InputError("give the calibration images: --images DIR (about 100 pictures like those the model will see)")
-    return picture_sets.drawn(limit or DRAWN)
+    return picture_sets.drawn(limit or picture_sets.SCENES)
 
 
 def _used_again(output: Path, prepared: Prepared, pictures: list[Picture]) -> Calibration:
     held = Calibration.load(output)
-    reason = prepared.key.difference(held.key)
-    if reason is None and set(held.tensors) != set(prepared.names):
-        reason = "it measured other tensors"
-    seen = {(p.name, p.digest) for p in pictures}
-    if reason is None and (not set(held.pictures) <= seen or len(held.pictures) + len(held.skipped) != len(pictures)):
-        reason = f"it was made from {len(held.pictures)} other images (digest {pictures_digest(held.pictures)})"
+    reason = held.unusable(prepared.key, prepared.names, [(p.name, p.digest) for p in pictures])
     if reason is not None:
         raise InputError(f"{output}: cannot be used again: {reason}; remove it or give another -o")
     return held

@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxgraft.analysis.regions import find_regions
 from onnxgraft.errors import InputError
-from onnxgraft.files import write_atomically
+from onnxgraft.files import read_json, write_json
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.printer import value_text
 from onnxgraft.pipeline.context import Context
@@ -71,17 +71,12 @@ class Calibration:
             "skipped": sorted(self.skipped),
             "tensors": {name: self.tensors[name].to_dict() for name in sorted(self.tensors)},
         }
-        write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
+        write_json(path, data, indent=1)
 
     @staticmethod
     def load(path: Path) -> Calibration:
         """Read it back. Raises InputError, in one line, for a file that is missing, truncated or something else."""
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-        except ValueError as error:
-            raise InputError(f"{path}: no calibration, or a truncated one ({error}); calibrate again") from error
+        data = read_json(path, "calibration", "calibrate again")
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise InputError(f"{path}: no calibration of this version of onnxgraft; calibrate again")
         try:
@@ -93,6 +88,29 @@ class Calibration:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: damaged ({error}); calibrate again") from error
+
+    def unusable(
+        self, key: Key, names: Sequence[str], pictures: Sequence[tuple[str, str]] | None = None
+    ) -> str | None:
+        """Why these statistics cannot be used again, or None when they can.
+
+        Args:
+            key: the network and preprocessing that they are wanted for.
+            names: the tensors that are wanted.
+            pictures: (name, digest) of what they should be of, all of it; None takes any.
+        """
+        reason = key.difference(self.key)
+        if reason is not None:
+            return reason
+        missing = [name for name in names if name not in self.tensors]
+        if missing:
+            return f"it lacks tensor {missing[0]!r}"
+        if pictures is None:
+            return None
+        complete = len(self.pictures) + len(self.skipped) == len(pictures)
+        if complete and set(self.pictures) <= set(pictures):
+            return None
+        return f"it was made from {len(self.pictures)} other images (digest {pictures_digest(self.pictures)})"
 
     def merge(self, other: Calibration) -> None:
         """Add another run's statistics, exactly. Raises InputError when both are not of one network, or share pictures."""
@@ -122,7 +140,7 @@ def merge_files(paths: Sequence[Path], output: Path) -> Calibration:
 
 
 def group_ranges(calibration: Calibration, groups: list[list[str]], method: str, percentile: float) -> dict[str, float]:
-    """Amax by tensor name; tensors of a group share the one of their statistics together."""
+    """Amax by tensor name, in the tensors' own units; tensors of a group share the one of their statistics together."""
     ranges: dict[str, float] = {}
     for group in groups:
         merged = Histogram()

@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,15 +13,16 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError, Refusal
+from onnxgraft.instruments.stage import feeder
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.ort import open_session, told
 from onnxgraft.ir.serde import write_model
 from onnxgraft.pipeline.context import Context
 from onnxgraft.quantization.calibration import Calibration, Key, pictures_digest
 from onnxgraft.quantization.dataset import Picture
 from onnxgraft.quantization.histogram import Histogram
-from onnxgraft.runtime.images import ResizeRule, place
-from onnxgraft.runtime.proposals import grid
-from onnxgraft.runtime.proposals import place as place_boxes
+from onnxgraft.runtime.feeds import Feeder
+from onnxgraft.runtime.images import ResizeRule
 
 STATE_SECONDS = 10.0  # at most this much work is lost when the process is killed
 Progress = Callable[[int, int, str], None]
@@ -54,7 +54,7 @@ def collect(
         InputError: no picture could be read, a tensor is NaN or infinite, or `state` cannot be written.
     """
     calibration, skipped, done = _resume(state, key, names, pictures)
-    saved = time.monotonic()
+    saved, feeds = time.monotonic(), feeder(graph, ctx, rule)
     with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
         session = _session(graph, names, Path(folder) / "observed.onnx") if done < len(pictures) else None
         try:
@@ -62,7 +62,7 @@ def collect(
                 progress(done, len(pictures), chunk[0].name)
                 loaded = _load(chunk, skipped)
                 if loaded and session is not None:
-                    _observe(session, graph, ctx, loaded, calibration, rule or ResizeRule())
+                    _observe(session, feeds, loaded, calibration)
                 done += len(chunk)
                 if state is not None and time.monotonic() - saved > STATE_SECONDS:
                     _save_state(calibration, skipped, state)
@@ -92,10 +92,8 @@ def _resume(
     except InputError:
         return fresh
     done = len(held.pictures) + len(held.skipped)
-    seen = {(p.name, p.digest) for p in pictures[:done]}
-    if key.difference(held.key) or not set(held.pictures) <= seen or set(held.tensors) != set(names):
-        return fresh
-    return held, held.skipped, done
+    seen = [(p.name, p.digest) for p in pictures[:done]]
+    return fresh if held.unusable(key, names, seen) else (held, held.skipped, done)
 
 
 def _save_state(calibration: Calibration, skipped: list[str], state: Path) -> None:
@@ -124,28 +122,21 @@ def _session(graph: Graph, names: Sequence[str], path: Path) -> ort.InferenceSes
     del skeleton.model.graph.output[:]
     skeleton.model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     write_model(skeleton, path)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False  # else from the second image on all tensors share one block that is never given back
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return open_session(path, keep_memory=False)
     except Exception as error:  # ONNX Runtime's classes share no base below Exception
-        raise Refusal(f"ONNX Runtime cannot run the graph to calibrate it: {' '.join(str(error).split())[:200]}") from None
+        raise Refusal(f"ONNX Runtime cannot run the graph to calibrate it: {told(error)}") from None
 
 
 def _observe(
     session: ort.InferenceSession,
-    graph: Graph,
-    ctx: Context,
+    feeds_of: Feeder,
     loaded: Sequence[tuple[Picture, NDArray[np.uint8]]],
     calibration: Calibration,
-    rule: ResizeRule,
 ) -> None:
     """Run one batch, filled up with its own pictures, and count every tensor."""
     images = [image for _, image in loaded]
-    filled = [images[i % len(images)] for i in range(ctx.batch)]
-    feeds = input_feeds(graph, ctx, filled, rule)
+    feeds = feeds_of([images[i % len(images)] for i in range(feeds_of.io.image.batch)])
     names = [output.name for output in session.get_outputs()]
     values = session.run(names, {i.name: feeds[i.name] for i in session.get_inputs()})
     for index, name in enumerate(names):
@@ -155,28 +146,6 @@ def _observe(
         if histogram.bad:
             raise InputError(f"tensor {name!r} is NaN or infinite on {loaded[0][0].name}: such a network cannot be quantized")
     calibration.pictures += [(picture.name, picture.digest) for picture, _ in loaded]
-
-
-def input_feeds(
-    graph: Graph, ctx: Context, images: Sequence[NDArray[np.uint8]], rule: ResizeRule
-) -> dict[str, NDArray[Any]]:
-    """One batch of pictures as the compiled graph's input wants them, placed as inference places them."""
-    spec = ctx.spec().image
-    wanted = ctx.io.get("input", {})
-    order = wanted.get("order", spec.order)
-    mean = spec.mean if order == spec.order else spec.mean[::-1]
-    placed = [
-        place(image, (spec.height, spec.width), rule, mean=mean, layout=wanted.get("layout", "NCHW"),
-              dtype=wanted.get("dtype", "float32"), order=order)
-        for image in images
-    ]  # fmt: skip
-    feeds = {str(wanted.get("name", graph.gs.inputs[0].name)): np.stack([tensor for tensor, _ in placed])}
-    if ctx.io.get("image_sizes"):
-        feeds["image_sizes"] = np.array([placement.resized for _, placement in placed], np.float32)
-    if "proposals" in ctx.io:  # nobody has any for calibration images: boxes all over the image stand in
-        rows = int(ctx.io["proposals"][1])
-        feeds["proposals"] = np.stack([place_boxes(grid(None, p.original, rows), p, rows) for _, p in placed])
-    return feeds
 
 
 def state_name(key: Key, pictures: Sequence[Picture]) -> str:

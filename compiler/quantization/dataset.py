@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from onnxgraft.errors import InputError
+from onnxgraft.errors import InputError, os_reason
 from onnxgraft.golden import scenes
 from onnxgraft.runtime.images import read_image
+
+SCENES = 100  # drawn for a golden graph when `calibrate` is given no images
+FEW_SCENES = 8  # the same when a build or a benchmark needs some and has none
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,12 @@ def _file(path: Path) -> Picture:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
+        raise InputError(f"{path}: cannot be read: {os_reason(error)}") from error
     return Picture(path.name, digest, lambda: read_image(path))
 
 
 def drawn(count: int, first: int = 0) -> list[Picture]:
-    """Drawn scenes from the calibration seeds."""
-
+    """Drawn scenes from the calibration seeds, numbers `first` on; each uint8 [1344, 1344, 3] BGR."""
 
     def scene(index: int) -> Picture:
         name = f"scene_{index}"

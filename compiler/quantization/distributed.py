@@ -23,7 +23,7 @@ def calibrate(
     shards: int = 2,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> Calibration:
-    """As run.calibrate, in `shards` tasks of the Ray cluster that is connected, or of a local one.
+    """As calibrate.calibrate, in `shards` tasks of the Ray cluster that is connected, or of a local one.
 
     `model` and `images` must be there on every machine under the same path.
 

@@ -19,8 +19,6 @@ from onnxgraft.quantization.collect import collect, state_name
 from onnxgraft.quantization.dataset import Picture
 from onnxgraft.runtime.images import ResizeRule
 
-DRAWN = 8  # scenes that are drawn when a golden graph has no calibration that fits
-
 
 @dataclass
 class Provider:
@@ -111,7 +109,7 @@ class Provider:
                 self.used.append(f"{len(held.pictures)} images, calibrated before ({shipped.name} of the golden graph)")
                 return held
             notes.append(f"the golden graph's calibration does not serve: {reason}; calibrated on drawn scenes instead")
-        return self._measured(graph, ctx, names, key, picture_sets.drawn(self.limit or DRAWN), notes)
+        return self._measured(graph, ctx, names, key, picture_sets.drawn(self.limit or picture_sets.FEW_SCENES), notes)
 
     def _given(self, path: Path, key: Key, names: Sequence[str]) -> Calibration:
         held = Calibration.load(path)

@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.analysis.regions import find_regions
+from onnxgraft.instruments.stage import feeder, stage_detections
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import infer_shapes, is_static
 from onnxgraft.passes import Quantize
 from onnxgraft.pipeline.context import RangeSource
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.quantization.calibrate import Prepared
-from onnxgraft.quantization.collect import input_feeds
 from onnxgraft.quantization.ranges import Provider
+from onnxgraft.runtime.comparison import box_iou
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.feeds import stage_detections
 from onnxgraft.runtime.images import Placement
 from onnxgraft.runtime.postprocess import ImageDetections, to_original
 from onnxgraft.targets import OrtRunner
@@ -52,7 +52,14 @@ class Variants:
         self.layers = find_regions(prepared.graph, prepared.ctx).layers
 
     def detector(self, quantized: Sequence[str]) -> Callable[[NDArray[np.uint8]], Detections]:
-        """Runs the network with only these layers in int8; detections on the canvas, in pixels."""
+        """The network with only these layers in int8.
+
+        Args:
+            quantized: names of layers, see `layers`.
+
+        Returns:
+            What runs it on one picture, uint8 [H, W, 3] BGR of any size, and gives detections in pixels of the canvas.
+        """
         graph, ctx = Graph.load(self._file), self._ctx.copy()
         ctx.range_source = self._ranges
         if quantized:
@@ -62,10 +69,10 @@ class Variants:
             self._ranges = ctx.ranges or self._ranges  # measured once, for all variants
         path = self._folder / "variant.onnx"
         graph.save(path)
-        runner = OrtRunner(path)
+        runner, feeds = OrtRunner(path), feeder(graph, ctx, self._rule)
 
         def detect(image: NDArray[np.uint8]) -> Detections:
-            return stage_detections(runner(input_feeds(graph, ctx, [image] * ctx.batch, self._rule)), ctx)
+            return stage_detections(runner(feeds([image])), ctx, feeds.io)
 
         return detect
 
@@ -94,25 +101,23 @@ def _detections_lost(reference: Detections, found: Detections) -> float:
     total = float(sure.scores.sum())
     if total == 0:
         return 0.0
-    overlap = _iou(sure.boxes, found.boxes) * (sure.classes[:, None] == found.classes[None, :])
+    overlap = box_iou(sure.boxes, found.boxes) * (sure.classes[:, None] == found.classes[None, :])
     ratio = found.scores[None, :] / sure.scores[:, None]
     kept = np.where(overlap >= _IOU, overlap * np.minimum(ratio, 1 / np.maximum(ratio, 1e-6)), 0.0)
     best = kept.max(axis=1, initial=0.0)
     return float(1 - (best * sure.scores).sum() / total)
 
 
-def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    inner = np.prod(np.maximum(high - low, 0), axis=2)
-    area_a, area_b = (np.prod(np.maximum(x[:, 2:] - x[:, :2], 0), axis=1) for x in (a, b))
-    return np.asarray(inner / np.maximum(area_a[:, None] + area_b[None, :] - inner, 1e-9), np.float32)
-
-
 def rank(
     variants: Variants, images: Sequence[NDArray[np.uint8]], progress: Progress = lambda done, total, name: None
 ) -> list[Damage]:
-    """All layers, the most damaged first."""
+    """All layers, the most damaged first.
+
+    Args:
+        variants: the network.
+        images: pictures to run, uint8 [H, W, 3] BGR of any size.
+        progress: called with (layers done, layers in all, name of the next).
+    """
     plain = variants.detector([])
     references = [plain(image) for image in images]
     rows = []

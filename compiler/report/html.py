@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jinja2
 import numpy as np
+from markupsafe import Markup
 
-from onnxgraft.errors import InputError
+from onnxgraft.files import read_json, write_atomically
 from onnxgraft.report.drawn import DRAWN
 from onnxgraft.report.reader import PassRow, Run, read_run
 from onnxgraft.report.side_by_side import rows
+from onnxgraft.report.stages import NODES
 from onnxgraft.report.terminal import check_text, ops_text
 
 PAGE = "report.html"
@@ -33,14 +34,7 @@ def write_report(run: str | Path, output: str | Path | None = None) -> Path:
     """
     place = Path(output) if output else Path(run) / PAGE
     text = page(read_run(run))
-    try:
-        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, place)
-    except OSError as error:
-        raise InputError(f"{place}: cannot be written: {(error.strerror or str(error)).lower()}") from error
+    write_atomically(place, text.encode())
     return place
 
 
@@ -50,13 +44,13 @@ def page(run: Run) -> str:
     read = lambda *parts: here.joinpath(*parts).read_text(encoding="utf-8")  # noqa: E731
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     raw = environment.from_string(read("page", "report.html.j2"))
-    nodes = run.folder / "passes" / "nodes.json"
-    graph = json.loads(nodes.read_text()) if nodes.is_file() else _EMPTY
+    nodes = run.folder / "passes" / NODES
+    graph = read_json(nodes, "record of nodes") if nodes.is_file() else _EMPTY
     data = {"passes": [_pass(row) for row in run.passes], "graph": graph}
-    source = run.manifest.get("source", {})
-    spec = run.manifest.get("spec") or (run.failure or {}).get("spec") or {}
+    manifest = run.manifest
+    spec = (manifest.spec if manifest else None) or (run.failure or {}).get("spec") or {}
     return raw.render(
-        title=source.get("model") or run.folder.resolve().name,
+        title=manifest.source.model if manifest else run.folder.resolve().name,
         facts=_facts(run),
         failure=run.failure,
         notes=run.notes,
@@ -64,8 +58,8 @@ def page(run: Run) -> str:
         images=list(_images(run.folder / DRAWN)),
         spec=list(_spec_rows(spec, places=False)),
         places=list(_spec_rows(spec, places=True)),
-        pipeline=run.manifest.get("pipeline"),
-        trtexec=run.manifest.get("trtexec"),
+        pipeline=manifest.pipeline if manifest else None,
+        trtexec=manifest.trtexec if manifest else None,
         css=_literal(read("page", "report.css")),
         data=_literal(json.dumps(data, separators=(",", ":")).replace("</", "<\\/")),
         dagre=_literal(read("vendor", "dagre.min.js")),
@@ -78,20 +72,18 @@ _EMPTY: dict[str, Any] = {"nodes": [], "constants": [], "stages": [], "origins":
 
 
 def _literal(text: str) -> Any:
-    from markupsafe import Markup
-
     return Markup(text)
 
 
 def _facts(run: Run) -> list[str]:
     manifest = run.manifest
-    wanted = [manifest.get("target"), manifest.get("precision")]
+    wanted = [manifest.target, manifest.precision] if manifest else []
     if run.passes:
         wanted.append(f"{run.passes[0].nodes_before} > {run.passes[-1].nodes_after} nodes")
         wanted.append(f"{sum(row.changed for row in run.passes)} of {len(run.passes)} passes changed the graph")
-    if run.times.get("total"):
-        wanted.append(f"{run.times['total']:.1f} s")
-    return [str(fact) for fact in wanted if fact]
+    if run.times.total:
+        wanted.append(f"{run.times.total:.1f} s")
+    return [fact for fact in wanted if fact]
 
 
 def _pass(row: PassRow) -> dict[str, Any]:
@@ -106,8 +98,8 @@ def _pass(row: PassRow) -> dict[str, Any]:
 
 def _bars(run: Run) -> list[dict[str, Any]]:
     times = [(row.name, row.seconds) for row in run.passes if row.seconds is not None]
-    times += [(key.replace("_seconds", " of the engine"), s) for key, s in (run.times.get("engine") or {}).items()]
-    rest = (run.times.get("total") or 0) - sum(seconds for _, seconds in times)
+    times += [(key.replace("_seconds", " of the engine"), s) for key, s in run.times.engine.items()]
+    rest = (run.times.total or 0) - sum(seconds for _, seconds in times)
     if rest > 0:
         times.append(("checks, records, files", rest))
     longest = max((seconds for _, seconds in times), default=0) or 1
@@ -147,8 +139,6 @@ def _value(content: Any) -> str:
 
 
 def _images(folder: Path) -> Iterator[dict[str, str]]:
-    import cv2
-
     found: Iterable[Path] = sorted(folder.iterdir()) if folder.is_dir() else ()
     for path in found:
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):

@@ -1,22 +1,25 @@
-"""Reads a build folder's passes back, and compares any two models whatever their names are."""
+"""Reads a build folder's passes back, one row a pass."""
 
 from __future__ import annotations
 
 import difflib
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from onnxgraft.errors import InputError
+from onnxgraft.files import parsed, read_json
 from onnxgraft.ir.textdiff import count_lines, operators, unified
+from onnxgraft.manifest import MANIFEST, Manifest, Times
 from onnxgraft.pipeline.record import Check, check_from_dict
+
+REPORT, REPRODUCER = "report.json", "reproducer.json"
 
 
 @dataclass(frozen=True)
-class PassRow:
-    """One pass of a build, as its folder tells: `seconds` is None where times.json is absent."""
+class _Entry:
+    """One pass as report.json has it."""
 
     index: int
     name: str
@@ -25,12 +28,24 @@ class PassRow:
     nodes_before: int
     nodes_after: int
     statistics: dict[str, int | float]
-    check: Check | None
-    error: str | None
+    check: Check | None = field(default=None, metadata={"read": check_from_dict})
+    error: str | None = None
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class _Report:
+    passes: tuple[_Entry, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassRow(_Entry):
+    """One pass of a build, as its folder tells: `seconds` is None where times.json is absent."""
+
     seconds: float | None
     before: str = field(repr=False)
     after: str = field(repr=False)
-    skipped: str | None = None
 
     @property
     def stem(self) -> str:
@@ -53,12 +68,12 @@ class PassRow:
 
 @dataclass(frozen=True)
 class Run:
-    """A build folder, or a reproducer left by a build that failed."""
+    """A build folder, or a reproducer left by a build that failed, which has no manifest."""
 
     folder: Path
     passes: tuple[PassRow, ...]
-    manifest: dict[str, Any]
-    times: dict[str, Any]
+    manifest: Manifest | None
+    times: Times
     notes: tuple[str, ...]
     failure: dict[str, Any] | None
 
@@ -75,37 +90,31 @@ class Run:
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read a build folder. Raises InputError when it is none, or was made without checks and so has no texts."""
+    """Read a build folder. Raises InputError when it is none, is damaged, or was made without checks and so has no texts."""
     folder = Path(folder)
-    if not (folder / "report.json").is_file():
-        raise InputError(f"{folder}: holds no report.json; give the folder of a build (onnxgraft build MODEL -o FOLDER)")
-    report = _json(folder / "report.json")
-    if report["passes"] and not (folder / "passes").is_dir():
+    if not (folder / REPORT).is_file():
+        raise InputError(f"{folder}: holds no {REPORT}; give the folder of a build (onnxgraft build MODEL -o FOLDER)")
+    report: _Report = parsed(_Report, read_json(folder / REPORT, "report"), str(folder / REPORT))
+    if report.passes and not (folder / "passes").is_dir():
         raise InputError(f"{folder}: was built without checks, so the passes left no texts; build it again with them")
-    times = _json(folder / "times.json")
+    times = Times.read(folder)
     rows: list[PassRow] = []
-    seconds = times.get("passes", {})
     before = _text(folder / "passes" / "00_input.txt")
-    for entry in report["passes"]:
-        after = _text(folder / "passes" / f"{entry['index']:02d}_{entry['name']}.txt") or before
-        spent = seconds[entry["index"] - 1] if isinstance(seconds, list) else seconds.get(entry["name"])
-        held = {k: v for k, v in entry.items() if k in PassRow.__dataclass_fields__ and k not in ("seconds", "check")}
-        check = check_from_dict(entry["check"]) if entry.get("check") else None
-        rows.append(PassRow(**held, check=check, seconds=spent, before=before, after=after))
+    for entry in report.passes:
+        after = _text(folder / "passes" / f"{entry.index:02d}_{entry.name}.txt") or before
+        seconds = times.passes[entry.index - 1].seconds if entry.index <= len(times.passes) else None
+        rows.append(PassRow(**vars(entry), seconds=seconds, before=before, after=after))
         before = after
-    failure = _json(folder / "reproducer.json") or None
-    notes = tuple(report.get("notes", ()))
-    return Run(folder, tuple(rows), _json(folder / "manifest.json"), times, notes, failure)
+    manifest = Manifest.read(folder) if (folder / MANIFEST).is_file() else None
+    return Run(folder, tuple(rows), manifest, times, report.notes, _failure(folder))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _failure(folder: Path) -> dict[str, Any] | None:
+    path = folder / REPRODUCER
     if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
+        return None
+    found: dict[str, Any] = parsed(dict[str, Any], read_json(path, "reproducer"), str(path))
+    return found
 
 
 def _text(path: Path) -> str:

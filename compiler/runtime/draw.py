@@ -68,7 +68,10 @@ def draw_result(
     semantic_names: Sequence[str] | None = None,
     min_score: float = 0.0,
 ) -> NDArray[np.uint8]:
-    """Whatever a network found in an image: its panoptic segments, else its semantic map and detections."""
+    """The original picture, uint8 [H, W, 3] BGR, with whatever a network found in it.
+
+    That is its panoptic segments, else its semantic map and the detections of at least `min_score`.
+    """
     if result.panoptic is not None:
         return draw_panoptic(result.image, result.panoptic, names, semantic_names)
     image = result.image if result.semantic is None else draw_semantic(result.image, result.semantic, semantic_names)
@@ -92,7 +95,17 @@ def draw_panoptic(
     semantic_names: Sequence[str] | None = None,
     alpha: float = 0.45,
 ) -> NDArray[np.uint8]:
-    """A copy of `image` with its panoptic segments tinted, outlined and named; stuff in other colours than things."""
+    """A picture with its panoptic segments tinted, outlined and named; stuff in other colours than things.
+
+    Args:
+        image: uint8 [H, W, 3] BGR; not changed.
+        panoptic: segments of the same H and W.
+        names, semantic_names: of things and of stuff, by class index.
+        alpha: strength of the tint, 0..1.
+
+    Returns:
+        uint8 [H, W, 3] BGR.
+    """
     canvas = np.array(image, np.uint8, order="C")
     things = 1 + max((entry["category_id"] for entry in panoptic.info if entry["isthing"]), default=0)
     regions = []

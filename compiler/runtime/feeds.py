@@ -1,62 +1,97 @@
-"""What a graph is fed at each stage of a compilation, and how its detections are read."""
+"""What a graph is fed: pictures placed as its input wants them, their sizes, and proposals."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.detector.outputs import Role
-from onnxgraft.ir.graph import Graph
-from onnxgraft.pipeline.context import Context
-from onnxgraft.runtime.detections import Detections, from_raw_export
-from onnxgraft.runtime.proposals import grid
+from onnxgraft.manifest import IMAGE_SIZES, GraphIO, ImageIO, Order, Preprocess, TensorIO
+from onnxgraft.runtime import proposals as proposal_ops
+from onnxgraft.runtime.images import Placement, ResizeRule, place
+
+Placed = tuple[NDArray[Any], Placement]  # one image's tensor, without the batch, and where the image lies in it
+Feeds = dict[str, NDArray[Any]]
 
 
-def fits(graph: Graph, image: NDArray[np.uint8]) -> bool:
-    """Whether the graph's input has the image's size."""
-    shape = list(graph.gs.inputs[0].shape or []) if graph.gs.inputs else []
-    return image.shape[0] in shape and image.shape[1] in shape
+@dataclass(frozen=True)
+class Feeder:
+    """Makes the inputs of one graph.
+
+    Attributes:
+        io: what the graph takes.
+        preprocess: the mean that pads, in the order that it says.
+        rule: how pictures are resized; one of the canvas' own size is left as it is.
+    """
+
+    io: GraphIO
+    preprocess: Preprocess
+    rule: ResizeRule
+
+    @classmethod
+    def of(cls, io: GraphIO, preprocess: Preprocess) -> Feeder:
+        """With the resize rule that a model's preprocessing says."""
+        return cls(io, preprocess, ResizeRule(preprocess.shortest_edge, preprocess.longest_edge))
+
+    def place(self, picture: NDArray[np.uint8]) -> Placed:
+        """A picture, uint8 [H, W, 3] BGR, as the input's tensor without its batch, and its placement on the canvas."""
+        wanted = self.io.image
+        return place(
+            picture,
+            wanted.canvas,
+            self.rule,
+            mean=self.preprocess.mean_in(wanted.order),
+            layout=wanted.layout,
+            dtype=wanted.dtype,
+            order=wanted.order,
+        )
+
+    def batch(self, placed: Sequence[Placed], boxes: Sequence[NDArray[np.float32]] | None = None) -> Feeds:
+        """The inputs for at most one batch of placed pictures; what is missing repeats the last one.
+
+        Args:
+            placed: at least one picture, as `place` gives it.
+            boxes: proposals of each picture, float32 [R, 4] in its own pixels, best first; a graph that takes proposals
+                and is given none gets boxes all over the image.
+
+        Returns:
+            By input: the images, of the input's shape and type; image sizes float32 [N, 2], height and width on the canvas;
+            proposals float32 [N, P, 4] or, of an export, [R, 4] in pixels of the canvas, rows without area being none.
+        """
+        wanted = self.io.image
+        filled = [*placed, *[placed[-1]] * (wanted.batch - len(placed))]
+        tensors = np.stack([tensor for tensor, _ in filled])
+        feeds = {wanted.name: tensors if len(wanted.shape) == 4 else tensors[0]}
+        if self.io.image_sizes:
+            feeds[IMAGE_SIZES] = np.array([placement.resized for _, placement in filled], np.float32)
+        if self.io.proposals is not None:
+            taken = self.io.proposals
+            rows = taken.shape[-2]
+            given = boxes if boxes is not None else [proposal_ops.grid(None, p.original, rows) for _, p in placed]
+            own = [proposal_ops.place(b, p, rows) for b, (_, p) in zip(given, placed, strict=True)]
+            own += [own[-1]] * (len(filled) - len(own))
+            feeds[taken.name] = np.stack(own) if len(taken.shape) == 3 else own[0]
+        return feeds
+
+    def __call__(
+        self, pictures: Sequence[NDArray[np.uint8]], boxes: Sequence[NDArray[np.float32]] | None = None
+    ) -> Feeds:
+        """The inputs for at most one batch of pictures, uint8 [H, W, 3] BGR; `boxes` as `batch` takes them."""
+        return self.batch([self.place(picture) for picture in pictures], boxes)
 
 
-def stage_feeds(graph: Graph, ctx: Context, image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """The inputs of a graph at any stage, for one canvas-sized BGR image (repeated over the batch)."""
-    tensor = graph.gs.inputs[0]
-    shape = list(tensor.shape)
-    described = ctx.io.get("input", {})
-    order = described.get("order") or (ctx.detector.image.order if ctx.detector else "BGR")
-    picture = image[..., ::-1] if order == "RGB" else image
-    if described.get("layout", "NCHW") == "NCHW":
-        picture = picture.transpose(2, 0, 1)
-    picture = np.ascontiguousarray(picture, dtype=described.get("dtype", "float32"))
-    feeds = {tensor.name: picture if len(shape) == 3 else np.stack([picture] * shape[0])}
-    if ctx.io.get("image_sizes"):
-        feeds["image_sizes"] = np.array([image.shape[:2]] * shape[0], np.float32)
-    for other in graph.gs.inputs[1:]:
-        if other.name not in feeds and other.shape and other.shape[-1] == 4:
-            boxes = grid(None, (image.shape[0], image.shape[1]), other.shape[-2])
-            feeds[other.name] = np.broadcast_to(boxes, other.shape)
-    return feeds
+def as_it_stands(io: GraphIO, inputs: Mapping[str, Sequence[int]], order: Order) -> GraphIO:
+    """What a graph takes whose passes have not named everything yet, such as an export.
 
-
-def stage_detections(outputs: dict[str, NDArray[Any]], ctx: Context) -> Detections:
-    """The first image's detections of a graph at any stage, in pixels of the canvas."""
-    results = ctx.values.results
-    if Role.NUM_DETECTIONS not in results:
-        return from_raw_export(outputs, ctx.detector.outputs if ctx.detector is not None else None)
-    count = int(outputs[results[Role.NUM_DETECTIONS]][0, 0])
-    boxes = outputs[results[Role.BOXES]][0, :count]
-    if ctx.io.get("boxes") == "normalized":
-        image = ctx.spec().image
-        boxes = boxes * np.array([image.width, image.height] * 2, np.float32)
-    maps = {role: outputs.get(results[role]) for role in (Role.MASKS, Role.HEATMAPS, Role.SEMANTIC) if role in results}
-    masks, heatmaps = (
-        None if found is None else found.reshape(ctx.batch, -1, *found.shape[-rank:])[0, :count]
-        for found, rank in ((maps.get(Role.MASKS), 2), (maps.get(Role.HEATMAPS), 3))
-    )
-    semantic = maps.get(Role.SEMANTIC)
-    scores = outputs[results[Role.SCORES]][0, :count]
-    classes = outputs[results[Role.CLASSES]][0, :count] if Role.CLASSES in results else np.zeros(count)
-    logits = None if semantic is None else semantic[0]
-    return Detections.of(boxes, scores, classes.astype(np.int64), masks, heatmaps, logits)
+    Args:
+        io: what passes have named so far.
+        inputs: shape by name of every input, the image first; proposals are the one whose last axis is 4.
+        order: of the channels, where no pass has named the image.
+    """
+    (name, shape), *others = inputs.items()
+    image = io.input or ImageIO(name, tuple(shape), order=order)
+    boxes = next((TensorIO(n, tuple(s)) for n, s in others if n != IMAGE_SIZES and s and s[-1] == 4), None)
+    return GraphIO(image, io.image_sizes, io.proposals or boxes, io.outputs, io.boxes)

@@ -55,7 +55,14 @@ def patches(
     size: tuple[int, int],
     threshold: float = 0.5,
 ) -> Iterator[Patch]:
-    """The same masks one at a time, each only where it can be set."""
+    """The masks of `paste` one at a time, each only where it can be set.
+
+    Args:
+        masks: probabilities float32 [n, M, M] over the boxes.
+        boxes: float32 [n, 4], x1, y1, x2, y2 in pixels of the image.
+        size: height and width of the image.
+        threshold: the least probability of a pixel that is set.
+    """
     for mask, box in zip(masks, boxes, strict=True):
         yield _patch(mask.astype(np.float32), box.astype(np.float32), size, threshold)
 
@@ -66,7 +73,7 @@ def encode(
     size: tuple[int, int],
     threshold: float = 0.5,
 ) -> list[dict[str, Any]]:
-    """COCO run-length encoding of each pasted mask: {"size": [H, W], "counts": str}."""
+    """COCO run-length encoding of each mask of `paste`, whose arguments it takes: {"size": [H, W], "counts": str}."""
     canvas = np.zeros(size, np.uint8, order="F")
     encoded = []
     for patch in patches(masks, boxes, size, threshold):

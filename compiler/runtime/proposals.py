@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError
+from onnxgraft.files import read_json
 from onnxgraft.runtime.images import Placement
 
 # The file of an image (None for an array) and its height and width -> boxes [R, 4], its pixels, best first.
@@ -23,7 +22,16 @@ def none(file: Path | None, size: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def grid(file: Path | None, size: tuple[int, int], rows: int = 256) -> NDArray[np.float32]:
-    """Boxes of several sizes all over an image, to compare two forms of one network on: float32 [rows, 4]."""
+    """Boxes of several sizes all over an image, to compare two forms of one network on.
+
+    Args:
+        file: not read; `Proposals` have it.
+        size: height and width of the image in pixels.
+        rows: how many boxes.
+
+    Returns:
+        float32 [rows, 4], x1, y1, x2, y2 in pixels of the image.
+    """
     height, width = size
     steps = np.arange(rows, dtype=np.float32)
     side = min(height, width) / 2 ** (1 + steps % 4)
@@ -37,11 +45,9 @@ def read(path: Path) -> Proposals:
     Raises:
         InputError: the file cannot be read, and later: it has nothing about an image.
     """
+    held = read_json(path, "proposals")
     try:
-        rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        boxes = {Path(row["file"]).name: np.asarray(row["boxes"], np.float32).reshape(-1, 4) for row in rows}
-    except OSError as error:
-        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        boxes = {Path(row["file"]).name: np.asarray(row["boxes"], np.float32).reshape(-1, 4) for row in held}
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f'{path}: no proposals: expected a list of {{"file", "boxes"}} ({error!r})') from error
 
@@ -55,7 +61,16 @@ def read(path: Path) -> Proposals:
 
 
 def place(boxes: NDArray[np.float32], placement: Placement, rows: int) -> NDArray[np.float32]:
-    """The best boxes of an image as they lie on the canvas, clipped, empty ones left out: float32 [rows, 4], zero-filled."""
+    """The best boxes of an image as they lie on the canvas.
+
+    Args:
+        boxes: float32 [R, 4], x1, y1, x2, y2 in pixels of the original image, best first.
+        placement: of the image.
+        rows: how many the network takes.
+
+    Returns:
+        float32 [rows, 4] in pixels of the canvas: clipped to the image, without empty ones, then zeros.
+    """
     (height, width), (new_height, new_width) = placement.original, placement.resized
     scaled = boxes * np.array([new_width / width, new_height / height] * 2, np.float32)
     scaled = np.clip(scaled, 0, np.array([new_width, new_height] * 2, np.float32))

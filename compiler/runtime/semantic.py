@@ -33,14 +33,21 @@ def labels(logits: NDArray[np.float32], placement: Placement) -> NDArray[np.int3
 
 
 def enlarged(logits: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """[C, h, w] to [C, h * factor, w * factor], as the head's own last step."""
+    """Logits float32 [C, h, w] as float32 [C, h * factor, w * factor], bilinear, as the head's own last step."""
     height, width = (int(d) for d in logits.shape[1:])
     rows, columns = (interpolation.linear(n, n * factor, factor) for n in (height, width))
     return np.stack([interpolation.apply(np.asarray(plane, np.float32), rows, columns) for plane in logits])
 
 
 def encode(classes: NDArray[np.int32]) -> list[dict[str, Any]]:
-    """One entry per class that occurs, as COCO's stuff results: {"category_id": class index, "segmentation": RLE}."""
+    """A semantic map as COCO's stuff results, one entry per class that occurs.
+
+    Args:
+        classes: class index of each pixel, int32 [H, W].
+
+    Returns:
+        [{"category_id": class index, "segmentation": {"size": [H, W], "counts": run-length text}}].
+    """
     entries = []
     for label in np.unique(classes).tolist():
         rle = coco_mask.encode(np.asfortranarray(classes == label, dtype=np.uint8))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 from onnxgraft import targets
 from onnxgraft.detector.spec import Combine
 from onnxgraft.errors import OnnxgraftError, TargetError
-from onnxgraft.manifest import read_manifest
+from onnxgraft.manifest import Manifest
 from onnxgraft.runtime import images as image_ops
 from onnxgraft.runtime import proposals as proposal_ops
 from onnxgraft.runtime import semantic
-from onnxgraft.runtime.detections import Detections, canvas_size, from_outputs
-from onnxgraft.runtime.panoptic import Panoptic, combine
+from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.feeds import Feeder, Feeds, Placed
+from onnxgraft.runtime.panoptic import Panoptic
+from onnxgraft.runtime.panoptic import combine as merge
 from onnxgraft.runtime.postprocess import ImageDetections, to_original
+from onnxgraft.runtime.read_outputs import from_outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,7 @@ class ImageResult:
         classes = self.semantic
         if classes is None or self.found.detections.masks is None:
             return None
-        return combine(self.found, classes, self.combine)
+        return merge(self.found, classes, self.combine)
 
 
 class Session:
@@ -74,16 +77,12 @@ class Session:
     ) -> None:
         self.proposals = proposals
         self.directory = Path(build)
-        self.manifest = read_manifest(self.directory)
-        self.io: dict[str, Any] = self.manifest["io"]
-        preprocess = self.manifest["preprocess"]
-        self.rule = rule or image_ops.ResizeRule(
-            int(preprocess.get("shortest_edge", 800)), int(preprocess.get("longest_edge", 1333))
-        )
-        self.canvas = canvas_size(self.io)
-        self.batch = int(self.io["input"]["shape"][0])
-        self.combine = Combine.of(self.manifest.get("panoptic") or {})
-        self._mean = _mean(preprocess, self._input("order", "BGR"))
+        self.manifest = Manifest.read(self.directory)
+        self.feeder = Feeder.of(self.manifest.io, self.manifest.preprocess)
+        if rule is not None:
+            self.feeder = replace(self.feeder, rule=rule)
+        self.canvas = self.manifest.io.image.canvas
+        self.batch = self.manifest.io.image.batch
         self._runner, self.notice = _runner(self.directory, self.manifest, engine, threads)
 
     def run(self, images: Iterable[str | Path | NDArray[np.uint8]]) -> Iterator[ImageResult]:
@@ -105,53 +104,25 @@ class Session:
         pictures = [item if isinstance(item, np.ndarray) else image_ops.read_image(item) for item in chunk]
         placed = [self.place(picture) for picture in pictures]
         outputs = self.run_feeds(self.feeds(placed, files))
+        combine = self.manifest.panoptic or Combine()
         for i, (file, picture, (_, placement)) in enumerate(zip(files, pictures, placed, strict=True)):
-            raw = from_outputs(outputs, self.io, i)
-            yield ImageResult(file, picture, placement, raw, to_original(raw, placement), self.combine)
+            raw = from_outputs(outputs, self.manifest.io, i)
+            yield ImageResult(file, picture, placement, raw, to_original(raw, placement), combine)
 
-    def place(self, image: NDArray[np.uint8]) -> tuple[NDArray[Any], image_ops.Placement]:
-        """The tensor of one image, as this build's input wants it."""
-        return image_ops.place(
-            image,
-            self.canvas,
-            self.rule,
-            mean=self._mean,
-            layout=self._input("layout", "NCHW"),
-            dtype=self._input("dtype", "float32"),
-            order=self._input("order", "BGR"),
-        )
+    def place(self, image: NDArray[np.uint8]) -> Placed:
+        """The tensor of one image, uint8 [H, W, 3] BGR, as this build's input wants it, and where the image lies in it."""
+        return self.feeder.place(image)
 
-    def feeds(
-        self, placed: Sequence[tuple[NDArray[Any], image_ops.Placement]], files: Sequence[Path | None] = ()
-    ) -> dict[str, NDArray[Any]]:
+    def feeds(self, placed: Sequence[Placed], files: Sequence[Path | None] = ()) -> Feeds:
         """The network's inputs for at most one batch of placed images, whose files only proposals are looked up by."""
-        missing = self.batch - len(placed)
-        filled = [*placed, *[placed[-1]] * missing]
-        feeds = {self._input("name", "input_tensor"): np.stack([tensor for tensor, _ in filled])}
-        if self.io.get("image_sizes"):
-            sizes = [placement.resized for _, placement in filled]
-            feeds["image_sizes"] = np.array(sizes, np.float32)
-        if self.io.get("proposals"):
-            named = [*files, *[None] * (len(placed) - len(files))]
-            rows = int(self.io["proposals"][1])
-            boxes = [
-                proposal_ops.place(self.proposals(file, placement.original), placement, rows)
-                for file, (_, placement) in zip(named, placed, strict=True)
-            ]
-            feeds["proposals"] = np.stack([*boxes, *[boxes[-1]] * missing])
-        return feeds
-
-    def _input(self, key: str, default: str) -> Any:
-        return self.io["input"].get(key, default)
+        if self.manifest.io.proposals is None:
+            return self.feeder.batch(placed)
+        named = [*files, *[None] * (len(placed) - len(files))]
+        boxes = [self.proposals(f, placement.original) for f, (_, placement) in zip(named, placed, strict=True)]
+        return self.feeder.batch(placed, boxes)
 
 
-def _mean(preprocess: Mapping[str, Any], order: str) -> list[float]:
-    """The pixel mean in the channel order of the input tensor."""
-    mean = [float(v) for v in preprocess.get("mean", (0, 0, 0))]
-    return mean if preprocess.get("order", "BGR") == order else mean[::-1]
-
-
-def _runner(directory: Path, manifest: Mapping[str, Any], engine: str, threads: int | None) -> tuple[targets.Runner, str]:
+def _runner(directory: Path, manifest: Manifest, engine: str, threads: int | None) -> tuple[targets.Runner, str]:
     reason = ""
     if engine != "onnxruntime":
         runner, reason = _engine_runner(directory, manifest)
@@ -160,20 +131,19 @@ def _runner(directory: Path, manifest: Mapping[str, Any], engine: str, threads: 
         if engine == "required":
             raise TargetError(f"the engine cannot run here: {reason or 'the build has none'}")
     notice = f"the engine cannot run here ({reason}): the same graph runs in ONNX Runtime instead"
-    runnable = targets.OrtRunner(directory / str(manifest["runnable"]), threads)
+    runnable = targets.OrtRunner(directory / manifest.runnable, threads)
     return runnable, notice if reason else ""
 
 
-def _engine_runner(directory: Path, manifest: Mapping[str, Any]) -> tuple[targets.Runner | None, str]:
+def _engine_runner(directory: Path, manifest: Manifest) -> tuple[targets.Runner | None, str]:
     """The engine ready to run, or None and the reason ("" when the build has no engine)."""
-    name, file = manifest.get("target"), manifest.get("engine")
-    if not name or not file or name == "onnxruntime":
+    if manifest.engine is None or manifest.target == "onnxruntime":
         return None, ""
     try:
-        target = targets.get(str(name))
+        target = targets.get(manifest.target)
         reason = target.can_run()
         if reason is None:
-            return target.runner(directory / str(file)), ""
+            return target.runner(directory / manifest.engine), ""
         return None, reason
     except OnnxgraftError as error:
         return None, str(error)

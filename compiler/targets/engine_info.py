@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,13 +58,6 @@ class EngineInfo:
             if layer.type:
                 counts.setdefault(layer.kind, Counter())[layer.type] += 1
         return {kind: dict(sorted(counts[kind].items())) for kind in sorted(counts)}
-
-    def types_of(self, nodes: Mapping[str, str] | set[str]) -> dict[str, int]:
-        """How many of these ONNX nodes run in which type, by the layer each was fused into."""
-        counts: Counter[str] = Counter()
-        for layer in self.layers:
-            counts[layer.type] += sum(name in nodes for name in layer.onnx_nodes)
-        return {kind: count for kind, count in sorted(counts.items()) if count}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file: the layers as counts, everything else as it is."""

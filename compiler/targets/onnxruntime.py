@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxgraft.errors import InputError, TargetError
+from onnxgraft.ir.ort import open_session
 from onnxgraft.options import BuilderOptions
 from onnxgraft.targets import traits
 from onnxgraft.targets.base import Runner, Target
@@ -23,26 +24,14 @@ class OrtRunner(Runner):
 
     `threads` bounds the threads of one operator (None: ONNX Runtime's choice, all cores).
     `optimize` False runs the graph as it stands, which checks of single passes want.
-    Q/DQ are executed as they are written: what ONNX Runtime would fuse them to saturates on CPUs without VNNI, and what it
-    moves past other operators costs more than it gains where integer-kernels has been.
     Raises TargetError with ONNX Runtime's own message when the graph does not load.
     """
 
     def __init__(self, path: Path, threads: int | None = None, optimize: bool = True) -> None:
         if not Path(path).is_file():
             raise InputError(f"{path} is not a file: give an ONNX model")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.inter_op_num_threads = 1
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if not optimize:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
-            self.session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self.session = open_session(Path(path), threads=threads, optimize=optimize)
         except Exception as error:  # ONNX Runtime's classes share no base below Exception
             raise TargetError(f"ONNX Runtime cannot load {path}: {tidy(str(error))}") from error
         self.input_names = tuple(i.name for i in self.session.get_inputs())

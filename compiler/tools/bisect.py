@@ -17,6 +17,7 @@ from onnxgraft.errors import InputError, PassError
 from onnxgraft.files import CACHE
 from onnxgraft.golden import catalog, sidecars
 from onnxgraft.instruments.numeric import not_runnable
+from onnxgraft.instruments.stage import detect, fits
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.serde import Skeleton, write_model
 from onnxgraft.options import Options
@@ -27,9 +28,7 @@ from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.record import PassRecord
 from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.feeds import fits, stage_detections, stage_feeds
 from onnxgraft.runtime.images import ResizeRule
-from onnxgraft.targets import OrtRunner
 
 PARITY = "parity"
 
@@ -187,12 +186,7 @@ class Parity:
         return all(match(a, b).exact for a, b in zip(self.expected, self.detect(stage), strict=True))
 
     def detect(self, stage: Stage) -> list[Detections]:
-        graph = stage.graph()
-        with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-            path = Path(folder) / "stage.onnx"
-            graph.save(path)
-            runner = OrtRunner(path)
-            return [stage_detections(runner(stage_feeds(graph, stage.ctx, i)), stage.ctx) for i in self.images]
+        return detect(stage.graph(), stage.ctx, self.images)
 
 
 def _command(command: str) -> Check:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft import targets
 from onnxgraft.errors import InputError
 from onnxgraft.evaluation import coco
 from onnxgraft.evaluation.miou import MeanIoU, read_labels
 from onnxgraft.evaluation.truth import SCENES, Truth, from_files, from_scenes, from_semantic
-from onnxgraft.files import write_atomically
+from onnxgraft.files import CACHE, write_json
 from onnxgraft.golden import catalog
-from onnxgraft.ir.graph import Graph
-from onnxgraft.runtime.detections import Detections, from_raw_export
-from onnxgraft.runtime.images import ResizeRule, place
+from onnxgraft.manifest import GraphIO, ImageIO, Preprocess
+from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.feeds import Feeder
 from onnxgraft.runtime.postprocess import ImageDetections, to_original
+from onnxgraft.runtime.read_outputs import from_raw_export
 from onnxgraft.runtime.session import ImageResult, Session
+from onnxgraft.targets import OrtRunner
 from onnxgraft.tools.inspect import inspect
 
 Progress = Callable[[int, int, str], None]
@@ -47,14 +47,14 @@ def evaluate(
         images, annotations: pictures and a COCO instances file; without them a golden graph is judged on drawn scenes.
         limit: at most so many images (for drawn scenes: how many).
         stored: folder of `<image name>.npz` detections of another runtime, in the pictures' pixels.
-        engine: see runtime.infer.Session.
+        engine: see runtime.session.Session.
         output: gets the result as JSON.
         semantic: folder of `<image name>.png` with the semantic class of each pixel (255: ignored), for mIoU; without
             annotations it says which images count.
         progress: called with (images done, images in all, name of the next).
 
     Returns:
-        {"images", "what", "rows": {subject: report of runtime.coco.evaluate, "semantic": of runtime.miou}}.
+        {"images", "what", "rows": {subject: report of evaluation.coco.evaluate, "semantic": of evaluation.miou}}.
 
     Raises:
         InputError: what was given does not fit together, in one line.
@@ -70,7 +70,7 @@ def evaluate(
         rows["stored detections"] = coco.evaluate(truth.annotations, reference)
     report = {"images": len(truth.ids), "what": what, "rows": rows}
     if output is not None:
-        write_atomically(output, (json.dumps(report, indent=1) + "\n").encode())
+        write_json(output, report, indent=1)
     return report
 
 
@@ -134,54 +134,24 @@ def _stored(folder: Path, truth: Truth) -> Iterator[tuple[int, Detections]]:
 
 def _detector(run: str, engine: str) -> tuple[Detector, str, str]:
     """What answers, the model that it came from, and a sentence on what runs."""
-    if (Path(run) / "manifest.json").is_file() or Path(run).is_dir():
+    if Path(run).is_dir():
         session = Session(run, engine=engine)
 
         def build(image: NDArray[np.uint8]) -> ImageResult:
             (result,) = session.run([image])
             return result
 
-        return build, str(session.manifest["source"]["model"]), session.notice or "the build as it stands"
-    path = catalog.resolve(run, Path("build") / ".cache")
+        return build, session.manifest.source.model, session.notice or "the build as it stands"
+    path = catalog.resolve(run, CACHE)
     spec, _ = inspect(path)
-    name = Graph.load(path).gs.inputs[0].name
-    runner = targets.OrtRunner(path)
-    image = spec.image
+    image, runner = spec.image, OrtRunner(path)
+    preprocess = Preprocess.of(image)
+    taken = ImageIO(runner.input_names[0], (3, image.height, image.width), order=preprocess.order)
+    feeds = Feeder.of(GraphIO(taken), preprocess)
 
     def export(picture: NDArray[np.uint8]) -> ImageResult:
-        tensor, placement = place(picture, (image.height, image.width), ResizeRule(), mean=image.mean,
-                                  order="RGB" if image.order == "RGB" else "BGR")  # fmt: skip
-        raw = from_raw_export(runner({name: tensor}), spec.outputs)
-        return ImageResult(None, picture, placement, raw, to_original(raw, placement))
+        placed = feeds.place(picture)
+        raw = from_raw_export(runner(feeds.batch([placed])), spec.outputs)
+        return ImageResult(None, picture, placed[1], raw, to_original(raw, placed[1]))
 
     return export, run, "the exported graph in ONNX Runtime"
-
-
-def table(report: dict[str, Any]) -> list[Sequence[str]]:
-    """Rows for a terminal: a heading, one row a subject, then one a class; columns of what was measured."""
-    subjects = report["rows"]
-    columns = [c for c in _COLUMNS if c[0] in ("box", "mask") or any(c[0] in scores for scores in subjects.values())]
-    if not any("box" in scores for scores in subjects.values()):
-        columns = [c for c in columns if c[0] == "semantic"]
-    rows: list[Sequence[str]] = [("", *(heading for _, _, heading in columns))]
-    for subject, scores in subjects.items():
-        rows.append((subject, *(_number(scores.get(kind, {}).get(metric)) for kind, metric, _ in columns)))
-    for subject, scores in subjects.items():
-        parts = {kind: scores.get(kind, {}).get("per_class", {}) for kind, _, _ in columns}
-        for name in dict.fromkeys(name for kind in parts for name in parts[kind]):
-            first = {kind: metric for kind, metric, _ in reversed(columns)}
-            cells = [_number(parts[kind].get(name)) if first[kind] == metric else "" for kind, metric, _ in columns]
-            rows.append((f"  {subject}: {name}", *cells))
-    return rows
-
-
-_COLUMNS = (
-    ("box", "AP", "box AP"), ("box", "AP50", "AP50"), ("box", "AP75", "AP75"),
-    ("mask", "AP", "mask AP"), ("mask", "AP50", "AP50"), ("mask", "AP75", "AP75"),
-    ("keypoint", "AP", "keypoint AP"), ("keypoint", "AP50", "AP50"), ("keypoint", "AP75", "AP75"),
-    ("semantic", "mIoU", "mIoU"), ("semantic", "pACC", "pixel accuracy"),
-)  # fmt: skip
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from onnxgraft.errors import InputError
+from onnxgraft.errors import InputError, os_reason
 from onnxgraft.files import write_atomically
 from onnxgraft.runtime import panoptic, results, semantic
 from onnxgraft.runtime.draw import draw_result
@@ -41,35 +43,32 @@ def infer(
         drawn: folder that gets each picture with what was found, under its own name as PNG.
         min_score: detections below it are left out of both; segments have a threshold of their own.
         edges: shortest and longest edge of the resize rule; None takes the model's own.
-        engine: see runtime.infer.Session.
+        engine: see runtime.session.Session.
         progress: called with each file's name.
         proposals: the boxes that a Fast R-CNN classifies, see runtime.proposals.read.
 
     Returns:
-        One line per picture, and what ran where the engine could not.
+        One line per picture, a note where it was shrunk to fit the canvas, and what ran where the engine could not.
 
     Raises:
         InputError: an unreadable picture, or a place that cannot be written.
     """
     session = Session(run, engine=engine, proposals=read_proposals(proposals) if proposals else none_given)
-    if any(edges):
-        session.rule = ResizeRule(edges[0] or session.rule.shortest_edge, edges[1] or session.rule.longest_edge)
+    rule = session.feeder.rule
+    rule = ResizeRule(edges[0] or rule.shortest_edge, edges[1] or rule.longest_edge)
+    session.feeder = replace(session.feeder, rule=rule)
     if drawn is not None:
-        try:
-            drawn.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{drawn}: cannot be written: {(error.strerror or str(error)).lower()}") from error
-    names = _unique_names(images)
+        _make(drawn)
     rows, lines = [], [f"note: {session.notice}"] if session.notice else []
-    for path, name, result in zip(images, names, session.run(images), strict=True):
+    for path, name, result in zip(images, _unique_names(images), session.run(images), strict=True):
         progress(path.name)
         found = result.found.select(result.found.detections.scores >= min_score)
-        lines.append(f"{path}: {_count(found, result)}")
+        lines += _told(path, found, result)
         if json_file is not None:
             rows.append(row(path, name, found, result, json_file))
         if drawn is not None:
-            names_of, semantic_names = (session.manifest.get(key) for key in ("class_names", "semantic_class_names"))
-            _write_picture(drawn / f"{name}.png", draw_result(result, names_of, semantic_names, min_score))
+            names = session.manifest.class_names, session.manifest.semantic_class_names
+            _write_picture(drawn / f"{name}.png", draw_result(result, *names, min_score))
     if json_file is not None:
         results.write(json_file, rows)
     return lines
@@ -90,12 +89,29 @@ def row(path: Path, name: str, found: ImageDetections, result: ImageResult, json
     return entry
 
 
-def _count(found: ImageDetections, result: ImageResult) -> str:
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {os_reason(error)}") from error
+
+
+def _told(path: Path, found: ImageDetections, result: ImageResult) -> list[str]:
+    """What a user reads of one picture."""
     if result.panoptic is not None:
-        return f"{len(found)} detections, {len(result.panoptic.info)} panoptic segments"
-    if result.semantic is not None:
-        return f"{len(np.unique(result.semantic))} semantic classes"
-    return f"{len(found)} detections"
+        count = f"{len(found)} detections, {len(result.panoptic.info)} panoptic segments"
+    elif result.semantic is not None:
+        count = f"{len(np.unique(result.semantic))} semantic classes"
+    else:
+        count = f"{len(found)} detections"
+    lines = [f"{path}: {count}"]
+    if result.placement.shrunk:
+        (height, width), (tall, wide) = result.placement.resized, result.placement.canvas
+        lines.append(
+            f"note: {path}: shrunk to {height}x{width} to fit the canvas of {tall}x{wide}, so these are the answers for a "
+            "smaller picture than detectron2 sees: build with a larger --size, or set --shortest-edge and --longest-edge"
+        )
+    return lines
 
 
 def _unique_names(images: Sequence[Path]) -> list[str]:
@@ -108,7 +124,8 @@ def _unique_names(images: Sequence[Path]) -> list[str]:
     return names
 
 
-def _write_picture(path: Path, image: np.ndarray) -> None:
+def _write_picture(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write uint8 [H, W, 3] BGR as PNG."""
     encoded, data = cv2.imencode(".png", image)
     if not encoded:
         raise InputError(f"{path}: the picture cannot be encoded")

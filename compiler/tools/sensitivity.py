@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -14,16 +13,15 @@ from numpy.typing import NDArray
 from onnxgraft.errors import InputError
 from onnxgraft.evaluation import truth as truths
 from onnxgraft.evaluation.truth import Truth
-from onnxgraft.files import write_atomically
+from onnxgraft.files import CACHE, write_json
 from onnxgraft.golden import catalog, scenes
-from onnxgraft.manifest import read_manifest
+from onnxgraft.manifest import Manifest
 from onnxgraft.options import Options, Size
 from onnxgraft.quantization import dataset as picture_sets
 from onnxgraft.quantization.budget import choose
-from onnxgraft.quantization.calibrate import CACHE, prepare
+from onnxgraft.quantization.calibrate import prepare
 from onnxgraft.quantization.ranges import Provider
 from onnxgraft.quantization.sensitivity import _UNSEEN, JUDGING, RANKING, Progress, Variants, rank
-from onnxgraft.runtime.detections import canvas_size
 
 
 def report_on(
@@ -45,7 +43,7 @@ def report_on(
         annotations: COCO instances of these pictures, needed with a budget.
         limit: how many pictures rank the layers.
         budget: by how much box and mask AP may fall; budget_images pictures judge it.
-        calibration: see provider.Provider.
+        calibration: see ranges.Provider.
         output: gets the result as JSON.
         progress: called with (steps done, steps in all, what runs).
 
@@ -54,8 +52,8 @@ def report_on(
     """
     model, size = run, (1344, 1344)
     if Path(run).is_dir():
-        manifest = read_manifest(Path(run))
-        model, size = str(manifest["source"]["model"]), canvas_size(manifest["io"])
+        manifest = Manifest.read(Path(run))
+        model, size = manifest.source.model, manifest.io.image.canvas
         held = Path(run) / "calibration.json"
         calibration = calibration or (held if held.is_file() else None)
     pictures, truth = _material(model, images, annotations, limit, budget_images if budget is not None else None)
@@ -73,7 +71,7 @@ def report_on(
         "choice": asdict(choice) | {"met": choice.met} if choice else None,
     }
     if output is not None:
-        write_atomically(output, (json.dumps(report, indent=1) + "\n").encode())
+        write_json(output, report, indent=1)
     return report
 
 

@@ -11,21 +11,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.driver.plan import noise
+from onnxgraft.files import CACHE
 from onnxgraft.golden import catalog, scenes
 from onnxgraft.golden import references as golden_references
+from onnxgraft.instruments.stage import feeder, stage_detections
 from onnxgraft.ir.graph import Graph
 from onnxgraft.passes import FixInput
 from onnxgraft.passes.default import parse_pipeline
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.runtime.comparison import MatchReport, match
-from onnxgraft.runtime.detections import Detections, from_raw_export
+from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.images import place, read_image
 from onnxgraft.runtime.proposals import grid
 from onnxgraft.runtime.session import Session
@@ -71,15 +72,16 @@ def verify(
     Args:
         run: a build folder.
         images: pictures to compare on; a golden graph has its own, another export gets drawn noise without them.
-        engine: see runtime.infer.Session.
+        engine: see runtime.session.Session.
         progress: called with a word on what runs.
 
     Returns:
         One Verification per image, and a sentence on what the reference was and what ran.
     """
     session = Session(run, engine=engine)
-    session.proposals = partial(grid, rows=session.io.get("proposals", (0, 1))[1])
-    tolerance = TOLERANCES[str(session.manifest.get("precision", "fp32"))]
+    if session.manifest.io.proposals is not None:
+        session.proposals = partial(grid, rows=session.manifest.io.proposals.shape[-2])
+    tolerance = TOLERANCES[session.manifest.precision]
     references, what = _references(session, images)
     results = []
     for name, image, expected in references:
@@ -95,7 +97,7 @@ Reference = tuple[str, NDArray[np.uint8], Detections]
 
 
 def _references(session: Session, images: Sequence[str | Path]) -> tuple[Iterator[Reference], str]:
-    source = session.manifest["source"]["model"]
+    source = session.manifest.source.model
     canvas = session.canvas
     if not images and _has_answers(source, canvas):
         stored = golden_references.references(source)
@@ -112,30 +114,20 @@ def _has_answers(source: str, canvas: tuple[int, int]) -> bool:
 
 
 def _on_canvas(session: Session, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image as it lies on the canvas, uint8 BGR, so that build and export see the same pixels."""
-    mean = session.manifest["preprocess"]["mean"]
-    bgr = mean if session.manifest["preprocess"]["order"] == "BGR" else mean[::-1]
-    tensor, _ = place(image, session.canvas, session.rule, mean=bgr, layout="NHWC", dtype="uint8", order="BGR")
+    """A picture, uint8 [H, W, 3] BGR, as it lies on the canvas, alike, so that build and export see the same pixels."""
+    mean = session.manifest.preprocess.mean_in("BGR")
+    tensor, _ = place(image, session.canvas, session.feeder.rule, mean=mean, layout="NHWC", dtype="uint8")
     return np.asarray(tensor, np.uint8)
 
 
 def _run_export(session: Session, pictures: Sequence[tuple[str, NDArray[np.uint8]]]) -> Iterator[Reference]:
     manifest = session.manifest
-    source = catalog.resolve(manifest["source"]["model"], Path("build") / ".cache")
-    graph, ctx = Graph.load(source), Context()
-    steps = parse_pipeline(manifest["pipeline"]).stop_after(FixInput.name()).passes  # as exported, on the build's canvas
+    graph, ctx = Graph.load(catalog.resolve(manifest.source.model, CACHE)), Context(channel_order=manifest.preprocess.order)
+    steps = parse_pipeline(manifest.pipeline).stop_after(FixInput.name()).passes  # as exported, on the build's canvas
     PassManager(steps, fingerprints=False).run(graph, ctx)
-    order = manifest["preprocess"]["order"]
+    feeds = feeder(graph, ctx)
     with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
         graph.save(Path(folder) / "reference.onnx")
         runner = OrtRunner(Path(folder) / "reference.onnx")
         for name, image in pictures:
-            outputs = runner(_export_feed(graph, image, order))
-            yield name, image, from_raw_export(outputs, ctx.spec().outputs)
-
-
-def _export_feed(graph: Graph, image: NDArray[np.uint8], order: str) -> dict[str, Any]:
-    tensor = graph.gs.inputs[0]
-    chw = (image if order == "BGR" else image[..., ::-1]).transpose(2, 0, 1).astype(np.float32)
-    feed = {tensor.name: np.stack([chw] * int(tensor.shape[0]))}
-    return feed | {t.name: grid(None, (chw.shape[1], chw.shape[2]), int(t.shape[0])) for t in graph.gs.inputs[1:]}
+            yield name, image, stage_detections(runner(feeds([image])), ctx, feeds.io)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from onnxgraft.golden import sidecars
 from onnxgraft.ir.graph import Graph
+from onnxgraft.manifest import Preprocess
 from onnxgraft.options import CompileOptions
 from onnxgraft.passes.default import default_pipeline
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.runtime.comparison import MatchReport, match
 from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.feeds import Feeder
+from onnxgraft.runtime.read_outputs import from_outputs
 from onnxgraft.targets import OrtRunner
 
 FORMS = {"plugin": "onnxruntime", "native": "tensorrt-rtx"}  # form: the target whose pipeline makes it
@@ -84,11 +86,11 @@ def check(
 ) -> Check:
     """Compile `model` in one form at the size of `image` (uint8 BGR [H,W,3]), run it and compare with `answers`."""
     path, ctx, surgery = compile_form(model, form, image.shape[:2], folder, numbers, pooler_type)
-    outputs = run(path, image, answers.get("proposals"), threads, ctx.spec().image.order)
+    outputs = run(path, ctx, image, answers.get("proposals"), threads)
     report = None
     if "boxes" in answers:
-        count = int(outputs["num_detections"][0, 0])
-        report = match(_stored(answers), _found(outputs, count, "classes" in answers))
+        found = replace(from_outputs(outputs, ctx.io), heatmaps=None, semantic=None)  # these are compared below
+        report = match(_stored(answers), found)
     heatmaps = None
     if "keypoint_heatmaps" in answers and report is not None:
         stored = answers["keypoint_heatmaps"].astype(np.float32)
@@ -101,19 +103,19 @@ def check(
     return Check(report, heatmaps, semantic, surgery)
 
 
-def run(path: Path, image: np.ndarray, proposals: Any, threads: int | None, order: str) -> dict[str, np.ndarray]:
-    """The outputs of a compiled file for one image, and for proposals where it takes them (unused rows have no area)."""
-    runner = OrtRunner(path, threads)
-    picture = image if order == "BGR" else image[..., ::-1]
-    feeds: dict[str, Any] = {}
-    for value in runner.session.get_inputs():
-        if value.shape[-1] == 4 and proposals is not None:
-            rows = np.zeros(value.shape, np.float32)
-            rows[0, : len(proposals)] = proposals
-            feeds[value.name] = rows
-        else:
-            feeds[value.name] = np.ascontiguousarray(picture.transpose(2, 0, 1)[None].astype(np.float32))
-    return runner(feeds)
+def run(
+    path: Path, ctx: Context, image: np.ndarray, proposals: np.ndarray | None = None, threads: int | None = None
+) -> dict[str, np.ndarray]:
+    """The outputs of a compiled file for one image.
+
+    Args:
+        path, ctx: as `compile_form` gives them.
+        image: uint8 [H, W, 3] BGR of the canvas size.
+        proposals: float32 [R, 4], pixels, for a graph that takes them.
+        threads: of ONNX Runtime; None for all cores.
+    """
+    feeds = Feeder.of(ctx.io, Preprocess.of(ctx.spec().image))
+    return OrtRunner(path, threads)(feeds([image], None if proposals is None else [proposals]))
 
 
 def detections_match(answers: Arrays, others: Arrays) -> MatchReport:
@@ -129,10 +131,3 @@ def _stored(answers: Arrays) -> Detections:
     if masks is not None and masks.dtype == np.uint8:
         masks = masks.astype(np.float32) / 255
     return Detections.of(answers["boxes"], scores, classes, masks)
-
-
-def _found(outputs: Arrays, count: int, classified: bool) -> Detections:
-    boxes, scores = outputs["detection_boxes"][0, :count], outputs["detection_scores"][0, :count]
-    classes = outputs["detection_classes"][0, :count] if classified else np.zeros(count)
-    masks = outputs.get("detection_masks")
-    return Detections.of(boxes, scores, classes, None if masks is None else masks[0, :count])

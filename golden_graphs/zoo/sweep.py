@@ -40,6 +40,7 @@ from golden_graphs.zoo import checking
 from golden_graphs.zoo import table as zoo_table
 from onnxgraft.driver.compile import compile
 from onnxgraft.frontends.detectron2 import config_numbers, configs, families, supported, tracing
+from onnxgraft.manifest import Times
 from onnxgraft.options import Options
 from onnxgraft.targets import get
 
@@ -255,10 +256,10 @@ def _engine(path: Path, precision: str, size: tuple[int, int], work: Path) -> di
         target="tensorrt-rtx", precision=precision, size=size, checks=False, calib=pictures_of if precision == "int8" else None,
     )  # fmt: skip
     made = compile(path, folder, options)
-    times = json.loads((folder / "times.json").read_text()) if (folder / "times.json").is_file() else {}
-    size_of = made.manifest["sizes"].get(made.manifest["engine"] or "", 0)
+    seconds = Times.read(folder).total or 0.0
+    size_of = made.manifest.sizes.get(made.manifest.engine or "", 0)
     shutil.rmtree(folder)
-    return {"built": bool(size_of), "mib": round(size_of / 2**20, 1), "seconds": round(times.get("total", 0.0), 1)}
+    return {"built": bool(size_of), "mib": round(size_of / 2**20, 1), "seconds": round(seconds, 1)}
 
 
 def _file(results: Path, name: str) -> Path:

@@ -14,6 +14,7 @@ from onnxgraft.detector.spec import BoxCoder
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.value import Value, concat, constant
+from onnxgraft.manifest import IMAGE_SIZES
 from onnxgraft.pipeline.context import Context
 
 HALF = constant("half", 0.5)
@@ -89,8 +90,8 @@ def clip(builder: Builder, ctx: Context, boxes: Value) -> Value:
     """Boxes.clip: x into [0, width], y into [0, height] of the canvas, or of each image when their sizes are an input."""
     image = ctx.spec().image
     limit: gs.Tensor | Value
-    if ctx.io.get("image_sizes"):
-        sizes = next(t for t in builder.graph.gs.inputs if t.name == "image_sizes")
+    if ctx.io.image_sizes:
+        sizes = next(t for t in builder.graph.gs.inputs if t.name == IMAGE_SIZES)
         whwh = builder.of(sizes).take(constant("whwh", [1, 0, 1, 0]), axis=1).named("sizes")
         limit = whwh.reshape(ctx.batch, *[1] * (len(boxes.shape) - 2), 4).named("bounds")
     else:

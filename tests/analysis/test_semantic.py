@@ -18,7 +18,7 @@ from onnxgraft.passes.default import default_pipeline
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.runtime import semantic
-from onnxgraft.runtime.detections import from_outputs
+from onnxgraft.runtime.read_outputs import from_outputs
 from onnxgraft.targets import OrtRunner
 
 POSTPROCESSED = """
@@ -100,4 +100,4 @@ def test_the_default_pipeline_gives_the_exports_answers(outputs: str, tail: str,
 def test_another_size_than_the_exports(tmp_path: Path) -> None:
     graph, ctx = network("float[c, h, w] answer", POSTPROCESSED), Context()
     PassManager(default_pipeline(CompileOptions(size=(128, 64)), "onnxruntime").passes).run(graph, ctx)
-    assert ctx.io["outputs"] == {"semantic_logits": [1, 5, 32, 16]}
+    assert ctx.io.outputs == {"semantic_logits": (1, 5, 32, 16)}

@@ -67,7 +67,7 @@ def test_bad_files_are_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         sidecars.find("m", Path("m.onnx"), tmp_path / "absent.json")
     (tmp_path / "x.json").write_text("[1, 2]")
-    with pytest.raises(InputError, match="no sidecar: expected JSON"):
+    with pytest.raises(InputError, match="no sidecar: expected an object"):
         sidecars.find("m", Path("m.onnx"), tmp_path / "x.json")
     with pytest.raises(InputError, match="channel_order 'GBR' is not BGR or RGB"):
         sidecars.find("m", Path("m.onnx"), write(tmp_path, {"channel_order": "GBR"}))

@@ -15,7 +15,8 @@ from helpers.cli import assert_one_line_error, cli
 
 import onnxgraft
 from onnxgraft import InputError, Options
-from onnxgraft.driver.build_folder import TIMES, new_folder
+from onnxgraft.driver.build_folder import new_folder
+from onnxgraft.manifest import TIMES
 
 SMALL = (64, 96)
 MEASURED = re.compile(rb'[\d.]+ (?:s|ms)\b|width: ?[\d.]+%|"seconds":[\d.e-]+')  # report.html shows the seconds of times.json

@@ -28,7 +28,7 @@ def test_an_int8_engine_is_built(name: str, tmp_path: Path) -> None:
     cv2.imwrite(str(pictures / "0.png"), picture(name))
     options = Options(precision="int8", size=(height, width), target="tensorrt-rtx", checks=False, calib=pictures)
     build = compile(catalog.resolve(name, tmp_path / "cache"), tmp_path / "out", options)
-    engine = build.manifest["engine"]
-    assert (tmp_path / "out" / engine).stat().st_size == build.manifest["sizes"][engine] > 100_000
-    layers = build.manifest["engine_info"]
+    engine = build.manifest.engine
+    assert (tmp_path / "out" / engine).stat().st_size == build.manifest.sizes[engine] > 100_000
+    layers = build.manifest.engine_info
     assert "Int8" in str(layers), layers

@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 
 from onnxgraft.errors import InputError
-from onnxgraft.golden import catalog, scenes
+from onnxgraft.golden import catalog, scenes, shapes
 from onnxgraft.golden.weights import weights as seeded_weights
 from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
@@ -167,7 +167,7 @@ def test_scenes_are_redrawn_to_the_byte() -> None:
 
 def test_noise_is_the_sum_of_eight_bytes() -> None:
     # in Python's integers, from the words that any Philox4x64-10 gives
-    drawn = scenes.Stream(5).noise(1000, 30, 100)
+    drawn = shapes.Stream(5).noise(1000, 30, 100)
     words = np.random.Philox(key=np.array([5, scenes.STREAM], np.uint64)).random_raw(3000)
     sums = [sum(int(word).to_bytes(8, "little")) for word in words]
     assert drawn.ravel().tolist() == [(total - 1020) * 627_000 >> 17 for total in sums]
@@ -180,12 +180,12 @@ def test_shapes_are_where_their_outlines_are() -> None:
     area = {"square": 2.0, "triangle": 3**1.5 / 4, "star": 10 * 0.45 * np.sin(np.pi / 5) / 2}  # of radius 1
     for name, share in area.items():
         for angle in (0, 100, 555):
-            inside = scenes._inside(scenes._corners(name, 40 * scenes.PIXEL, angle), x, x[:, None])
+            inside = shapes._inside(shapes._corners(name, 40 * shapes.PIXEL, angle), x, x[:, None])
             assert inside[40, 40], name
             assert abs(inside.sum() / (share * 40**2) - 1) < 0.08, (name, angle)
             assert (np.hypot(x, x[:, None])[inside] < 40.8).all(), name
-    lengths = np.hypot(*np.array(scenes._directions()).T)
-    assert np.abs(lengths / scenes.UNIT - 1).max() < 2e-5
+    lengths = np.hypot(*np.array(shapes._directions()).T)
+    assert np.abs(lengths / shapes.UNIT - 1).max() < 2e-5
 
 
 def test_drawing_uses_no_floating_point(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-from helpers.members import answers, meta, picture
+from helpers.members import answers, picture
 
 from golden_graphs.zoo import checking
 from onnxgraft.golden import catalog
 from onnxgraft.runtime.comparison import match
-from onnxgraft.runtime.detections import Detections, from_outputs
+from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.images import Placement
 from onnxgraft.runtime.postprocess import to_original
+from onnxgraft.runtime.read_outputs import from_outputs
 from onnxgraft.runtime.session import ImageResult
 
 
@@ -22,7 +23,7 @@ def found(name: str, folder: Path) -> ImageResult:
     size = (image.shape[0], image.shape[1])
     home = catalog.folder(name)
     path, ctx, _ = checking.compile_form(catalog.resolve(name, folder), "plugin", size, folder, home / "meta.json")
-    raw = from_outputs(checking.run(path, image, None, 2, meta(name)["config"]["channel_order"]), ctx.io)
+    raw = from_outputs(checking.run(path, ctx, image, threads=2), ctx.io)
     placement = Placement(size, size, size)
     return ImageResult(None, image, placement, raw, to_original(raw, placement))
 

@@ -11,7 +11,7 @@ import pytest
 from golden_graphs.zoo import checking
 from onnxgraft.golden import catalog, references
 from onnxgraft.runtime.comparison import match
-from onnxgraft.runtime.detections import from_outputs
+from onnxgraft.runtime.read_outputs import from_outputs
 
 NAMES = ("cascade_mask_rcnn", "retinanet")
 
@@ -36,7 +36,7 @@ def test_compiled_it_finds_what_pytorch_finds(name: str, folder: Path) -> None:
     number, scene, reference = next(references.references(name))
     home = catalog.folder(name)
     path, ctx, _ = checking.compile_form(catalog.resolve(name, folder), "plugin", scene.shape[:2], folder, home / "meta.json")
-    report = match(reference, from_outputs(checking.run(path, scene, None, 2, "BGR"), ctx.io))
+    report = match(reference, from_outputs(checking.run(path, ctx, scene, threads=2), ctx.io))
     assert number == 0
     assert report.exact, report
     assert (reference.scores > 0.5).sum() > 20

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxgraft.instruments.stage import stage_detections
 from onnxgraft.ir.graph import Graph
 from onnxgraft.options import CompileOptions
 from onnxgraft.passes.default import default_pipeline
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.feeds import stage_detections
 from onnxgraft.targets import OrtRunner
 
 TRUE = (236, 300)  # of the image; 256 x 320 is what detectron2 pads it to

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxgraft.instruments.stage import feeder, stage_detections
 from onnxgraft.ir.graph import Graph
 from onnxgraft.options import CompileOptions
 from onnxgraft.passes.default import default_pipeline, parse_pipeline
@@ -16,7 +17,6 @@ from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.record import PassRecord, Report
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.feeds import stage_detections, stage_feeds
 from onnxgraft.targets import OrtRunner
 
 SIZE = (256, 320)  # not square, so that a mixed-up height and width shows
@@ -25,9 +25,9 @@ SEED = 3_000_000_500
 
 def detect(graph: Graph, ctx: Context, image: np.ndarray, folder: Path) -> Detections:
     """The first image's detections of a graph at any stage, in pixels."""
-    path = folder / "detect.onnx"
+    path, feeds = folder / "detect.onnx", feeder(graph, ctx)
     graph.save(path)
-    return stage_detections(OrtRunner(path)(stage_feeds(graph, ctx, image)), ctx)
+    return stage_detections(OrtRunner(path)(feeds([image])), ctx, feeds.io)
 
 
 class Stages(Instrument):

@@ -9,7 +9,7 @@ from helpers.stages import SIZE, Stages, run_unordered, same
 
 from onnxgraft.golden import scenes
 from onnxgraft.passes import LowerPlugins
-from onnxgraft.runtime.detections import from_outputs
+from onnxgraft.runtime.read_outputs import from_outputs
 from onnxgraft.targets import OrtRunner
 
 SEEDS = (3_000_000_500, 3_000_000_501)

@@ -12,6 +12,7 @@ from helpers.stages import SIZE, Stages, detect, run_unordered, same
 
 from onnxgraft.detector.outputs import Role
 from onnxgraft.errors import PassError
+from onnxgraft.instruments.stage import stage_detections
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.options import CompileOptions
@@ -21,7 +22,6 @@ from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.feeds import stage_detections
 from onnxgraft.targets import OrtRunner
 
 FAMILIES = ["retinanet", "fcos"]

@@ -11,13 +11,12 @@ from helpers.stages import Stages, detect, run_unordered
 
 from onnxgraft.analysis.regions import find_regions
 from onnxgraft.errors import InputError, PassError
+from onnxgraft.instruments.stage import feeder
 from onnxgraft.instruments.verify import verify_graph
 from onnxgraft.ir.graph import Graph
 from onnxgraft.passes import Bf16, Fp16
 from onnxgraft.pipeline.context import Context, Ranges
-from onnxgraft.quantization.collect import input_feeds
 from onnxgraft.runtime.comparison import match
-from onnxgraft.runtime.images import ResizeRule
 from onnxgraft.targets import OrtRunner
 
 SINGLE = {"NonMaxSuppression", "TopK", "Softmax", "Exp", "EfficientNMS_TRT", "PyramidROIAlign_TRT"}
@@ -138,7 +137,7 @@ def test_the_emulation_rounds_every_result(kind: type[Fp16], stages: Stages, tmp
 
 
 def input_tensor(ctx: Context, stages: Stages) -> np.ndarray:
-    return input_feeds(stages.after_pass("name-outputs")[0], ctx, [stages.image], ResizeRule())["input_tensor"]
+    return feeder(stages.after_pass("name-outputs")[0], ctx)([stages.image])["input_tensor"]
 
 
 def test_bf16_needs_a_newer_opset_and_leaves_transposed_convolutions(stages: Stages) -> None:

@@ -104,7 +104,7 @@ def test_outputs_are_named_in_order(tmp_path: Path) -> None:
         "num_detections", "detection_boxes", "detection_scores", "detection_classes", "detection_keypoint_heatmaps",
         "semantic_logits",
     ]  # fmt: skip
-    assert ctx.io["outputs"]["detection_keypoint_heatmaps"] == [2, 3, 2, 4, 4]
+    assert ctx.io.outputs["detection_keypoint_heatmaps"] == (2, 3, 2, 4, 4)
     np.testing.assert_array_equal(run_graph(graph, FEEDS, tmp_path)[-1], -FEEDS["map"])
     assert ctx.current("logits") == "semantic_logits"
 

@@ -23,8 +23,8 @@ OUTPUTS = [
 def test_outputs_are_those_of_nvidias_sample(stages: Stages) -> None:
     graph, ctx = stages.after_pass("name-outputs")
     assert [(t.name, t.dtype, t.shape) for t in graph.gs.outputs] == OUTPUTS
-    assert ctx.io["outputs"] == {name: shape for name, _, shape in OUTPUTS}
-    assert ctx.io["boxes"] == "normalized"
+    assert ctx.io.outputs == {name: tuple(shape) for name, _, shape in OUTPUTS}
+    assert ctx.io.boxes == "normalized"
 
 
 def test_boxes_are_divided_by_the_canvas(stages: Stages) -> None:
@@ -34,7 +34,7 @@ def test_boxes_are_divided_by_the_canvas(stages: Stages) -> None:
 def test_boxes_can_stay_in_pixels(stages: Stages, tmp_path: Path) -> None:
     graph, ctx = stages.before_pass("name-outputs")
     run_unordered([NameOutputs(boxes="pixels")], graph, ctx)
-    assert ctx.io["boxes"] == "pixels"
+    assert ctx.io.boxes == "pixels"
     assert "Div" not in graph.tensor("detection_boxes").inputs[0].op
     assert same(stages.detections("mask-head"), detect(graph, ctx, stages.image, tmp_path), px=0, score=0, mask=0) is None
 

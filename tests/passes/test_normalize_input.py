@@ -9,8 +9,9 @@ import pytest
 from helpers.stages import Stages, detect, run_unordered, same
 
 from onnxgraft.errors import InputError
+from onnxgraft.instruments.stage import stage_detections
+from onnxgraft.manifest import ImageIO
 from onnxgraft.passes import NormalizeInput
-from onnxgraft.runtime.feeds import stage_detections
 from onnxgraft.targets import OrtRunner
 
 
@@ -28,9 +29,7 @@ def test_the_graph_reads_the_picture_and_subtracts_the_mean(stages: Stages) -> N
     assert sub.op == "Sub"
     np.testing.assert_allclose(sub.inputs[1].values.ravel(), [103.53, 116.28, 123.675], rtol=1e-6)
     assert sub.outputs[0].outputs[0].op == "Conv"  # a std of one needs no division
-    assert ctx.io["input"] == {
-        "name": "input_tensor", "shape": [1, 3, 256, 320], "dtype": "float32", "layout": "NCHW", "order": "BGR",
-    }  # fmt: skip
+    assert ctx.io.input == ImageIO("input_tensor", (1, 3, 256, 320), "float32", "NCHW", "BGR")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,10 @@ import pytest
 from helpers.graphs import parse_graph
 from PIL import Image
 
+from onnxgraft.detector.spec import DetectorSpec, ImageInput, Outputs
 from onnxgraft.errors import InputError
 from onnxgraft.ir.graph import Graph
+from onnxgraft.manifest import GraphIO, ImageIO
 from onnxgraft.pipeline.context import Context
 from onnxgraft.quantization import dataset as picture_sets
 from onnxgraft.quantization.calibration import Calibration, Key
@@ -34,9 +35,9 @@ def tiny() -> tuple[Graph, Context]:
             out = Relu(log)
         }}""")
     ctx = Context()
-    image = SimpleNamespace(height=SIZE, width=SIZE, mean=(1.0, 2.0, 3.0), std=(1.0, 1.0, 1.0), order="BGR")
-    ctx.detector = SimpleNamespace(image=image)  # type: ignore[assignment]
-    ctx.io["input"] = {"name": "input_tensor", "layout": "NCHW", "dtype": "float32", "order": "BGR"}
+    taken = ImageInput("input_tensor", SIZE, SIZE, (1.0, 2.0, 3.0), (1.0, 1.0, 1.0), "BGR", True, "input_tensor")
+    ctx.detector = DetectorSpec("tiny", taken, Outputs(None, None, None))
+    ctx.io = GraphIO(ImageIO("input_tensor", (1, 3, SIZE, SIZE)))
     return graph, ctx
 
 
@@ -130,6 +131,7 @@ def test_a_batch_reads_several_pictures_at_once(tiny: tuple[Graph, Context]) -> 
     for tensor in [*graph.gs.inputs, *graph.gs.outputs]:
         tensor.shape[0] = 2
     ctx.batch = 2
+    ctx.io = GraphIO(ImageIO("input_tensor", (2, 3, SIZE, SIZE)))
     found = collect(graph, ctx, NAMES, KEY, [picture(i) for i in range(4)])
     assert found.tensors["doubled"].total == 4 * 3 * SIZE * SIZE
     assert len(found.pictures) == 4

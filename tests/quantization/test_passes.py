@@ -267,7 +267,9 @@ def test_the_shipped_calibration_fits_the_golden_graph() -> None:
 def test_rtx_builds_the_full_size_graph(precision: str, tmp_path: Path) -> None:
     options = Options(precision=precision, size=(128, 128), roi_sampling="fixed2", target="tensorrt-rtx", checks=False,
                       builder_optimization_level=0, calib_images=1 if precision == "int8" else None)  # fmt: skip
-    layers = compile("mask_rcnn_R_50_FPN_3x", tmp_path / "out", options).manifest["engine_info"]["layer_types"]
+    info = compile("mask_rcnn_R_50_FPN_3x", tmp_path / "out", options).manifest.engine_info
+    assert info is not None
+    layers = info["layer_types"]
     convolutions = layers["correlation"]
     assert set(convolutions) == ({"Half"} if precision == "fp16" else {"Half", "Int8"})
     assert convolutions["Half" if precision == "fp16" else "Int8"] > 50

@@ -76,7 +76,7 @@ def test_report_command_writes_where_it_is_told(build: Build, tmp_path: Path) ->
     assert result.output.strip() == str(place)
     assert place.read_text() == (build.folder / "report.html").read_text()
     with pytest.raises(InputError, match="cannot be written"):
-        write_report(build.folder, tmp_path / "no" / "page.html")
+        write_report(build.folder, place / "page.html")
     with pytest.raises(InputError, match=r"holds no report\.json"):
         write_report(tmp_path)
 

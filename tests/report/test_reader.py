@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from onnxgraft import InputError, Options, compile
 from onnxgraft.cli.main import app
 from onnxgraft.golden import catalog
-from onnxgraft.ir.textdiff import count_lines, diff_models, operators
+from onnxgraft.ir.textdiff import count_lines, model_texts, operators, unified
 from onnxgraft.report.reader import read_run
 
 COLOUR = re.compile(r"\x1b\[")
@@ -141,7 +141,7 @@ def renamed(source: Path, place: Path) -> Path:
 
 def test_renaming_the_real_detector_is_no_change(golden_model: Path, tmp_path: Path) -> None:
     other = renamed(golden_model, tmp_path / "renamed.onnx")
-    assert diff_models(golden_model, other) == ""
+    assert unified(*model_texts(golden_model, other), "a", "b") == ""
     assert call("diff", golden_model, other, "--stat").endswith(": no change\n")
 
 
@@ -153,6 +153,7 @@ def test_a_change_under_other_names_is_the_only_one_shown(tmp_path: Path) -> Non
     relus = [node for node in model.graph.node if node.op_type == "Relu"]
     relus[7].op_type = "Elu"
     onnx.save(model, tmp_path / "changed.onnx")
-    changes = [line for line in diff_models(source, tmp_path / "changed.onnx").splitlines()[2:] if line[0] in "+-"]
+    diff = unified(*model_texts(source, tmp_path / "changed.onnx"), "a", "b")
+    changes = [line for line in diff.splitlines()[2:] if line[0] in "+-"]
     touched = [line[0] + re.findall(r" = (\w+)\(", line)[0] for line in changes]
     assert sorted(touched) == ["+Conv", "+Elu", "+MaxPool", "-Conv", "-MaxPool", "-Relu"]  # the reader of Relu, too

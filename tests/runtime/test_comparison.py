@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from onnxgraft.errors import InputError
+from onnxgraft.manifest import GraphIO, ImageIO
 from onnxgraft.runtime.comparison import _assign, box_iou, match
-from onnxgraft.runtime.detections import Detections, from_outputs, from_raw_export
+from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.read_outputs import from_outputs, from_raw_export
 
 
 def detections(n: int, seed: int = 0, masks: bool = True) -> Detections:
@@ -138,7 +140,7 @@ def test_shapes_that_disagree_are_refused() -> None:
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_reading_a_compiled_graph(kind: str, layout: str) -> None:
     shape = [2, 3, 100, 200] if layout == "NCHW" else [2, 100, 200, 3]
-    io = {"input": {"shape": shape, "layout": layout}, "boxes": kind}
+    io = GraphIO(ImageIO("input_tensor", tuple(shape), layout=layout), boxes=kind)
     boxes = np.zeros((2, 4, 4), np.float32)
     boxes[1, 0] = (0.1, 0.2, 0.5, 1.0) if kind == "normalized" else (20, 20, 100, 100)
     outputs = {

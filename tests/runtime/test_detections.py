@@ -92,7 +92,7 @@ def test_a_failed_write_leaves_the_older_file(tmp_path: Path, monkeypatch: Any) 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(InputError, match=r"out\.json cannot be written: No space left"):
+    with pytest.raises(InputError, match=r"out\.json cannot be written: no space left"):
         results.write(path, [])
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["out.json"]

@@ -14,14 +14,16 @@ from onnxgraft.detector.spec import Combine
 from onnxgraft.errors import InputError
 from onnxgraft.evaluation.miou import MeanIoU, read_labels
 from onnxgraft.golden import sidecars
+from onnxgraft.manifest import GraphIO, ImageIO
 from onnxgraft.quantization.sensitivity import damage
 from onnxgraft.runtime import panoptic, semantic
 from onnxgraft.runtime.comparison import match
-from onnxgraft.runtime.detections import Detections, from_outputs, from_raw_export
+from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.draw import draw_panoptic, draw_semantic
 from onnxgraft.runtime.images import Placement
 from onnxgraft.runtime.masks import decode
 from onnxgraft.runtime.postprocess import to_original
+from onnxgraft.runtime.read_outputs import from_outputs, from_raw_export
 from onnxgraft.runtime.session import ImageResult
 
 STORED = np.load(Path(__file__).parents[1] / "data" / "runtime_maps.npz")
@@ -114,16 +116,14 @@ def test_pictures_show_segments_and_names() -> None:
 def test_settings_come_from_a_sidecar(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     path.write_text(json.dumps({"config": {"panoptic": {"overlap_threshold": 0.3, "stuff_area_limit": 200}}}))
-    assert sidecars.find("m.onnx", tmp_path / "m.onnx").panoptic == {
-        "overlap_threshold": 0.3, "stuff_area_limit": 200, "instances_score_threshold": 0.5,
-    }  # fmt: skip
+    assert sidecars.find("m.onnx", tmp_path / "m.onnx").panoptic == Combine(0.3, 200, 0.5)
     path.write_text(json.dumps({"config": {"panoptic": {"overlap_threshold": "half"}}}))
     with pytest.raises(InputError, match=r"m\.json: panoptic\.overlap_threshold is 'half', expected a number of at least 0"):
         sidecars.find("m.onnx", tmp_path / "m.onnx")
 
 
 def test_outputs_of_a_compiled_graph() -> None:
-    io = {"input": {"shape": [2, 3, 64, 96]}, "boxes": "pixels"}
+    io = GraphIO(ImageIO("input_tensor", (2, 3, 64, 96)))
     logits = np.stack([STORED["logits"], STORED["logits"] + 1])
     alone = from_outputs({"semantic_logits": logits}, io, 1)
     assert len(alone) == 0

@@ -152,10 +152,22 @@ def test_folders_that_hold_no_build(build: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no build"):
         Session(tmp_path / "absent")
     (build / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match=r"manifest\.json: no manifest: not JSON, or truncated .*; build it again$"):
         Session(build)
-    (build / "manifest.json").write_text("{}")
-    with pytest.raises(InputError, match="'io' is missing"):
+    for content, reason in (
+        ({"io": {}, "preprocess": {}}, "'runnable' is missing"),
+        ({"runnable": "model.onnx", "preprocess": {}}, "'io' is missing"),
+        ({"runnable": "m.onnx", "io": {"input": {"name": "x", "shape": [1, "a"]}}},
+         r"io\.input\.shape\[1\] is 'a', expected int"),
+        ({"runnable": "model.onnx", "io": {"boxes": "inches"}}, "io.boxes is 'inches', expected"),
+        ({"runnable": 7}, "runnable is '7', expected str"),
+        ([], "its content is"),
+    ):
+        (build / "manifest.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match=f"^{build}/manifest.json: {reason}.*; build it again$"):
+            Session(build)
+    write_manifest(build, io={})
+    with pytest.raises(InputError, match="passes stopped before normalize-input"):
         Session(build)
     write_manifest(build, runnable="gone.onnx")
     with pytest.raises(InputError, match=r"gone\.onnx"):

@@ -7,6 +7,7 @@ whatever it is fed; the one that only segments is a small network, compiled.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from onnx import helper, numpy_helper
 
 from onnxgraft.driver.compile import compile
 from onnxgraft.errors import InputError
+from onnxgraft.evaluation.table import table
 from onnxgraft.options import Options
+from onnxgraft.runtime.masks import decode
 from onnxgraft.tools import evaluate, infer
 from onnxgraft.tools.verify import verify
 
@@ -42,7 +45,7 @@ def stand_in(folder: Path, outputs: dict[str, np.ndarray]) -> Path:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx")
     manifest: dict[str, Any] = {
         "runnable": "model.onnx", "target": "onnxruntime", "source": {"model": "none.onnx"},
-        "io": {"input": {"name": "input_tensor", "shape": [1, 3, *CANVAS]}, "boxes": "pixels"},
+        "io": {"input": {"name": "input_tensor", "shape": [1, 3, *CANVAS]}},
         "preprocess": {"shortest_edge": 60, "longest_edge": 90}, "class_names": ["a", "b", "c"],
         "panoptic": {"overlap_threshold": 0.3, "stuff_area_limit": 200, "instances_score_threshold": 0.4},
     }  # fmt: skip
@@ -105,7 +108,8 @@ def test_keypoints_in_json(tmp_path: Path, picture: Path) -> None:
 
 
 def test_a_network_that_only_segments(segmenter: Path, picture: Path, tmp_path: Path) -> None:
-    (line,) = infer.infer(segmenter, [picture], tmp_path / "o.json", tmp_path / "drawn")
+    line, note = infer.infer(segmenter, [picture], tmp_path / "o.json", tmp_path / "drawn")
+    assert note.startswith(f"note: {picture}: shrunk to 64x96 to fit the canvas of 64x96")
     (entry,) = json.loads((tmp_path / "o.json").read_text())
     assert line == f"{picture}: {len(entry['semantic'])} semantic classes"
     assert entry["boxes"] == []
@@ -116,9 +120,11 @@ def test_a_network_that_only_segments(segmenter: Path, picture: Path, tmp_path: 
     assert "the exported graph" in what
 
 
-def test_verify_sees_a_changed_map(segmenter: Path, picture: Path, tmp_path: Path) -> None:
-    import shutil
+def test_a_picture_that_fits_is_not_said_to_be_shrunk(segmenter: Path, picture: Path) -> None:
+    assert len(infer.infer(segmenter, [picture], edges=(60, 90))) == 1
 
+
+def test_verify_sees_a_changed_map(segmenter: Path, picture: Path, tmp_path: Path) -> None:
     changed = shutil.copytree(segmenter, tmp_path / "changed")
     manifest = json.loads((changed / "manifest.json").read_text())
     model = onnx.load(changed / manifest["runnable"])
@@ -136,8 +142,6 @@ def test_verify_sees_a_changed_map(segmenter: Path, picture: Path, tmp_path: Pat
 def test_mean_iou_of_its_own_answers_is_one(segmenter: Path, picture: Path, tmp_path: Path) -> None:
     infer.infer(segmenter, [picture], tmp_path / "o.json")
     (entry,) = json.loads((tmp_path / "o.json").read_text())
-    from onnxgraft.runtime.masks import decode
-
     labels = np.zeros(PICTURE, np.uint8)
     for part in entry["semantic"]:
         labels[decode(part["segmentation"])] = part["category_id"]
@@ -150,7 +154,7 @@ def test_mean_iou_of_its_own_answers_is_one(segmenter: Path, picture: Path, tmp_
     cv2.imwrite(str(truth / "photo.png"), 4 - labels)
     worse = evaluate.evaluate(str(segmenter), picture.parent, semantic=truth)
     assert worse["rows"]["out"]["semantic"]["mIoU"] < 0.9
-    assert [cell for cell in evaluate.table(worse)[0] if cell] == ["mIoU", "pixel accuracy"]
+    assert [cell for cell in table(worse)[0] if cell] == ["mIoU", "pixel accuracy"]
 
 
 def annotations(picture: Path) -> Path:

@@ -1,0 +1,35 @@
+"""An evaluation as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_COLUMNS = (
+    ("box", "AP", "box AP"), ("box", "AP50", "AP50"), ("box", "AP75", "AP75"),
+    ("mask", "AP", "mask AP"), ("mask", "AP50", "AP50"), ("mask", "AP75", "AP75"),
+    ("keypoint", "AP", "keypoint AP"), ("keypoint", "AP50", "AP50"), ("keypoint", "AP75", "AP75"),
+    ("semantic", "mIoU", "mIoU"), ("semantic", "pACC", "pixel accuracy"),
+)  # fmt: skip
+
+
+def table(report: dict[str, Any]) -> list[Sequence[str]]:
+    """Rows for a terminal: a heading, one row a subject, then one a class; columns of what was measured."""
+    subjects = report["rows"]
+    columns = [c for c in _COLUMNS if c[0] in ("box", "mask") or any(c[0] in scores for scores in subjects.values())]
+    if not any("box" in scores for scores in subjects.values()):
+        columns = [c for c in columns if c[0] == "semantic"]
+    rows: list[Sequence[str]] = [("", *(heading for _, _, heading in columns))]
+    for subject, scores in subjects.items():
+        rows.append((subject, *(_number(scores.get(kind, {}).get(metric)) for kind, metric, _ in columns)))
+    for subject, scores in subjects.items():
+        parts = {kind: scores.get(kind, {}).get("per_class", {}) for kind, _, _ in columns}
+        for name in dict.fromkeys(name for kind in parts for name in parts[kind]):
+            first = {kind: metric for kind, metric, _ in reversed(columns)}
+            cells = [_number(parts[kind].get(name)) if first[kind] == metric else "" for kind, metric, _ in columns]
+            rows.append((f"  {subject}: {name}", *cells))
+    return rows
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,44 @@
+"""ONNX Runtime on the CPU: the one place that opens a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime as ort
+
+SILENT = 4  # of ONNX Runtime's severities: only what is fatal is written to stderr
+
+
+def open_session(
+    model: Path | bytes, *, threads: int | None = None, optimize: bool = True, keep_memory: bool = True
+) -> ort.InferenceSession:
+    """A session of a model, in which Q/DQ are executed as they are written.
+
+    What ONNX Runtime would fuse Q/DQ to saturates on CPUs without VNNI, and what it moves past other operators costs more
+    than it gains where integer-kernels has been.
+
+    Args:
+        model: a file, whose external weights are mapped, or the bytes of one.
+        threads: of one operator; None leaves the choice to ONNX Runtime: all cores.
+        optimize: False runs the graph as it stands.
+        keep_memory: False gives memory back after each run; else from the second run on all tensors share one block.
+
+    Raises:
+        Exception: of ONNX Runtime's own, which share no base below it, when the model does not load.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = SILENT
+    options.inter_op_num_threads = 1
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = keep_memory
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    source = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def told(error: Exception) -> str:
+    """ONNX Runtime's own words in one short line."""
+    return " ".join(str(error).split())[:200]
