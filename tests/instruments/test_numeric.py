@@ -12,7 +12,17 @@ from onnxgraft import Builder, Context, Graph, Pass, PassError, PassManager, Rol
 from onnxgraft.instruments import NumericCheck
 from onnxgraft.passes import BoxNMS, KeypointHead
 from onnxgraft.pipeline.record import (
-    Check, Compared, Figures, First, Intended, NotChecked, PassRecord, Report, Unchanged, check_from_dict, check_to_dict,
+    Check,
+    Compared,
+    Figures,
+    First,
+    Intended,
+    NotChecked,
+    PassRecord,
+    Report,
+    Unchanged,
+    check_from_dict,
+    check_to_dict,
 )  # fmt: skip
 
 

@@ -15,8 +15,18 @@ from onnxgraft import Context, DetectorPass, Fact, Graph, OnnxgraftError, Pass, 
 from onnxgraft.detector.spec import BoxHead, DetectorSpec, ImageInput, Outputs
 from onnxgraft.options import CompileOptions
 from onnxgraft.passes import (
-    BoxNMS, DenseNMS, Fp16, InjectAnchors, IntegerKernels, LowerPlugins, NameOutputs, Quantize, RepairRoiAlign, RpnNMS,
-    Simplify, UpgradeOpset,
+    BoxNMS,
+    DenseNMS,
+    Fp16,
+    InjectAnchors,
+    IntegerKernels,
+    LowerPlugins,
+    NameOutputs,
+    Quantize,
+    RepairRoiAlign,
+    RpnNMS,
+    Simplify,
+    UpgradeOpset,
 )  # fmt: skip
 from onnxgraft.passes.default import default_pipeline
 from onnxgraft.pipeline import facts

@@ -51,8 +51,8 @@ def test_rows_of_a_run(run: Path) -> None:
 
 
 def test_a_pass_that_had_nothing_to_do_is_shown_with_its_reason(run: Path, tmp_path: Path) -> None:
-    request = Request(passes="upgrade-opset,upgrade-opset", target="onnxruntime", engine=False)
-    compile(run.parent / "small.onnx", tmp_path / "run", request)
+    asked = Options(passes="upgrade-opset,upgrade-opset", target="onnxruntime", engine=False)
+    compile(run.parent / "small.onnx", tmp_path / "run", asked)
     reason = "the graph has opset 19"
     assert [row.skipped for row in read_run(tmp_path / "run").passes] == [None, reason]
     assert re.search(rf"2 +upgrade-opset +skipped +\d+ +{reason} ", call("diff", tmp_path / "run"))
