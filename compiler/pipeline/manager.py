@@ -106,8 +106,9 @@ def told(error: BaseException) -> str:
         return error.reason  # who tells it names the pass
     if isinstance(error, OnnxgraftError):
         return str(error)
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"
+    raised = traceback.extract_tb(error.__traceback__)
+    where = f" ({raised[-1].filename.rsplit('/', 1)[-1]}:{raised[-1].lineno})" if raised else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def check_order(passes: Sequence[Pass], given: Iterable[Fact] = ()) -> None:

@@ -103,6 +103,16 @@ def test_an_unknown_region_is_refused_with_the_names(stages: Stages) -> None:
         run_unordered([Fp16(keep="neck")], graph, ctx)
 
 
+def test_what_bf16_cannot_hold_is_said_of_bf16(stages: Stages) -> None:
+    graph, ctx = stages.after_pass("name-outputs")
+    heavy = find_regions(graph, ctx).layers["fpn/3"]
+    values = np.array(heavy.inputs[1].values)
+    values.flat[0] = 3.4e38
+    heavy.inputs[1] = gs.Constant("heavy", values)
+    run_unordered([Bf16(emulate=True)], graph, ctx)
+    assert "fpn/3 stays in fp32: a weight of 3.4e+38 exceeds bf16" in ctx.notes
+
+
 def test_what_fp16_cannot_hold_stays_in_fp32_and_is_said(stages: Stages) -> None:
     graph, ctx = stages.after_pass("name-outputs")
     layers = find_regions(graph, ctx).layers

@@ -75,7 +75,8 @@ def test_a_score_threshold_is_an_option(stages: Stages, tmp_path: Path) -> None:
     for threshold in (0.0, 0.3):
         graph, ctx = stages.before_pass("rpn-nms")
         run_unordered([RpnNMS(score_threshold=threshold)], graph, ctx)
-        count, scores = intermediate(graph, ctx, ["num_proposals", "valid"], stages.image, tmp_path)
+        made = ctx.values.proposals
+        count, scores = intermediate(graph, [str(made.count), made.valid], stages.image, tmp_path)
         counts.append(int(count[0, 0]))
         assert scores.sum() == counts[-1]
     assert 0 < counts[1] < counts[0]

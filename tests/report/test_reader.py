@@ -50,6 +50,16 @@ def test_rows_of_a_run(run: Path) -> None:
         read["simplfy"]
 
 
+def test_a_pass_that_had_nothing_to_do_is_shown_with_its_reason(run: Path, tmp_path: Path) -> None:
+    asked = Options(passes="upgrade-opset,upgrade-opset", target="onnxruntime", engine=False)
+    compile(run.parent / "small.onnx", tmp_path / "run", asked)
+    reason = "the graph has opset 19"
+    assert [row.skipped for row in read_run(tmp_path / "run").passes] == [None, reason]
+    assert re.search(rf"2 +upgrade-opset +skipped +\d+ +{reason} ", call("diff", tmp_path / "run"))
+    assert f"skipped: {reason}" in call("diff", tmp_path / "run", "2")
+    assert f'"skipped":"{reason}"' in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_list_of_passes(run: Path) -> None:
     lines = call("diff", run).splitlines()
     assert lines[0].split() == ["pass", "nodes", "operators", "seconds"]

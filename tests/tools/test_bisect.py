@@ -122,6 +122,26 @@ def test_int8_is_calibrated_and_a_wrong_pass_after_it_is_found(golden_model: Pat
                images=[scene])  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "box-nms,shift-boxes,mask-head,name-outputs,fp16{emulate=true}",
+        "box-nms{score-threshold=0.3},mask-head,shift-boxes,name-outputs",
+    ],
+)
+def test_parity_finds_a_wrong_pass_around_one_that_changes_answers_by_intent(
+    golden_model: Path, scene: np.ndarray, tmp_path: Path, tail: str
+) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(WRONG)
+    passes = (
+        "upgrade-opset,simplify,fix-input{height=256,width=320},normalize-input,inject-anchors,decode-boxes,rpn-nms,"
+        f"roi-align,{tail}"
+    )
+    found = bisect(golden_model, "parity", Options(passes=passes, load=(wrong,)), images=[scene])
+    assert found.culprit == "shift-boxes"
+
+
 WRONG = """
 from dataclasses import dataclass
 from onnxgraft import Builder, Context, Graph, Pass, Role
