@@ -8,8 +8,8 @@ import onnx_graphsurgeon as gs
 from onnxgraft.detector.spec import Outputs
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph, ancestors
+from onnxgraft.ir.ops import CONVOLUTIONS
 
-_PREDICTORS = frozenset({"Conv", "ConvTranspose"})
 _MAPS = frozenset({"masks", "heatmaps", "semantic"})
 _ROLES = ("boxes", "scores", "classes", "masks", "heatmaps", "semantic", "image_size")
 
@@ -80,6 +80,6 @@ def _map_role(tensor: gs.Tensor) -> str:
     for node in above:
         if node.op == "Sigmoid":
             return "masks"
-        if node.op in _PREDICTORS:
+        if node.op in CONVOLUTIONS:
             break
     return "heatmaps"
