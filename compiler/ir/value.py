@@ -31,8 +31,8 @@ class Backend(Protocol):
     def emit(self, op: str, inputs: Sequence[Operand], attrs: Mapping[str, Any], hints: Sequence[str]) -> list[Any]:
         """Add one node and return the handles of its outputs: one per hint, named after it; "" leaves the name open."""
 
-    def rename(self, handle: Any, hint: str) -> None:
-        """Name the output of a node, and the node with it."""
+    def rename(self, handle: Any, hint: str) -> Any:
+        """Name the output of a node, and the node with it; returns its handle from now on."""
 
     def label(self, handle: Any) -> str:
         """The ONNX name of a tensor."""
@@ -116,8 +116,7 @@ class Value:
 
     def named(self, hint: str) -> Value:
         """The same value; what has just been computed is called by this name in the graph."""
-        self.backend.rename(self.handle, hint)
-        return self
+        return Value(self.backend, self.backend.rename(self.handle, hint))
 
     def op(self, kind: str, *inputs: Operand, **attrs: Any) -> Value:
         """An operator with one output of which this value is the first input."""
@@ -209,11 +208,11 @@ class Value:
         return Value(self.backend, best), Value(self.backend, index)
 
     def amax(self, *axes: int, keepdims: bool = False, hint: str = "axes") -> Value:
-        """The largest along these axes."""
+        """The largest along these axes; opset 18 or later."""
         return self._reduce("ReduceMax", axes, keepdims, hint)
 
     def amin(self, *axes: int, keepdims: bool = False, hint: str = "axes") -> Value:
-        """The smallest along these axes."""
+        """The smallest along these axes; opset 18 or later."""
         return self._reduce("ReduceMin", axes, keepdims, hint)
 
     def sum(self, *axes: int, keepdims: bool = False, hint: str = "axes") -> Value:
