@@ -14,9 +14,9 @@ from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import InputError, Refusal
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.folding import settle
-from onnxgraft.ir.graph import Graph, ancestors
+from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import forget_shapes, infer_shapes
-from onnxgraft.ir.traverse import producer, scalar, value
+from onnxgraft.ir.traverse import ancestors, producer, scalar, value
 from onnxgraft.options import Count
 from onnxgraft.passes.emit.boxes import set_outputs
 from onnxgraft.passes.emit.rows import first_image

@@ -10,6 +10,8 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.ops import SAME_VALUES
+from onnxgraft.ir.traverse import producer
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import INTEGER_KERNELS, QUANTIZED, Fact
@@ -17,7 +19,6 @@ from onnxgraft.pipeline.facts import INTEGER_KERNELS, QUANTIZED, Fact
 _TOP, _MIDDLE = 127, 128
 _LARGEST_BIAS = 2.0**30  # in steps of the accumulator, which is int32
 _NON_NEGATIVE = frozenset({"Relu", "Sigmoid"})
-_SAME_VALUES = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +66,11 @@ def _drop_repeated(graph: Graph, ctx: Context) -> None:
 
 def _grid(tensor: gs.Tensor) -> gs.Node | None:
     """The DQ whose values a tensor repeats, if any."""
-    while tensor.inputs:
-        node = tensor.inputs[0]
+    while (node := producer(tensor)) is not None:
         if node.op == "DequantizeLinear":
             return node
         nearest = node.op == "Resize" and node.attrs.get("mode", "nearest") == "nearest"
-        if node.op not in _SAME_VALUES and not nearest:
+        if node.op not in SAME_VALUES and not nearest:
             return None
         tensor = node.inputs[0]
     return None
@@ -86,12 +86,12 @@ def _number(tensor: gs.Tensor) -> float:
 
 def _is_non_negative(tensor: gs.Tensor) -> bool:
     """Whether a tensor holds nothing below zero, as far as its producers tell."""
-    if not tensor.inputs:
+    node = producer(tensor)
+    if node is None:
         return False
-    node = tensor.inputs[0]
     if node.op in _NON_NEGATIVE:
         return True
-    if node.op in ("QuantizeLinear", "DequantizeLinear", "Clip", "Resize") or node.op in _SAME_VALUES:
+    if node.op in ("QuantizeLinear", "DequantizeLinear", "Clip", "Resize") or node.op in SAME_VALUES:
         cubic = node.op == "Resize" and node.attrs.get("mode", "nearest") == "cubic"
         return not cubic and _is_non_negative(node.inputs[0])
     return node.op == "Concat" and all(_is_non_negative(t) for t in node.inputs)
@@ -110,7 +110,7 @@ class _Rewrite:
             return
         positive = _is_non_negative(source)
         zero = self._zeros[0 if positive else _MIDDLE]
-        relu = source.inputs[0] if source.inputs else None
+        relu = producer(source)
         if positive and relu is not None and relu.op == "Relu" and len(source.outputs) == 1:
             q.inputs[0] = relu.inputs[0]  # uint8 ends at 0, where ReLU does
             relu.inputs.clear()
@@ -205,5 +205,5 @@ def _past_relu(tensor: gs.Tensor) -> gs.Tensor:
 
 
 def _maker(tensor: gs.Tensor, op: str) -> gs.Node | None:
-    node = tensor.inputs[0] if tensor.inputs else None
+    node = producer(tensor)
     return node if node is not None and node.op == op else None

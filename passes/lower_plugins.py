@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import InputError
 from onnxgraft.ir.graph import IR_VERSION, PLUGIN_DOMAIN, Graph, Origin
 from onnxgraft.ir.shape_inference import infer_shapes
+from onnxgraft.ir.traverse import producer
 from onnxgraft.options import Count, Form
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
@@ -96,10 +97,10 @@ def inline(graph: Graph, node: gs.Node, options: dict[str, Any]) -> None:
     node.inputs.clear()
     node.outputs.clear()
     for inner, outer in zip(part.outputs, outputs, strict=True):
-        producer = inner.inputs[0]
-        position = next(i for i, t in enumerate(producer.outputs) if t is inner)
+        maker = inner.inputs[0]
+        position = next(i for i, t in enumerate(maker.outputs) if t is inner)
         _substitute(part, inner, outer)
-        producer.outputs[position] = outer
+        maker.outputs[position] = outer
     source = (node.name,)
     for made in part.nodes:
         graph.origins[made.name] = Origin(graph.current_pass, source)
@@ -110,9 +111,9 @@ def inline(graph: Graph, node: gs.Node, options: dict[str, Any]) -> None:
 def _drop_round_trips(graph: Graph) -> None:
     """Join a cast to fp32 and the cast back, which meet where a native form computes in the type around it."""
     for node in [n for n in graph.nodes if n.op == "Cast"]:
-        first = _producer(node.inputs[0])
+        first = producer(node.inputs[0])
         while first is not None and first.op == "Identity":
-            first = _producer(first.inputs[0])
+            first = producer(first.inputs[0])
         if first is None or first.op != "Cast" or first.inputs[0].dtype is None:
             continue
         source, wide = first.inputs[0], onnx.helper.tensor_dtype_to_np_dtype(int(first.attrs["to"]))
@@ -120,10 +121,6 @@ def _drop_round_trips(graph: Graph) -> None:
         if narrow and wide == np.float32 and np.dtype(source.dtype).itemsize == 2:
             graph.replace(node.outputs[0], source)
     graph.cleanup()
-
-
-def _producer(tensor: gs.Tensor) -> gs.Node | None:
-    return tensor.inputs[0] if tensor.inputs else None
 
 
 def _rename(graph: Graph, part: gs.Graph, prefix: str) -> None:

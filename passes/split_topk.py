@@ -15,6 +15,7 @@ from onnxgraft.ir.traverse import scalar
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import STATIC_INPUT, Fact
+from onnxgraft.plugins.native.topk import TOP_K_LIMIT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class SplitTopk(Pass):
 
     requires: ClassVar[tuple[Fact | str, ...]] = (STATIC_INPUT,)
 
-    limit: int = 3840
+    limit: int = TOP_K_LIMIT
 
     def applies(self, graph: Graph, ctx: Context) -> str | None:
         return None if self._found(graph) else f"no TopK keeps more than {self.limit}"

@@ -104,12 +104,13 @@ class Builder:
         self.nodes.append(helper.make_node(op, operands, names, name=stem, **attrs))
         return names
 
-    def rename(self, handle: str, hint: str) -> None:
+    def rename(self, handle: str, hint: str) -> str:
         node = next(node for node in reversed(self.nodes) if handle in node.output)
         if any(handle in other.input for other in self.nodes):
             raise ValueError(f"{handle!r} is read already: name a value before it is used")
         node.name = self.fresh(hint)
         node.output[list(node.output).index(handle)] = node.name
+        return node.name
 
     def label(self, handle: str) -> str:
         return handle

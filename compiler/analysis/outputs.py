@@ -9,8 +9,7 @@ from onnxgraft.detector.outputs import MAPS, Role
 from onnxgraft.detector.spec import Outputs
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph, ancestors
-
-_PREDICTORS = frozenset({"Conv", "ConvTranspose"})
+from onnxgraft.ir.ops import CONVOLUTIONS
 
 
 def recognise_outputs(graph: Graph, needed: tuple[Role, ...] = (Role.BOXES, Role.SCORES, Role.CLASSES)) -> Outputs:
@@ -81,6 +80,6 @@ def _map_role(tensor: gs.Tensor) -> Role:
     for node in above:
         if node.op == "Sigmoid":
             return Role.MASKS
-        if node.op in _PREDICTORS:
+        if node.op in CONVOLUTIONS:
             break
     return Role.HEATMAPS

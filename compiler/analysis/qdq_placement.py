@@ -9,9 +9,9 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.regions import Regions
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.ops import SAME_VALUES
 
 # Their outputs hold values of their inputs, so both sides can share a scale.
-_SAME_VALUES = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity"})
 Reader = tuple[gs.Node, int]
 
 
@@ -93,7 +93,7 @@ def _same_values(tensor: gs.Tensor) -> Iterable[Reader]:
     while queue:
         for node in queue.pop().inputs:
             nearest = node.op == "Resize" and node.attrs.get("mode", "nearest") == "nearest"
-            if node.op in _SAME_VALUES or nearest:
+            if node.op in SAME_VALUES or nearest:
                 indices: Iterable[int] = (0,)
             elif node.op == "Concat":
                 indices = range(len(node.inputs))

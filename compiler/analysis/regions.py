@@ -15,13 +15,13 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError
 from onnxgraft.ir.graph import Graph, ancestors
+from onnxgraft.ir.ops import WEIGHTED
 from onnxgraft.ir.traverse import back_through
 from onnxgraft.pipeline.context import Context
 from onnxgraft.plugins import REGISTRY
 
 REGIONS = ("backbone", "fpn", "rpn", "dense-head", "box-head", "mask-head", "keypoint-head", "semantic-head")
 GROUPS = ("first-conv", "predictors")
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _POOLED = frozenset({"box-head", "mask-head", "keypoint-head"})
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Sigmoid", "HardSwish", "Clip", "Gelu"})
 

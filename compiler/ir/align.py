@@ -9,8 +9,9 @@ from collections.abc import Hashable, Sequence
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.ir.graph import Graph, node_inputs
+from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.printer import attributes_text, body_text, type_text, value_text
+from onnxgraft.ir.traverse import node_inputs
 
 
 def align(a: Graph, b: Graph) -> dict[int, gs.Node]:

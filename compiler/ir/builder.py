@@ -81,7 +81,7 @@ class Builder:
         self._open = made[0], serial
         return made
 
-    def rename(self, handle: gs.Tensor, hint: str) -> None:
+    def rename(self, handle: gs.Tensor, hint: str) -> gs.Tensor:
         (node,) = handle.inputs
         origin = self.graph.origins.pop(node.name)
         last = self._open is not None and self._open[0] is handle
@@ -91,6 +91,7 @@ class Builder:
             handle.shape = [f"{handle.name}_{i}" if d == f"{old}_{i}" else d for i, d in enumerate(handle.shape)]
         node.name = self.graph.fresh(f"{self.prefix}/{node.op}:{hint}")
         self.graph.origins[node.name] = origin
+        return handle
 
     def label(self, handle: gs.Tensor) -> str:
         return handle.name

@@ -9,8 +9,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.graph import IR_VERSION, Graph, node_inputs
+from onnxgraft.ir.graph import IR_VERSION, Graph
 from onnxgraft.ir.ort import open_session, told
+from onnxgraft.ir.traverse import node_inputs
 
 
 def evaluate(

@@ -9,12 +9,12 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.ops import RANDOM
 from onnxgraft.ir.shape_inference import infer_shapes, is_static
 from onnxgraft.ir.weights import is_large
 
 FOLD_BYTES = 4096  # larger results (anchors, grids) stay as nodes: a pass of their own shows what becomes of them
 _ROUNDS = 120  # a GroupNorm network needs one round per norm
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
 
 def settle(graph: Graph, shapes: bool = True) -> dict[str, int]:
@@ -76,7 +76,7 @@ def fold(graph: Graph, limit: int = FOLD_BYTES, shapes: bool = True) -> int:
     known: set[int] = set()
     foldable: list[gs.Node] = []
     for node in graph.gs.nodes:
-        if node.domain or node.op in _RANDOM or not node.outputs:
+        if node.domain or node.op in RANDOM or not node.outputs:
             continue
         if any(isinstance(value, gs.Graph) for value in node.attrs.values()):
             continue

@@ -6,7 +6,7 @@ until the result is written, every node knows the pass that made it, and two gra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxgraft.errors import Refusal
+from onnxgraft.ir.ops import WITH_GRAPHS
 from onnxgraft.ir.serde import Skeleton, Weight, mark_external, read_skeleton, write_model
+from onnxgraft.ir.traverse import ancestors as ancestors
+from onnxgraft.ir.traverse import node_inputs as node_inputs
 from onnxgraft.ir.weights import MappedValues, weight_of
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what graphsurgeon prints about broken graphs, the manager tells in one line
 IR_VERSION = 10  # what ONNX Runtime and TensorRT of 2024 and later read; graphsurgeon would write the newest
 PLUGIN_DOMAIN = "onnxgraft"
-_WITH_GRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})  # of ONNX's own operators, these alone hold subgraphs
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ class Graph:
         waiting = [self.gs]
         while waiting:
             for node in waiting.pop().nodes:
-                if node.op in _WITH_GRAPHS or node.domain:
+                if node.op in WITH_GRAPHS or node.domain:
                     held = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
                     found += held
                     waiting += held
@@ -239,27 +241,3 @@ def _detach(node: gs.Node) -> None:
                 _detach(inner)
     node.inputs.clear()
     node.outputs.clear()
-
-
-def ancestors(tensor: gs.Tensor, stop: Mapping[int, Any] | None = None) -> Iterator[gs.Node]:
-    """Nodes that a tensor depends on (subgraph captures included), nearest first; does not pass tensors in `stop`."""
-    seen: set[int] = set()
-    queue = [tensor]
-    while queue:
-        current = queue.pop(0)
-        for node in current.inputs:
-            if id(node) in seen:
-                continue
-            seen.add(id(node))
-            yield node
-            queue += [t for t in node_inputs(node) if not (stop and id(t) in stop)]
-
-
-def node_inputs(node: gs.Node) -> list[gs.Tensor]:
-    """A node's inputs, with the outer tensors that its subgraphs read."""
-    found = list(node.inputs)
-    if node.op in _WITH_GRAPHS or node.domain:
-        for attribute in node.attrs.values():
-            if isinstance(attribute, gs.Graph):
-                found += attribute._foreign_tensors().values()
-    return found

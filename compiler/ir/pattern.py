@@ -11,14 +11,12 @@ orders wait on a stack, and the latest is taken up again when a goal fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import permutations
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ops import COMMUTATIVE
 from onnxgraft.ir.traverse import producer
 
@@ -199,9 +197,3 @@ def _read_elsewhere(found: Match) -> Reject | None:
             if readers:
                 return Reject(f"its value is also read by {readers[0].name!r}", node.name, len(found.nodes))
     return None
-
-
-def misses(graph: Graph, pattern: Op) -> Iterator[Reject]:
-    """Every place where a part of the pattern matched, closest first: for asking why it does not fire."""
-    found = [m for m in (match(pattern, node) for node in graph.nodes) if isinstance(m, Reject) and m.depth]
-    yield from sorted(found, key=lambda miss: -miss.depth)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.graph import ancestors
-
-RESHAPING = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast"})
-
-SELECTING = frozenset({"Gather", "GatherND", "GatherElements", "Slice", "Split", "Expand"})
+from onnxgraft.ir.ops import RESHAPING as RESHAPING
+from onnxgraft.ir.ops import SELECTING as SELECTING
+from onnxgraft.ir.ops import WITH_GRAPHS
 
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:
+    """The node that makes a tensor; None for constants and inputs."""
     return tensor.inputs[0] if tensor.inputs else None
 
 
 def value(tensor: gs.Tensor) -> np.ndarray | None:
-    """The value of a constant tensor (initializer, or Constant node of a subgraph), or None."""
+    """The value of a constant tensor (initializer, or Constant node of a subgraph) in its shape and dtype, or None."""
     if isinstance(tensor, gs.Constant):
         return np.asarray(tensor.values)
     node = producer(tensor)
@@ -37,7 +37,7 @@ def scalar(tensor: gs.Tensor) -> float | None:
 
 
 def binary(node: gs.Node) -> tuple[gs.Tensor, float] | None:
-    """(the variable operand, the constant operand) of a two-operand node with one scalar constant."""
+    """(the variable operand, the number) of a two-operand node with one constant of one element; else None."""
     if len(node.inputs) != 2:
         return None
     for index in (1, 0):
@@ -53,6 +53,30 @@ def back_through(tensor: gs.Tensor, ops: Iterable[str]) -> gs.Tensor:
     while (node := producer(tensor)) is not None and node.op in allowed:
         tensor = node.inputs[0]
     return tensor
+
+
+def ancestors(tensor: gs.Tensor, stop: Mapping[int, Any] | None = None) -> Iterator[gs.Node]:
+    """Nodes that a tensor depends on (subgraph captures included), nearest first; does not pass tensors in `stop`."""
+    seen: set[int] = set()
+    queue = [tensor]
+    while queue:
+        current = queue.pop(0)
+        for node in current.inputs:
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            yield node
+            queue += [t for t in node_inputs(node) if not (stop and id(t) in stop)]
+
+
+def node_inputs(node: gs.Node) -> list[gs.Tensor]:
+    """A node's inputs, with the outer tensors that its subgraphs read."""
+    found = list(node.inputs)
+    if node.op in WITH_GRAPHS or node.domain:
+        for attribute in node.attrs.values():
+            if isinstance(attribute, gs.Graph):
+                found += attribute._foreign_tensors().values()
+    return found
 
 
 def first_ancestor(
@@ -103,7 +127,11 @@ def contains_op(node: gs.Node, op: str) -> gs.Node | None:
 
 
 def dims(tensor: gs.Tensor, rank: int, what: str) -> list[int]:
-    """The static shape of a tensor. Raises Refusal when it has another rank or is not static."""
+    """The static shape of a tensor, `rank` numbers; `what` names it in the message.
+
+    Raises:
+        Refusal: it has another rank or is not static.
+    """
     shape = tensor.shape
     if shape is None or len(shape) != rank or not all(isinstance(d, (int, np.integer)) for d in shape):
         node = producer(tensor)

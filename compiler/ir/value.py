@@ -12,7 +12,7 @@ Python floats become float32 constants, Python ints int64 constants; arrays keep
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,8 +31,8 @@ class Backend(Protocol):
     def emit(self, op: str, inputs: Sequence[Operand], attrs: Mapping[str, Any], hints: Sequence[str]) -> list[Any]:
         """Add one node and return the handles of its outputs: one per hint, named after it; "" leaves the name open."""
 
-    def rename(self, handle: Any, hint: str) -> None:
-        """Name the output of a node, and the node with it."""
+    def rename(self, handle: Any, hint: str) -> Any:
+        """Name the output of a node, and the node with it; returns its handle from now on."""
 
     def label(self, handle: Any) -> str:
         """The ONNX name of a tensor."""
@@ -65,6 +65,27 @@ def as_array(values: Any) -> np.ndarray:
     return array.astype({"f": np.float32, "i": np.int64}.get(array.dtype.kind, array.dtype))
 
 
+def _unary(op: str) -> Callable[[Value], Value]:
+    def apply(self: Value) -> Value:
+        return self.op(op)
+
+    return apply
+
+
+def _binary(op: str) -> Callable[[Value, Operand], Value]:
+    def apply(self: Value, other: Operand) -> Value:
+        return self.op(op, other)
+
+    return apply
+
+
+def _reflected(op: str) -> Callable[[Value, Operand], Value]:
+    def apply(self: Value, other: Operand) -> Value:
+        return emit(self.backend, op, other, self)
+
+    return apply
+
+
 class Value:
     """A tensor under construction; arithmetic on it adds nodes to its back end.
 
@@ -95,108 +116,32 @@ class Value:
 
     def named(self, hint: str) -> Value:
         """The same value; what has just been computed is called by this name in the graph."""
-        self.backend.rename(self.handle, hint)
-        return self
+        return Value(self.backend, self.backend.rename(self.handle, hint))
 
     def op(self, kind: str, *inputs: Operand, **attrs: Any) -> Value:
         """An operator with one output of which this value is the first input."""
         return emit(self.backend, kind, self, *inputs, **attrs)
 
-    # -- arithmetic, comparison and logic, with ONNX's broadcasting ----------------------------------------------
+    # -- arithmetic, comparison and logic, elementwise with ONNX's broadcasting ----------------------------------
 
-    def __add__(self, other: Operand) -> Value:
-        return self.op("Add", other)
-
-    def __radd__(self, other: Operand) -> Value:
-        return emit(self.backend, "Add", other, self)
-
-    def __sub__(self, other: Operand) -> Value:
-        return self.op("Sub", other)
-
-    def __rsub__(self, other: Operand) -> Value:
-        return emit(self.backend, "Sub", other, self)
-
-    def __mul__(self, other: Operand) -> Value:
-        return self.op("Mul", other)
-
-    def __rmul__(self, other: Operand) -> Value:
-        return emit(self.backend, "Mul", other, self)
-
-    def __truediv__(self, other: Operand) -> Value:
-        """ONNX Div: truncating for integers."""
-        return self.op("Div", other)
-
-    def __rtruediv__(self, other: Operand) -> Value:
-        return emit(self.backend, "Div", other, self)
-
-    def __mod__(self, other: Operand) -> Value:
-        """ONNX Mod: the sign of the divisor."""
-        return self.op("Mod", other)
-
-    def __neg__(self) -> Value:
-        return self.op("Neg")
-
-    def __lt__(self, other: Operand) -> Value:
-        return self.op("Less", other)
-
-    def __le__(self, other: Operand) -> Value:
-        return self.op("LessOrEqual", other)
-
-    def __gt__(self, other: Operand) -> Value:
-        return self.op("Greater", other)
-
-    def __ge__(self, other: Operand) -> Value:
-        return self.op("GreaterOrEqual", other)
-
-    def __and__(self, other: Operand) -> Value:
-        return self.op("And", other)
-
-    def __or__(self, other: Operand) -> Value:
-        return self.op("Or", other)
-
-    def __invert__(self) -> Value:
-        return self.op("Not")
-
-    def equal(self, other: Operand) -> Value:
-        """Elementwise ==, which Python keeps for identity."""
-        return self.op("Equal", other)
-
-    def min(self, other: Operand) -> Value:
-        """The smaller of two, elementwise."""
-        return self.op("Min", other)
-
-    def max(self, other: Operand) -> Value:
-        """The larger of two, elementwise."""
-        return self.op("Max", other)
+    __add__, __radd__ = _binary("Add"), _reflected("Add")
+    __sub__, __rsub__ = _binary("Sub"), _reflected("Sub")
+    __mul__, __rmul__ = _binary("Mul"), _reflected("Mul")
+    __truediv__, __rtruediv__ = _binary("Div"), _reflected("Div")  # truncates for integers
+    __mod__ = _binary("Mod")  # the sign of the divisor
+    __lt__, __le__ = _binary("Less"), _binary("LessOrEqual")
+    __gt__, __ge__ = _binary("Greater"), _binary("GreaterOrEqual")
+    __and__, __or__, __invert__ = _binary("And"), _binary("Or"), _unary("Not")
+    __neg__ = _unary("Neg")
+    equal = _binary("Equal")  # == is Python's, for identity
+    min, max = _binary("Min"), _binary("Max")
 
     # -- functions of one value ----------------------------------------------------------------------------------
 
-    def abs(self) -> Value:
-        return self.op("Abs")
-
-    def ceil(self) -> Value:
-        return self.op("Ceil")
-
-    def exp(self) -> Value:
-        return self.op("Exp")
-
-    def floor(self) -> Value:
-        return self.op("Floor")
-
-    def log(self) -> Value:
-        return self.op("Log")
-
-    def relu(self) -> Value:
-        return self.op("Relu")
-
-    def sigmoid(self) -> Value:
-        return self.op("Sigmoid")
-
-    def sqrt(self) -> Value:
-        return self.op("Sqrt")
-
-    def isnan(self) -> Value:
-        return self.op("IsNaN")
+    abs, ceil, floor = _unary("Abs"), _unary("Ceil"), _unary("Floor")
+    exp, log, sqrt = _unary("Exp"), _unary("Log"), _unary("Sqrt")
+    relu, sigmoid = _unary("Relu"), _unary("Sigmoid")
+    isnan = _unary("IsNaN")
 
     def cast(self, dtype: Any) -> Value:
         """In another type: a numpy dtype, or a number of onnx.TensorProto."""
@@ -263,13 +208,19 @@ class Value:
         return Value(self.backend, best), Value(self.backend, index)
 
     def amax(self, *axes: int, keepdims: bool = False, hint: str = "axes") -> Value:
-        return self.op("ReduceMax", constant(hint, np.array(axes, np.int64)), keepdims=int(keepdims))
+        """The largest along these axes; opset 18 or later."""
+        return self._reduce("ReduceMax", axes, keepdims, hint)
 
     def amin(self, *axes: int, keepdims: bool = False, hint: str = "axes") -> Value:
-        return self.op("ReduceMin", constant(hint, np.array(axes, np.int64)), keepdims=int(keepdims))
+        """The smallest along these axes; opset 18 or later."""
+        return self._reduce("ReduceMin", axes, keepdims, hint)
 
     def sum(self, *axes: int, keepdims: bool = False, hint: str = "axes") -> Value:
-        return self.op("ReduceSum", constant(hint, np.array(axes, np.int64)), keepdims=int(keepdims))
+        """The sum along these axes."""
+        return self._reduce("ReduceSum", axes, keepdims, hint)
+
+    def _reduce(self, op: str, axes: Sequence[int], keepdims: bool, hint: str) -> Value:
+        return self.op(op, constant(hint, np.array(axes, np.int64)), keepdims=int(keepdims))
 
 
 def emit(backend: Backend, op: str, *inputs: Operand, **attrs: Any) -> Value:

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.detector.outputs import TENSORS, Role
-from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph, ancestors
+from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
+from onnxgraft.ir.traverse import ancestors
 from onnxgraft.pipeline.context import Context
 
 Holds = Callable[[Graph, Context], str | None]

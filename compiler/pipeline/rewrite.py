@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.ir.builder import Builder
+from onnxgraft.ir.builder import Builder, tensor_of
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.pattern import Match, Op, Reject, match
+from onnxgraft.ir.value import Value
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 
@@ -22,7 +23,7 @@ class Rewrite(Pass):
     pattern: ClassVar[Op]
 
     @abstractmethod
-    def rewrite(self, match: Match, builder: Builder) -> gs.Tensor:
+    def rewrite(self, match: Match, builder: Builder) -> Value | gs.Tensor:
         """Build what takes the match's place and return its value; the engine puts it there."""
 
     def check(self, match: Match) -> Reject | None:
@@ -56,7 +57,7 @@ class Rewrite(Pass):
     def _commit(self, graph: Graph, found: Match) -> None:
         old = found.root.outputs[0]
         builder = Builder(graph, self.name(), [node.name for node in found.nodes])
-        new = self.rewrite(found, builder)
+        new = tensor_of(self.rewrite(found, builder))
         is_output = any(t is old for t in graph.gs.outputs)
         graph.replace(old, new)
         if is_output:

@@ -11,7 +11,7 @@ from helpers.stages import Stages, run_unordered, same
 
 from onnxgraft.errors import PassError
 from onnxgraft.ir.evaluate import evaluate
-from onnxgraft.ir.graph import ancestors
+from onnxgraft.ir.traverse import ancestors
 from onnxgraft.passes import InjectAnchors
 
 
