@@ -63,7 +63,7 @@ def test_help_lists_every_verb() -> None:
 
 
 def test_what_is_installed_is_pinned() -> None:
-    pins = re.findall(r"^([a-z0-9-]+)==[^ ]+(?: ; (.+))?$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    pins = re.findall(r"^([a-z0-9-]+)==[^ \n]+(?: ; (.+))?$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert len(pins) == sum(not line.startswith("#") for line in (ROOT / "constraints.txt").read_text().splitlines())
     pinned = {name for name, _ in pins}
     project = (ROOT / "pyproject.toml").read_text()
