@@ -37,6 +37,8 @@ class IntegerKernels(Pass):
     requires: ClassVar[tuple[Fact | str, ...]] = (QUANTIZED,)
     provides: ClassVar[tuple[Fact | str, ...]] = (INTEGER_KERNELS,)
 
+    changes_answers = "rounds biases to the accumulator's step, which moves a few int8 levels by one"
+
     signed_weights: Literal["uint8", "int8"] = "uint8"
 
     def run(self, graph: Graph, ctx: Context) -> None:

@@ -113,7 +113,7 @@ def test_replay_forgets_no_option(model: Path) -> None:
     ):  # fmt: skip
         (step,) = parse_pipeline(text).passes
         reproducer.before(step, graph, ctx)
-        reproducer.failed(step, graph, ctx, ValueError("planted"))
+        reproducer.failed(step, graph, ctx, PassError(step.name(), "planted"))
         command = json.loads((model.parent / "left" / "reproducer.json").read_text())["command"]
         assert shlex.split(command)[8:] == words
 
