@@ -99,6 +99,7 @@ def test_one_level_needs_no_classes(stages: Stages, tmp_path: Path) -> None:
     graph, ctx = stages.before_pass("rpn-nms")
     rpn = dataclasses.replace(ctx.spec().rpn, levels=ctx.spec().rpn.levels[:1])
     ctx.detector = dataclasses.replace(ctx.spec(), rpn=rpn)
+    ctx.values.levels = ctx.values.levels[:1]
     run_unordered([RpnNMS()], graph, ctx)
     (nms,) = [node for node in graph.nodes if node.op == "EfficientNMS_TRT"]
     assert nms.inputs[1].shape == [1, 1000, 1]
