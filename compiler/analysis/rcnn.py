@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.analysis import parts
 from onnxgraft.analysis.box_head import analyse_box_head, analyse_stages
 from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.keypoint_head import analyse_keypoint_head
@@ -49,7 +50,7 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
         mask_head = analyse_mask_head(graph, graph.tensor(outputs.masks_tensor), box_head)
     if outputs.heatmaps_tensor:
         keypoint_head = analyse_keypoint_head(graph, graph.tensor(outputs.heatmaps_tensor))
-    return DetectorSpec(
+    spec = DetectorSpec(
         family=_family(outputs, stages, given is not None),
         image=image,
         outputs=outputs,
@@ -64,6 +65,20 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
         keypoint_head=keypoint_head,
         semantic=semantic,
     )
+    _hold(graph, spec, size)
+    return spec
+
+
+def _hold(graph: Graph, spec: DetectorSpec, size: tuple[int, int]) -> None:
+    """Hold every part against detectron2's formula. Raises Refusal."""
+    assert spec.box_head is not None and spec.box_pooler is not None
+    if spec.rpn is not None:
+        parts.hold_rpn(graph, spec.rpn, size)
+    for pooler in spec.poolers():
+        parts.hold_pooler(graph, pooler, size)
+    parts.hold_detections(graph, spec.outputs, spec.box_head, spec.cascade, spec.box_pooler, size)
+    if spec.mask_head is not None:
+        parts.hold_masks(graph, spec.outputs, spec.mask_head, spec.box_head.num_classes)
 
 
 def _family(outputs: Outputs, stages: list[Pooler], proposals_given: bool) -> str:
