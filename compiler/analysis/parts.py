@@ -43,7 +43,7 @@ def hold_rpn(graph: Graph, rpn: RPN, image: Size, objectness: str | None = None)
         found = found.rows(np.delete(np.arange(len(found)), doubts))
         kept = reference.suppress(found, rpn.nms_threshold)
         kept = kept.rows(np.arange(min(len(kept), rpn.post_nms_topk)))
-        feeds = {}
+        feeds: dict[str, np.ndarray] = {}
         for level, (logits, deltas, _) in zip(rpn.levels, maps.maps(), strict=True):
             feeds |= {level.logits_tensor: logits, level.deltas_tensor: deltas}
 
@@ -151,7 +151,7 @@ def hold_dense(graph: Graph, outputs: Outputs, head: DenseHead, image: Size) -> 
         kept = kept.rows(np.arange(min(len(kept), head.detections_per_image)))
         kept = Found(reference.clip(kept.boxes, image), kept.scores, kept.classes, kept.origin)
         kept = kept.rows(np.nonzero(reference.sides(kept.boxes) > 0)[0])
-        feeds = {}
+        feeds: dict[str, np.ndarray] = {}
         for level, (logits, deltas, centerness) in zip(head.levels, maps.maps(), strict=True):
             feeds |= {level.logits_tensor: logits, level.deltas_tensor: deltas}
             feeds |= {level.centerness_tensor: centerness} if level.centerness_tensor else {}
@@ -235,9 +235,12 @@ def hold_masks(graph: Graph, outputs: Outputs, head: MaskHead, classes: int) -> 
     channels = 1 if head.class_agnostic else classes
     logits = rng.normal(0, 2, (rows, channels, size, size)).astype(np.float32)
     kinds = rng.integers(0, classes, rows)
-    feeds = {head.logits_tensor: logits, outputs.classes_tensor or "": kinds,
-             outputs.boxes_tensor or "": probes.boxes(rng, rows, (size * 8, size * 8)),
-             outputs.scores_tensor or "": rng.random(rows).astype(np.float32)}  # fmt: skip
+    feeds: dict[str, np.ndarray] = {
+        head.logits_tensor: logits,
+        outputs.classes_tensor or "": kinds,
+        outputs.boxes_tensor or "": probes.boxes(rng, rows, (size * 8, size * 8)),
+        outputs.scores_tensor or "": rng.random(rows).astype(np.float32),
+    }
     expected = reference.sigmoid(logits[np.arange(rows), kinds if channels > 1 else 0])[:, None]
 
     def compare(results: Sequence[np.ndarray]) -> str | None:
