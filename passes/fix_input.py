@@ -75,7 +75,8 @@ class FixInput(Pass):
     def _check_size(self, ctx: Context) -> None:
         if ctx.only_size is not None and ctx.only_size != (self.height, self.width):
             height, width = ctx.only_size
-            raise Refusal(f"this trace holds for {height}x{width} only: it pads every image to that; take --size {height}x{width}")
+            take = f"{height}x{width}"
+            raise Refusal(f"this trace holds for {take} only: it pads every image to that; take --size {take}")
         unit = math.lcm(SIZE_DIVISIBILITY, ctx.size_divisibility)
         for what, size in (("height", self.height), ("width", self.width)):
             if size < 64 or size % unit:

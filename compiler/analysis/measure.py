@@ -126,5 +126,6 @@ def compare_found(expected: Found, boxes: np.ndarray, scores: np.ndarray | None,
             near &= np.abs(np.arange(len(boxes)) - row) == 0
         if not near.any():
             label = "" if classes is None else f" of class {expected.classes[row]}"
-            return f"the box {np.round(expected.boxes[row], 1).tolist()}{label} with score {expected.scores[row]:.4g} is not among them"
+            corners = np.round(expected.boxes[row], 1).tolist()
+            return f"the box {corners}{label} with score {expected.scores[row]:.4g} is not among them"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -82,7 +83,7 @@ class LevelMaps:
     def where(self, origin: Array) -> list[Array]:
         """Positions in `logits` of each level, of candidates by their number over all levels."""
         bounds = np.cumsum([0, *(len(flat) for flat in self.logits)])
-        return [origin[(origin >= a) & (origin < b)] - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [origin[(origin >= a) & (origin < b)] - a for a, b in itertools.pairwise(bounds)]
 
     def shrink(self, origin: Array) -> None:
         """Let candidates leave the image, so that nothing is left of them once they are clipped."""

@@ -59,7 +59,8 @@ def refuse_order(node: gs.Node, what: str) -> None:
     if node.op in ("Gather", "GatherND", "GatherElements") and len(node.inputs) > 1:
         index = value(node.inputs[1])
         if index is not None and index.size > 1 and not np.array_equal(index.reshape(-1), np.arange(index.size)):
-            raise Refusal(f"the {what} are taken in the order {index.reshape(-1)[:8].tolist()}; detectron2 keeps theirs", node.name)
+            order = index.reshape(-1)[:8].tolist()
+            raise Refusal(f"the {what} are taken in the order {order}; detectron2 keeps theirs", node.name)
     if node.op == "Slice" and len(node.inputs) > 4 and (steps := value(node.inputs[4])) is not None and (steps < 0).any():
         raise Refusal(f"the {what} are reversed here (step {int(steps.min())})", node.name)
 

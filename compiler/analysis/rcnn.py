@@ -71,7 +71,8 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
 
 def _hold(graph: Graph, spec: DetectorSpec, size: tuple[int, int]) -> None:
     """Hold every part against detectron2's formula. Raises Refusal."""
-    assert spec.box_head is not None and spec.box_pooler is not None
+    assert spec.box_head is not None
+    assert spec.box_pooler is not None
     if spec.rpn is not None:
         parts.hold_rpn(graph, spec.rpn, size)
     for pooler in spec.poolers():

@@ -103,6 +103,8 @@ def _bounded(node: gs.Node | None) -> tuple[gs.Tensor, gs.Tensor] | None:
     for index in (1, 0):
         held = value(node.inputs[index])
         tensor = node.inputs[1 - index]
-        if held is not None and held.size == 1 and np.issubdtype(held.dtype, np.floating) and not isinstance(tensor, gs.Constant):
+        if isinstance(tensor, gs.Constant) or held is None:
+            continue
+        if held.size == 1 and np.issubdtype(held.dtype, np.floating):
             return tensor, node.inputs[index]
     return None

@@ -58,4 +58,4 @@ def _refuse_arithmetic(image: gs.Tensor) -> None:
             if node.op in _MOVES:
                 waiting += node.outputs
             elif node.op not in ("Cast", "Shape"):
-                raise Refusal(f"this {node.op} calculates with the integers of the image, before they become floating", node.name)
+                raise Refusal(f"this {node.op} calculates with the image's integers before they become floating", node.name)
