@@ -15,9 +15,11 @@ from onnxgraft.detector.reference import Found
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph, node_inputs
+from onnxgraft.ir.traverse import contains_op
 
 PIXELS, SCORE = 2e-2, 2e-5
 """Differences that float32 makes of float64: coordinates carry the offsets that keep classes apart in a suppression."""
+_DECIDING = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "TopK", "Where"})
 _TRIED = 48  # nodes that are tried as the reason of a difference, nearest to the outputs first
 
 Compare = Callable[[Sequence[np.ndarray]], str | None]
@@ -35,8 +37,23 @@ def hold(graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray
     culprit = _culprit(graph, outputs, feeds, compare)
     if culprit is not None:
         raise Refusal(f"{what} differ from detectron2's by what a {culprit.op} does here: {difference}", culprit.name)
-    last = next((t.inputs[0].name for t in outputs if t.inputs), outputs[0].name)
+    last = _decider(outputs, feeds) or next((t.inputs[0].name for t in outputs if t.inputs), outputs[0].name)
     raise Refusal(f"{what} differ from detectron2's: {difference}", last)
+
+
+def _decider(outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray]) -> str | None:
+    """The last node behind a suppression that decides over its results: a comparison, another suppression, a TopK."""
+    part = _part(outputs, feeds)
+    behind: set[int] = set()
+    deciders: list[gs.Node] = []
+    for node in reversed(part):
+        suppresses = node.op == "NonMaxSuppression" or contains_op(node, "NonMaxSuppression") is not None
+        later = any(id(t) in behind for t in node_inputs(node))
+        if later and (suppresses or node.op in _DECIDING):
+            deciders.append(node)
+        if suppresses or later:
+            behind.update(id(t) for t in node.outputs)
+    return deciders[0].name if deciders else None
 
 
 def _culprit(

@@ -19,6 +19,7 @@ from onnxgraft.detector.spec import DetectorSpec, Outputs, Pooler
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph, ancestors
 from onnxgraft.ir.shape_inference import infer_shapes
+from onnxgraft.ir.traverse import value
 
 
 def matches(graph: Graph) -> bool:
@@ -32,6 +33,7 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
     Raises:
         Refusal: names the node and the reason.
     """
+    _refuse_traced_counts(graph)
     image = analyse_input(graph)
     size = image.height, image.width
     poolers = analyse_poolers(graph)
@@ -67,6 +69,24 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
     )
     _hold(graph, spec, size)
     return spec
+
+
+def _refuse_traced_counts(graph: Graph) -> None:
+    """Hold that no Split has a number of boxes written into it, as tracing without TracingAdapter leaves one.
+
+    Raises:
+        Refusal: names the Split, and how to export.
+    """
+    for node in graph.nodes:
+        sizes = value(node.inputs[1]) if node.op == "Split" and len(node.inputs) > 1 else None
+        rows = (node.inputs[0].shape or [0])[0]
+        if sizes is not None and node.attrs.get("axis", 0) == 0 and sizes.size == 1 and not isinstance(rows, int):
+            raise Refusal(
+                f"this Split takes {int(sizes.reshape(-1)[0])} boxes, the number of the traced picture: Python's len was "
+                "traced as a constant, so the file holds for that picture alone; export with detectron2's TracingAdapter, as "
+                "`onnxgraft export` does",
+                node.name,
+            )
 
 
 def _hold(graph: Graph, spec: DetectorSpec, size: tuple[int, int]) -> None:
