@@ -10,8 +10,8 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
-from onnxgraft.ir.graph import Graph, ancestors
-from onnxgraft.ir.traverse import value
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.traverse import ancestors, value
 
 _CHAIN = 16  # nodes between the image and the first convolution, at most
 

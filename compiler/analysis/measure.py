@@ -14,8 +14,8 @@ import onnx_graphsurgeon as gs
 from onnxgraft.detector.reference import Found
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
-from onnxgraft.ir.graph import Graph, node_inputs
-from onnxgraft.ir.traverse import contains_op
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.traverse import contains_op, node_inputs
 
 PIXELS, SCORE = 2e-2, 2e-5
 """Differences that float32 makes of float64: coordinates carry the offsets that keep classes apart in a suppression."""

@@ -9,8 +9,8 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.ops import RANDOM
 from onnxgraft.ir.normal_forms import normalise
+from onnxgraft.ir.ops import RANDOM
 from onnxgraft.ir.shape_inference import infer_shapes, is_static
 from onnxgraft.ir.weights import is_large
 

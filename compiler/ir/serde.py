@@ -9,6 +9,7 @@ data, so a skeleton is an ordinary ModelProto whose large initializers are EXTER
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO

@@ -47,14 +47,14 @@ def truth(name: str) -> tuple[np.ndarray, Detections]:
 
 def test_a_stem_keeps_the_pad_of_its_own(tmp_path: Path) -> None:
     picture, expected = truth("stem_zeropad_c4")
-    outputs = OrtRunner(build("stem_zeropad_c4", tmp_path, height=320, width=320))({"input_tensor": picture[None]})
+    outputs = OrtRunner(build("stem_zeropad_c4", tmp_path, size=(320, 320)))({"input_tensor": picture[None]})
     assert match(expected, rows(outputs, 0)).matched == len(expected) == 100
 
 
 def test_pictures_of_a_batch_upsampled_to_sizes_are_each_right(tmp_path: Path) -> None:
     picture, expected = truth("batch2_interpolate_size")
     other = np.ascontiguousarray(picture[:, ::-1, ::-1])
-    run = OrtRunner(build("batch2_interpolate_size", tmp_path, height=320, width=320, batch=2))
+    run = OrtRunner(build("batch2_interpolate_size", tmp_path, size=(320, 320), batch=2))
     outputs = run({"input_tensor": np.stack([other, picture])})
     assert match(expected, rows(outputs, 1)).matched == len(expected) == 100
     assert match(expected, rows(outputs, 0)).matched < 50
@@ -62,12 +62,12 @@ def test_pictures_of_a_batch_upsampled_to_sizes_are_each_right(tmp_path: Path) -
 
 def test_a_size_that_the_detector_would_pad_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OnnxgraftError, match="height 330 is not a multiple of 32"):
-        build("stem_zeropad_c4", tmp_path, height=330, width=320)
+        build("stem_zeropad_c4", tmp_path, size=(330, 320))
 
 
 def test_a_neck_that_upsamples_bilinearly_does_not_see_the_canvas(tmp_path: Path) -> None:
     picture, expected = truth("exact_padding_bilinear_neck")
-    run = OrtRunner(build("exact_padding_bilinear_neck", tmp_path, height=320, width=320, exact_padding=True))
+    run = OrtRunner(build("exact_padding_bilinear_neck", tmp_path, size=(320, 320), exact_padding=True))
     canvas = np.zeros((1, 3, 320, 320), np.float32)
     canvas[0, :, :224, :288] = picture
     outputs = run({"input_tensor": canvas, "image_sizes": np.array([[224, 288]], np.float32)})
