@@ -21,6 +21,7 @@ from onnxgraft.passes.emit.roi_pooler import pool
 from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTIONS, POOLED, Fact
+from onnxgraft.plugins.efficient_nms import DENSE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +61,18 @@ class BoxNMS(DetectorPass[BoxHead]):
         rows = int(proposals.shape[1])
         scores = _class_scores(_mean(b, stages), b.of(ctx.values.proposals.valid), ctx.batch, rows, head.num_classes)
         boxes = _class_boxes(b, ctx, head, proposals)
+        threshold = just_above(head.score_threshold if self.score_threshold is None else self.score_threshold)
         count, kept, best, classes = add_plugin(
             b, "EfficientNMS_TRT", [boxes, scores],
             [("num_detections", np.int32, None), ("boxes", np.float32, None),
              ("scores", np.float32, None), ("classes", np.int32, None)],
-            score_threshold=just_above(head.score_threshold if self.score_threshold is None else self.score_threshold),
+            score_threshold=threshold,
             iou_threshold=just_above(head.nms_threshold if self.iou_threshold is None else self.iou_threshold),
             max_output_boxes=self.detections or head.detections_per_image,
             background_class=-1, score_activation=0, class_agnostic=0, box_coding=0,
         )  # fmt: skip
+        if threshold < DENSE:
+            count, kept, best, classes = _real_ones(kept, best, classes)
         _hand_over(graph, ctx, b, kept, classes)
         made = {Role.NUM_DETECTIONS: count, Role.BOXES: kept, Role.SCORES: best, Role.CLASSES: classes}
         maps = {Role.MASKS: outputs.masks_tensor, Role.HEATMAPS: outputs.heatmaps_tensor}
@@ -79,6 +83,21 @@ class BoxNMS(DetectorPass[BoxHead]):
         set_outputs(graph, ctx, [*(value.handle for value in made.values()), *others])
         graph.cleanup()
         _fix_output_rows(graph, ctx, ctx.batch * int(kept.shape[1]))
+
+
+def _real_ones(boxes: Value, scores: Value, classes: Value) -> tuple[Value, ...]:
+    """(count [N, 1], boxes, scores, classes) without the rows below the threshold, which the plugin's dense path gives out
+    behind the real ones, with scores of -32768, and counts; their rows are zero, as unused ones are."""
+    zero = constant("zero", 0.0)
+    real = (scores > zero).named("real")
+    count = real.cast(np.int32).named("real_as_number").sum(1, keepdims=True).named("real_count")
+    whole = real.unsqueeze(2, hint="last").named("real_boxes")
+    return (
+        count,
+        where(whole, boxes, zero).named("real_boxes_alone"),
+        where(real, scores, zero).named("real_scores"),
+        where(real, classes, constant("none", np.int32(0))).named("real_classes"),
+    )
 
 
 def _mean(b: Builder, stages: list[Value]) -> Value:
@@ -118,7 +137,7 @@ def _hand_over(graph: Graph, ctx: Context, b: Builder, boxes: Value, classes: Va
         old = graph.tensor(ctx.values.pooled[head])
         part = Builder(graph, f"{head.value}_pooler", [node.name for node in old.inputs])
         maps = [part.of(ctx.current(name)) for name in pooler.feature_tensors]
-        pooled = pool(part, ctx, pooler, part.of(boxes), maps).handle
+        pooled = pool(part, ctx, pooler, part.of(boxes), maps, some_empty=True).handle
         graph.replace(old, pooled)
         _forget_shapes_after(graph, pooled)
 

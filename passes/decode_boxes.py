@@ -19,7 +19,9 @@ from onnxgraft.pipeline.facts import ANCHORS, DECODED_BOXES, NORMALIZED_INPUT, F
 from onnxgraft.pipeline.values import LevelValues
 
 NEVER = -65536.0  # below what EfficientNMS_TRT gives to boxes under its threshold (-32768)
-_LOWEST_LOGIT = -80.0  # sigmoid(-80) is still a positive float32: a proposal of score 0 is one that does not exist
+# A proposal of probability 0 is one that does not exist. Every runtime's sigmoid is positive down to -17.7 (ONNX Runtime's is
+# 0 below -18, a GPU's below -88), so lower logits are drawn together there, in their order.
+_KNEE, _SLOPE, _LOWEST_LOGIT = -17.0, 2.0**-10, -17.5
 _LARGEST = 3.0e38
 
 
@@ -77,5 +79,7 @@ def _rule_out(decoded: Value, clipped: Value, best: Value, side: float) -> Value
     exists = (best > constant("absent", NEVER / 2)).named("exists")
     nonempty = (smallest > constant("min_size", float(side))).named("nonempty")
     valid = ((finite & nonempty).named("has_area") & exists).named("valid")
-    positive = best.max(constant("lowest", _LOWEST_LOGIT)).named("bounded")
+    low = (best * constant("slope", _SLOPE)).named("drawn_together")
+    low = (low + constant("knee", _KNEE * (1 - _SLOPE))).named("below_knee")
+    positive = best.max(low.max(constant("lowest", _LOWEST_LOGIT)).named("not_lower")).named("bounded")
     return where(valid, positive, constant("never", NEVER)).named("scores")

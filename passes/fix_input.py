@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis import analyse
+from onnxgraft.analysis.canvas import added_by, image_paddings
 from onnxgraft.analysis.outputs import sort_outputs
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import InputError, Refusal
@@ -16,15 +18,16 @@ from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import forget_shapes, infer_shapes
-from onnxgraft.ir.traverse import ancestors, producer, scalar, value
+from onnxgraft.ir.traverse import ancestors, descendants, producer, scalar, value
 from onnxgraft.options import Count
 from onnxgraft.passes.emit.boxes import set_outputs
+from onnxgraft.passes.emit.plain_input import make_plain
 from onnxgraft.passes.emit.rows import first_image
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTOR, SIMPLIFIED, STATIC_INPUT, Fact
 
-SIZE_DIVISIBILITY = 32  # FPN.size_divisibility of detectron2's ResNet and RegNet backbones
+SIZE_DIVISIBILITY = 32  # the strides of detectron2's backbones divide it, and every canvas is a multiple of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +52,11 @@ class FixInput(Pass):
     allow_unknown_outputs: bool = False
 
     def run(self, graph: Graph, ctx: Context) -> None:
-        for what, size in (("height", self.height), ("width", self.width)):
-            if size < 64 or size % SIZE_DIVISIBILITY:
-                near = max(64, round(size / SIZE_DIVISIBILITY) * SIZE_DIVISIBILITY)
-                raise InputError(f"fix-input: {what} {size} is not a multiple of {SIZE_DIVISIBILITY}; take {near}")
+        self._check_size(ctx)
+        make_plain(graph)
         before = _resize(graph, self.height, self.width)
-        _bypass(graph, "Pad")
         try:
+            _take_padding_out(graph, before)
             ctx.count("folded", settle(graph)["folded"])
             ctx.detector = _with_order(self._analyse(graph, ctx), ctx.channel_order)
         except Refusal as refusal:
@@ -71,6 +72,16 @@ class FixInput(Pass):
         _cut_postprocessing(graph, ctx, ctx.detector)
         _to_nchw(graph, self.batch, ctx)
 
+    def _check_size(self, ctx: Context) -> None:
+        if ctx.only_size is not None and ctx.only_size != (self.height, self.width):
+            height, width = ctx.only_size
+            take = f"{height}x{width}"
+            raise Refusal(f"this trace holds for {take} only: it pads every image to that; take --size {take}")
+        unit = math.lcm(SIZE_DIVISIBILITY, ctx.size_divisibility)
+        for what, size in (("height", self.height), ("width", self.width)):
+            if size < 64 or size % unit:
+                near = max(64, round(size / unit) * unit) if unit == SIZE_DIVISIBILITY else -(-size // unit) * unit
+                raise InputError(f"fix-input: {what} {size} is not a multiple of {unit}; take {near}")
 
     def _analyse(self, graph: Graph, ctx: Context) -> DetectorSpec:
         if not self.allow_unknown_outputs:
@@ -147,43 +158,85 @@ def _coordinate(clip: gs.Node) -> int | None:
     return None if index is None or index.size != 1 else 1 - int(index.reshape(-1)[0]) % 2
 
 
-def _bypass(graph: Graph, op: str) -> None:
-    """Take the nodes of one kind out of the chain between the image and the first convolution."""
+def _take_padding_out(graph: Graph, traced: tuple[int, int] | None) -> None:
+    """Let the canvas be the input, which nothing pads any further.
+
+    Args:
+        traced: the size of the export, where it is another one now.
+
+    Raises:
+        Refusal: the detector would pad an image of this size to a larger canvas.
+    """
+    image = graph.gs.inputs[0]
+    if len(image.shape or ()) != 3:
+        return  # the analysis refuses with the reason
+    size = image.shape[1], image.shape[2]
+    for pad in list(image_paddings(graph)):
+        baked = id(pad.inputs[1]) not in descendants(image)
+        before = traced if baked and traced is not None else size
+        added = added_by(graph, pad)
+        canvas = before[0] + added[0], before[1] + added[1]
+        ordinary = before is not size and canvas == tuple(-(-side // SIZE_DIVISIBILITY) * SIZE_DIVISIBILITY for side in before)
+        if canvas != size and not ordinary and added != (0, 0):
+            take = f"{canvas[0]}x{canvas[1]}"
+            raise Refusal(f"the detector pads an image of {before[0]}x{before[1]} to {take}; take --size {take}", pad.name)
+        graph.replace(pad.outputs[0], pad.inputs[0])
+        pad.outputs.clear()
+        pad.inputs.clear()
+
+
+def _add_axis_at_input(graph: Graph) -> None:
+    """Take the Unsqueeze out of the chain between the image and the network: the input has the batch axis itself."""
     tensor: gs.Tensor = graph.gs.inputs[0]
     for _ in range(16):
         following = [n for n in tensor.outputs if n.op != "Shape"]
         if not following or following[0].op == "Conv":
             return
         node = following[0]
-        if node.op == op:
+        if node.op == "Unsqueeze":
             graph.replace(node.outputs[0], node.inputs[0])
             node.outputs.clear()
             node.inputs.clear()
-        else:
-            tensor = node.outputs[0]
+            return
+        tensor = node.outputs[0]
 
 
 def _to_nchw(graph: Graph, batch: int, ctx: Context) -> None:
     spec = ctx.spec()
     image = graph.gs.inputs[0]
     normalized = graph.tensor(spec.image.normalized_tensor)
-    convs = [n for n in normalized.outputs if n.op == "Conv"]
-    _bypass(graph, "Unsqueeze")
+    reader = normalized.outputs[0]
+    position = next(i for i, t in enumerate(reader.inputs) if t is normalized)
+    _add_axis_at_input(graph)
     image.shape = [batch, 3, spec.image.height, spec.image.width]
     ctx.values.image = image.name
-    ctx.values.normalized = convs[0].inputs[0].name
+    ctx.values.normalized = reader.inputs[position].name
     if batch > 1:
-        _follow_batch(graph, ctx.spec())
+        _follow_batch(graph, ctx.spec(), batch)
         _first_image_for_the_tail(graph, ctx, batch)
     graph.cleanup()
     _forget_stale_shapes(graph, batch)
+    _refuse_lost_rows(graph, ctx, batch)
 
 
-def _follow_batch(graph: Graph, spec: DetectorSpec) -> None:
-    """Reshapes of the network to a folded shape of one image (of GroupNorm) keep their first dimension instead."""
+def _refuse_lost_rows(graph: Graph, ctx: Context, batch: int) -> None:
+    """Hold that every map has a row for each picture. Raises Refusal with the node that makes one without."""
+    for name in (*ctx.spec().dense_tensors(), *ctx.spec().feature_tensors()):
+        tensor = graph.tensor(name)
+        if tensor.shape and isinstance(tensor.shape[0], int) and tensor.shape[0] != batch:
+            raise Refusal(f"this map has {tensor.shape[0]} rows for a batch of {batch}: a shape of one picture was traced into "
+                          "the network; build with --batch 1", tensor.inputs[0].name if tensor.inputs else name)  # fmt: skip
+
+
+def _follow_batch(graph: Graph, spec: DetectorSpec, batch: int) -> None:
+    """Shapes of one image that were folded into the network (GroupNorm's Reshape, a Resize to sizes) take the batch."""
     names = [*spec.dense_tensors(), *spec.feature_tensors(), *([spec.semantic.logits_tensor] if spec.semantic else [])]
     network = {id(n): n for name in names for n in ancestors(graph.tensor(name))}
     for node in network.values():
+        if node.op == "Resize" and len(node.inputs) > 3 and isinstance(node.inputs[3], gs.Constant):
+            sizes = np.array(node.inputs[3].values)
+            if sizes.size == 4 and sizes[0] == 1 and not node.attrs.get("axes"):
+                node.inputs[3] = Builder(graph, "fix_input", [node.name]).ints("sizes", [batch, *sizes[1:].tolist()])
         before, target = node.inputs[0].shape, node.inputs[1] if node.op == "Reshape" else None
         if not isinstance(target, gs.Constant) or not before or before[0] != 1 or node.attrs.get("allowzero", 0):
             continue

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.analysis.reach import Reach, reaches
 from onnxgraft.errors import InputError, Refusal
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
@@ -15,14 +16,11 @@ from onnxgraft.ir.traverse import descendants
 from onnxgraft.ir.value import Value, constant, where
 from onnxgraft.manifest import IMAGE_SIZES
 from onnxgraft.passes.decode_boxes import NEVER
-from onnxgraft.passes.fix_input import SIZE_DIVISIBILITY
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import NORMALIZED_INPUT, Fact
 
-_WHOLE_CANVAS = {"GlobalAveragePool", "AveragePool", "ReduceMean", "InstanceNormalization", "GroupNormalization"}
-_WINDOWED = {"Conv", "DeformConv", "MaxPool"}
-_LOWEST = -3.0e38
+_OUTSIDE = {Reach.WINDOW: 0.0, Reach.HIGHEST: -3.0e38}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +30,9 @@ class MaskPadding(Pass):
     detectron2 pads an image to the next multiple of 32 and no further; what a larger canvas holds beyond that is zero at
     the input, but not after the first bias. This pass gives every convolution (deformable ones too) and pooling zeros
     (the lowest value) there, rules out anchors there, and repeats the last row and column for RoIAlign, which clamps at
-    the edge of a map. Legal when (1) image sizes are an input (normalize-input{image-sizes=true}), (2) nothing in the
-    backbone averages over the whole canvas (GroupNorm, squeeze and excitation).
+    the edge of a map, and for bilinear upsampling, which does so too. Legal when (1) image sizes are an input
+    (normalize-input{image-sizes=true}), (2) every node up to the heads looks at one cell or at a window of it: nothing
+    averages over the whole canvas (GroupNorm, squeeze and excitation) or lets distant cells meet (attention).
     """
 
     requires: ClassVar[tuple[Fact | str, ...]] = (NORMALIZED_INPUT,)
@@ -43,18 +42,16 @@ class MaskPadding(Pass):
             raise InputError("mask-padding: needs the true image sizes; build with --image-sizes")
         masks = _Masks(graph, ctx)
         trunk = _trunk(graph, ctx)
+        known = reaches(trunk)
+        filled: dict[tuple[int, Reach], gs.Tensor] = {}
         for node in trunk:
-            if node.op in _WHOLE_CANVAS:
-                raise Refusal("averages over the whole canvas, so the padding cannot be kept out", node.name)
-        filled: dict[tuple[int, float], gs.Tensor] = {}
-        for node in trunk:
-            reads_around = max(node.attrs.get("kernel_shape", [1, 1])) > 1 or node.op == "DeformConv"
-            if node.op not in _WINDOWED or not reads_around or node.inputs[0].name == ctx.values.normalized:
+            tensor, reach = node.inputs[0], known[id(node)]
+            if reach is Reach.CELL or (reach is Reach.WINDOW and tensor.name == ctx.values.normalized):
                 continue
-            tensor, outside = node.inputs[0], _LOWEST if node.op == "MaxPool" else 0.0
-            key = id(tensor), outside
+            key = id(tensor), reach
             if key not in filled:
-                filled[key] = masks.fill(tensor, outside)
+                around = masks.repeat_edge(tensor) if reach is Reach.EDGE else masks.fill(tensor, _OUTSIDE[reach])
+                filled[key] = around
                 ctx.count("maps masked")
             node.inputs[0] = filled[key]
         spec = ctx.spec()
@@ -101,7 +98,7 @@ class _Masks:
         b = self.builder = Builder(graph, "padding", [IMAGE_SIZES])
         # Only a feature pyramid asks detectron2 to pad images; C4 and DC5 take them as they are.
         pyramid = len(ctx.spec().feature_tensors()) != 1
-        unit = b.floats("divisibility", float(SIZE_DIVISIBILITY if pyramid else 1))
+        unit = b.floats("divisibility", float(ctx.size_divisibility if pyramid else 1))
         units = (b.of(sizes) / unit).named("units").ceil().named("whole_units")
         self.padded = (units * unit).named("padded_sizes")
         self._inside: dict[tuple[int, int], Value] = {}

@@ -20,8 +20,9 @@ from onnxgraft.pipeline.facts import POOLED, PROPOSALS, Fact
 class RoiAlign(DetectorPass[BoxHead]):
     """Replace every RoI pooler by PyramidROIAlign_TRT, or by ROIAlign_TRT where it reads one feature map.
 
-    Legal when (1) a pooler reads one map, or four of consecutive levels, (2) its canonical size and level are those of a
-    whole fpn_scale. Boxes choose their level by area as in detectron2, up to equality (the plugin compares strictly).
+    Four aligned maps are pooled by the pyramid's plugin, one map by ROIAlign_TRT; other numbers of maps, and several that
+    are not aligned, by one ROIAlign_TRT a map. Legal when (1) of four maps, canonical size and level are those of a whole
+    fpn_scale. Boxes choose their level by area as in detectron2, up to equality (the plugin compares strictly).
     Between the stages of a cascade, boxes are decoded and clipped for the whole batch. A detector that pools nothing is
     left alone.
     """
@@ -38,11 +39,11 @@ class RoiAlign(DetectorPass[BoxHead]):
         spec = ctx.spec()
         boxes = ctx.values.proposals.boxes
         for index, stage in enumerate(spec.cascade, start=1):
-            _pool_proposals(graph, ctx, stage.pooler, boxes, f"box_pooler{index}")
+            _pool_proposals(graph, ctx, stage.pooler, boxes, f"box_pooler{index}", index > 1)
             _keep_valid_rows(graph, ctx, stage.scores_tensor)
             _keep_valid_rows(graph, ctx, stage.deltas_tensor)
             boxes = _refine(graph, ctx, stage, boxes, f"cascade/stage{index}")
-        _pool_proposals(graph, ctx, spec.box_poolers()[-1], boxes, "box_pooler")
+        _pool_proposals(graph, ctx, spec.box_poolers()[-1], boxes, "box_pooler", bool(spec.cascade))
         _keep_valid_rows(graph, ctx, head.scores_tensor)
         _keep_valid_rows(graph, ctx, head.deltas_tensor)
         ctx.values.head_boxes = boxes
@@ -51,11 +52,12 @@ class RoiAlign(DetectorPass[BoxHead]):
         graph.cleanup()
 
 
-def _pool_proposals(graph: Graph, ctx: Context, pooler: Pooler, boxes: str, part: str) -> None:
+def _pool_proposals(graph: Graph, ctx: Context, pooler: Pooler, boxes: str, part: str, refined: bool) -> None:
+    """Boxes that a stage of a cascade has refined may have lost their area; proposals have one, or are none."""
     old = graph.tensor(pooler.pooled_tensor)
     b = Builder(graph, part, [node.name for node in old.inputs])
     maps = [b.of(ctx.current(name)) for name in pooler.feature_tensors]
-    graph.replace(old, pool(b, ctx, pooler, b.of(boxes), maps).handle)
+    graph.replace(old, pool(b, ctx, pooler, b.of(boxes), maps, refined).handle)
     ctx.count("poolers")
 
 
@@ -76,7 +78,7 @@ def _pool_detections(graph: Graph, ctx: Context, head: Head, pooler: Pooler) -> 
     one = [graph.tensor(pooler.boxes_tensor), b.ints("image", [0])]
     boxes = b.of(b.op("Unsqueeze", one, "boxes", shape=[1, "detections", 4]))
     maps = [first_image(b.of(ctx.current(name)), ctx.batch) for name in pooler.feature_tensors]
-    pooled = pool(b, ctx, pooler, boxes, maps)
+    pooled = pool(b, ctx, pooler, boxes, maps, some_empty=True)
     graph.replace(old, pooled.handle)
     ctx.count("poolers")
     return pooled.name

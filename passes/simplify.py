@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from onnxgraft.analysis.canvas import read_canvas
 from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.base import Pass
@@ -22,5 +23,8 @@ class Simplify(Pass):
     provides: ClassVar[tuple[Fact | str, ...]] = (SIMPLIFIED,)
 
     def run(self, graph: Graph, ctx: Context) -> None:
+        canvas = read_canvas(graph)  # folding leaves nothing of it
+        if canvas is not None:
+            ctx.size_divisibility, ctx.only_size = canvas.divisor, canvas.only
         for what, count in settle(graph, shapes=False).items():
             ctx.count(what, count)

@@ -8,12 +8,20 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.box_coder import Decode, measure_coder
-from onnxgraft.analysis.provenance import iou_threshold, kept_after, nms_of, refuse_change, refuse_mixed_classes, scalars_near
+from onnxgraft.analysis.provenance import (
+    iou_threshold,
+    kept_after,
+    nms_of,
+    refuse_change,
+    refuse_mixed_classes,
+    scalars_near,
+    selected_from,
+)
 from onnxgraft.detector.spec import BoxCoder, BoxHead, CascadeStage, Outputs, Pooler
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph, ancestors, node_inputs
-from onnxgraft.ir.traverse import ancestors_before, binary, first_ancestor, scalar
+from onnxgraft.ir.traverse import ancestors_before, binary, scalar
 
 _LINEAR = {"Gemm", "MatMul"}
 
@@ -35,10 +43,7 @@ def analyse_box_head(graph: Graph, outputs: Outputs, stages: list[Pooler], image
         raise Refusal("no non-maximum suppression selects the detections", scores.name)
     final = _mean(activation, len(stages)) if len(stages) > 1 else activation.outputs[0]
     refuse_change(scores, lambda t: t is final, "scores of the detections")
-    greater = first_ancestor(scores, lambda n: n.op == "Greater", stop)
-    threshold = scalar(greater.inputs[1]) if greater is not None else None
-    if threshold is None:
-        raise Refusal("no constant score threshold filters the detections", nms[0].name)
+    threshold = _threshold(scores, final, stop, nms[0])
     classes = _last_dim(logits, activation) - 1
     decoded = _decoded_boxes(nms[0], proposals, pooled)
     refuse_change(graph.tensor(outputs.boxes_tensor or ""), lambda t: t is decoded, "boxes of the detections")
@@ -94,6 +99,16 @@ def _activation(graph: Graph, scores: gs.Tensor, stages: list[Pooler], pooler: P
             if any(id(t) == own for n in above for t in n.inputs):
                 return node
     raise Refusal("no Softmax or Sigmoid makes the detections' scores", scores.name)
+
+
+def _threshold(scores: gs.Tensor, final: gs.Tensor, stop: list[gs.Tensor], nms: gs.Node) -> float:
+    """The constant that the scores themselves are compared with; of several, the highest (it decides)."""
+    barrier = {id(t): t for t in stop}
+    compared = [n for n in ancestors(scores, barrier) if n.op == "Greater" and id(final) in selected_from(n.inputs[0])]
+    numbers = [number for n in compared if (number := scalar(n.inputs[1])) is not None]
+    if not numbers:
+        raise Refusal("no constant score threshold filters the detections", nms.name)
+    return max(numbers)
 
 
 def _index(tensor: gs.Tensor) -> bool:

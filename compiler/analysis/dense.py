@@ -12,6 +12,7 @@ from onnxgraft.analysis.anchors import grid_stride
 from onnxgraft.analysis.box_coder import measure_coder, verify_coder, verify_linear_coder
 from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.outputs import recognise_outputs
+from onnxgraft.analysis.parts import hold_dense
 from onnxgraft.analysis.provenance import (
     POSTPROCESSING,
     iou_threshold,
@@ -60,6 +61,7 @@ def analyse_dense(graph: Graph) -> DetectorSpec:
     image = analyse_input(graph)
     outputs = recognise_outputs(graph)
     head = _head(graph, outputs, (image.height, image.width))
+    hold_dense(graph, outputs, head, (image.height, image.width))
     family = "fcos" if head.levels[0].centerness_tensor else "retinanet"
     return DetectorSpec(family=family, image=image, outputs=outputs, dense=head)
 

@@ -12,8 +12,10 @@ from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import value
 
-_PREPROCESSING = {"Sub", "Div", "Mul", "Add", "Pad", "Unsqueeze", "Gather", "Cast", "Identity", "Reshape", "Concat"}
+_PREPROCESSING = {"Sub", "Div", "Mul", "Add", "Pad", "Unsqueeze", "Gather", "Cast", "Identity", "Reshape", "Concat",
+                  "Transpose", "Squeeze"}  # fmt: skip
 _PROBE = 32  # side of the flat pictures that measure the normalisation
+_UNIT_STD = 0.5  # a deviation up to this, with a mean up to 1, is of pictures whose levels are 0..1
 _IMAGENET_RED_MINUS_BLUE = 5.0  # the red mean is well above the blue one in every ImageNet-like statistic
 
 
@@ -52,6 +54,14 @@ def analyse_input(graph: Graph) -> ImageInput:
         raise Refusal(
             "the export reverses the image's channels before normalising; not known of detectron2", chain[0].name
         )
+    picture = np.random.Generator(np.random.Philox(13)).uniform(0, 255, (3, _PROBE, _PROBE)).astype(np.float32)
+    expected = (picture - np.array(mean_read)[:, None, None]) / np.array(std_read)[:, None, None]
+    found = evaluate(graph, [normalized], {image.name: picture})[0]
+    if found.shape[-3:] != expected.shape or not np.allclose(found.reshape(expected.shape), expected, rtol=1e-4, atol=1e-3):
+        raise Refusal("the preprocessing does more than subtract a mean and divide by a deviation", chain[0].name)
+    if max(np.abs(mean_read)) <= 1 and max(np.abs(std_read)) <= _UNIT_STD:  # made for levels of 0..1
+        mean_read, std_read = ([snap(255 * v, [*constants, *(255 * c for c in constants)]) or 255 * v for v in read]
+                               for read in (mean_read, std_read))  # fmt: skip
     order, known = _order(mean_read)
     return ImageInput(
         input_tensor=image.name,
@@ -97,7 +107,7 @@ def _first_convolution_input(image: gs.Tensor) -> tuple[gs.Tensor, list[gs.Node]
     while queue:
         tensor = queue.pop(0)
         for node in tensor.outputs:
-            if node.op == "Conv":
+            if node.op == "Conv" or (node.op == "Pad" and len(tensor.shape or ()) == 4):  # a stem may pad on its own
                 return tensor, chain
             if node.op in _PREPROCESSING and node not in chain:
                 chain.append(node)

@@ -23,6 +23,7 @@ from onnxgraft.ir.traverse import (
 
 # detector_postprocess on boxes: scaled by 1 in place, clipped.
 POSTPROCESSING = frozenset({"Clip", "Min", "Max", "ScatterND"})
+_UNBOUNDED = 1e6  # what torchvision's exporter gives NonMaxSuppression is the largest int64
 _CANDIDATES = frozenset({"Gather", "GatherND", "NonZero", "TopK"})  # what picks the boxes that are suppressed
 
 
@@ -45,7 +46,23 @@ def refuse_change(
             made = f"a {node.op} makes" if node is not None else "an input is"
             reason = f"{made} the {what}, where detectron2 only selects and reshapes them"
             raise Refusal(reason, node.name if node else current.name)
+        refuse_order(node, what)
         queue += node.inputs if node.op == "Concat" else node.inputs[:1]
+
+
+def refuse_order(node: gs.Node, what: str) -> None:
+    """Hold that a node which selects by constants takes one column, or all of them in order.
+
+    Raises:
+        Refusal: constant indices out of order, or a Slice that steps backwards or over rows.
+    """
+    if node.op in ("Gather", "GatherND", "GatherElements") and len(node.inputs) > 1:
+        index = value(node.inputs[1])
+        if index is not None and index.size > 1 and not np.array_equal(index.reshape(-1), np.arange(index.size)):
+            order = index.reshape(-1)[:8].tolist()
+            raise Refusal(f"the {what} are taken in the order {order}; detectron2 keeps theirs", node.name)
+    if node.op == "Slice" and len(node.inputs) > 4 and (steps := value(node.inputs[4])) is not None and (steps < 0).any():
+        raise Refusal(f"the {what} are reversed here (step {int(steps.min())})", node.name)
 
 
 def selected_from(tensor: gs.Tensor) -> dict[int, gs.Tensor]:
@@ -88,22 +105,49 @@ def _origin(tensor: gs.Tensor) -> gs.Tensor:
 
 
 def iou_threshold(nms: gs.Node) -> float:
+    """The IoU threshold of a suppression that does nothing else: corners, no score threshold, no bound on its results.
+
+    Raises:
+        Refusal: it does, or its threshold is not a constant.
+    """
     number = scalar(nms.inputs[3]) if len(nms.inputs) > 3 else None
     if number is None:
         raise Refusal("the IoU threshold of this NonMaxSuppression is not a constant", nms.name)
+    if nms.attrs.get("center_point_box", 0):
+        raise Refusal("this NonMaxSuppression takes boxes as centre and size; detectron2 gives corners", nms.name)
+    most = scalar(nms.inputs[2])
+    if most is not None and most < _UNBOUNDED:
+        raise Refusal(f"this NonMaxSuppression gives out {most:.0f} boxes at most; detectron2 bounds its results afterwards",
+                      nms.name)  # fmt: skip
+    least = scalar(nms.inputs[4]) if len(nms.inputs) > 4 else None
+    if least is not None and least > 0:
+        raise Refusal(f"this NonMaxSuppression drops scores up to {least:.4g}; detectron2 compares scores before it", nms.name)
     return round(number, 6)
 
 
 def kept_after(node: gs.Node) -> int:
-    """How many results the Slice behind an NMS keeps."""
+    """How many results the Slice behind an NMS keeps: the first ones, in order.
+
+    Raises:
+        Refusal: no Slice, or one that starts later, steps, or cuts another axis.
+    """
     queue = list(node.outputs)
     for _ in range(12):
         following = [consumer for tensor in queue for consumer in tensor.outputs]
         for consumer in following:
             if consumer.op == "Slice" and (ends := value(consumer.inputs[2])) is not None and ends.size == 1:
+                _refuse_gaps(consumer)
                 return int(ends.reshape(-1)[0])
         queue = [t for c in following if c.op in RESHAPING | {"Gather"} for t in c.outputs]
     raise Refusal("no Slice limits the results of this non-maximum suppression", node.name)
+
+
+def _refuse_gaps(cut: gs.Node) -> None:
+    for position, expected, what in ((1, 0, "starts at"), (3, 0, "cuts axis"), (4, 1, "steps by")):
+        held = value(cut.inputs[position]) if len(cut.inputs) > position and cut.inputs[position].name else None
+        if held is not None and int(held.reshape(-1)[0]) != expected:
+            raise Refusal(f"this Slice {what} {int(held.reshape(-1)[0])} of the suppression's results; detectron2 takes the "
+                          "first ones", cut.name)  # fmt: skip
 
 
 def scalars_near(tensor: gs.Tensor, barrier: Iterable[str]) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.analysis import parts
 from onnxgraft.analysis.box_head import analyse_box_head, analyse_stages
 from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.keypoint_head import analyse_keypoint_head
@@ -18,6 +19,7 @@ from onnxgraft.detector.spec import DetectorSpec, Outputs, Pooler
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph, ancestors
 from onnxgraft.ir.shape_inference import infer_shapes
+from onnxgraft.ir.traverse import value
 
 
 def matches(graph: Graph) -> bool:
@@ -31,6 +33,7 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
     Raises:
         Refusal: names the node and the reason.
     """
+    _refuse_traced_counts(graph)
     image = analyse_input(graph)
     size = image.height, image.width
     poolers = analyse_poolers(graph)
@@ -49,7 +52,7 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
         mask_head = analyse_mask_head(graph, graph.tensor(outputs.masks_tensor), box_head)
     if outputs.heatmaps_tensor:
         keypoint_head = analyse_keypoint_head(graph, graph.tensor(outputs.heatmaps_tensor))
-    return DetectorSpec(
+    spec = DetectorSpec(
         family=_family(outputs, stages, given is not None),
         image=image,
         outputs=outputs,
@@ -64,6 +67,39 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
         keypoint_head=keypoint_head,
         semantic=semantic,
     )
+    _hold(graph, spec, size)
+    return spec
+
+
+def _refuse_traced_counts(graph: Graph) -> None:
+    """Hold that no Split has a number of boxes written into it, as tracing without TracingAdapter leaves one.
+
+    Raises:
+        Refusal: names the Split, and how to export.
+    """
+    for node in graph.nodes:
+        sizes = value(node.inputs[1]) if node.op == "Split" and len(node.inputs) > 1 else None
+        rows = (node.inputs[0].shape or [0])[0]
+        if sizes is not None and node.attrs.get("axis", 0) == 0 and sizes.size == 1 and not isinstance(rows, int):
+            raise Refusal(
+                f"this Split takes {int(sizes.reshape(-1)[0])} boxes, the number of the traced picture: Python's len was "
+                "traced as a constant, so the file holds for that picture alone; export with detectron2's TracingAdapter, as "
+                "`onnxgraft export` does",
+                node.name,
+            )
+
+
+def _hold(graph: Graph, spec: DetectorSpec, size: tuple[int, int]) -> None:
+    """Hold every part against detectron2's formula. Raises Refusal."""
+    assert spec.box_head is not None
+    assert spec.box_pooler is not None
+    if spec.rpn is not None:
+        parts.hold_rpn(graph, spec.rpn, size)
+    for pooler in spec.poolers():
+        parts.hold_pooler(graph, pooler, size)
+    parts.hold_detections(graph, spec.outputs, spec.box_head, spec.cascade, spec.box_pooler, size)
+    if spec.mask_head is not None:
+        parts.hold_masks(graph, spec.outputs, spec.mask_head, spec.box_head.num_classes)
 
 
 def _family(outputs: Outputs, stages: list[Pooler], proposals_given: bool) -> str:

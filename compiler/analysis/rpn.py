@@ -15,7 +15,7 @@ from onnxgraft.detector.geometry import cell_anchors
 from onnxgraft.detector.spec import RPN, BoxCoder, RPNLevel
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
-from onnxgraft.ir.graph import Graph, ancestors
+from onnxgraft.ir.graph import Graph, ancestors, node_inputs
 from onnxgraft.ir.traverse import RESHAPING, ancestors_before, back_through, descendants, dims, producer, scalar, value
 
 _INDEXING = RESHAPING | {"Concat", "Expand", "Mul", "Add"}
@@ -186,8 +186,6 @@ def _feature(objectness: gs.Node) -> gs.Tensor:
 
 def _min_box_size(nms: gs.Node, topks: list[gs.Node]) -> float:
     """The side that Boxes.nonempty demands between top-k and suppression."""
-    from onnxgraft.ir.graph import node_inputs
-
     for start in node_inputs(nms):
         for node in ancestors_before(start, {"TopK"}):
             if node.op == "Greater" and (side := scalar(node.inputs[1])) is not None:

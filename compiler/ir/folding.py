@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.normal_forms import normalise
 from onnxgraft.ir.ops import RANDOM
 from onnxgraft.ir.shape_inference import infer_shapes, is_static
 from onnxgraft.ir.weights import is_large
@@ -29,6 +30,7 @@ def settle(graph: Graph, shapes: bool = True) -> dict[str, int]:
         counts = {
             "constant nodes": constants_to_initializers(graph),
             "identities": remove_identities(graph),
+            "other forms": normalise(graph),
         }
         if shapes or attempt == 1:  # once folding has made the first shapes known; it is slow to repeat
             infer_shapes(graph, propagate=shapes and attempt == 0)

@@ -6,6 +6,7 @@ until the result is written, every node knows the pass that made it, and two gra
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from onnxgraft.ir.weights import MappedValues, weight_of
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what graphsurgeon prints about broken graphs, the manager tells in one line
 IR_VERSION = 10  # what ONNX Runtime and TensorRT of 2024 and later read; graphsurgeon would write the newest
 PLUGIN_DOMAIN = "onnxgraft"
+_IR_OF_OPSET = ((15, 8), (13, 7), (12, 6))  # the IR version that came with an opset, which its exporters write
+_CONVERTERS_NAME = re.compile(r"_v_\d+")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Graph:
         gs: the onnx-graphsurgeon graph; passes may use all of its API.
         functions: model-local functions (bodies of plugin ops) written with the graph.
         origins: provenance by node name; a node that is absent came with the model.
+        converted: whether ONNX's version converter raised the file's opset before it came here.
     """
 
     def __init__(self, graph: gs.Graph, functions: Sequence[onnx.FunctionProto] = ()) -> None:
@@ -50,6 +54,7 @@ class Graph:
         self.origins: dict[str, Origin] = {}
         self.current_pass = ""
         self.source_opset = graph.opset
+        self.converted = False
         self._serial = 0
 
     # -- reading and writing -------------------------------------------------------------------------------------
@@ -65,6 +70,7 @@ class Graph:
         functions = [f for f in model.functions if f.domain == PLUGIN_DOMAIN]
         del model.functions[:]
         graph = Graph(gs.import_onnx(model), functions)
+        graph.converted = was_converted(model)
         for tensor in graph.gs.tensors().values():
             if isinstance(tensor, gs.Constant) and tensor.name in skeleton.weights:
                 tensor._values = MappedValues(tensor._values.tensor, skeleton.weights[tensor.name])
@@ -231,6 +237,13 @@ class Graph:
             for index, tensor in enumerate(node.inputs):
                 if tensor is old:
                     node.inputs[index] = new
+
+
+def was_converted(model: onnx.ModelProto) -> bool:
+    """Whether ONNX's version converter made this opset: the file keeps its older IR version, and has the converter's names."""
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    old = any(opset >= needs and model.ir_version < ir for needs, ir in _IR_OF_OPSET)
+    return old or any(_CONVERTERS_NAME.fullmatch(name) for node in model.graph.node for name in node.input)
 
 
 def _detach(node: gs.Node) -> None:

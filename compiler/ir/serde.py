@@ -9,6 +9,7 @@ data, so a skeleton is an ordinary ModelProto whose large initializers are EXTER
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -79,7 +80,7 @@ def _resolve_external(tensor: onnx.TensorProto, model_path: Path) -> Weight:
     location = entries.get("location", "")
     folder = model_path.parent.resolve()
     target = (folder / location).resolve()
-    where = f"{model_path}: initializer {tensor.name!r} keeps its data in {location!r}"
+    where = f"{model_path}: tensor {tensor.name!r} keeps its data in {location!r}"
     if not location or Path(location).is_absolute() or folder not in target.parents:
         raise InputError(f"{where}, outside the model's folder: refused; move the file beside the model")
     if not target.is_file():
@@ -162,8 +163,30 @@ def _parse(buffer: mmap.mmap, path: Path) -> tuple[onnx.ModelProto, dict[str, We
             tensors.append(tensor)
     model = onnx.ModelProto.FromString(bytes(rest))
     model.graph.ParseFromString(bytes(graph_rest))
+    for tensor in _held_tensors(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _take_in(tensor, _resolve_external(tensor, path))
     model.graph.initializer.extend(tensors)
     return model, weights
+
+
+def _held_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The tensors in attributes of nodes, and those of the graphs that nodes hold, at any depth."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for held in (attribute.g, *attribute.graphs):
+                yield from held.initializer
+                yield from _held_tensors(held)
+
+
+def _take_in(tensor: onnx.TensorProto, weight: Weight) -> None:
+    """Replace the place of the bytes by the bytes: what stands outside the main graph's initializers is small."""
+    with open(weight.path, "rb") as file:
+        file.seek(weight.offset)
+        tensor.raw_data = file.read(weight.length)
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    del tensor.external_data[:]
 
 
 def write_model(skeleton: Skeleton, path: str | Path) -> None:

@@ -59,6 +59,8 @@ class Context:
         lowering: options for the native form of a plugin node, by node name, where its place in the network decides.
         channel_order: what a sidecar says of the image, for graphs whose statistics do not tell.
         notes: sentences for the user, such as repairs.
+        size_divisibility: the detector pads images to multiples of this many pixels; 32 where the graph does not say.
+        only_size: (height, width) of the one canvas that every image gets, where the graph says so.
         unknown_outputs: names of outputs that no analysis knows; the user let them stay.
         io: what the graph takes and gives, as the passes name it.
         range_source: where int8 ranges come from; None when nothing was given to calibrate with.
@@ -73,6 +75,8 @@ class Context:
     lowering: dict[str, LoweringOptions] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     batch: int = 1
+    size_divisibility: int = 32
+    only_size: tuple[int, int] | None = None
     unknown_outputs: list[str] = field(default_factory=list)
     channel_order: str | None = None
     detector: DetectorSpec | None = None

@@ -96,7 +96,7 @@ def test_external_data(location: str, reason: str, refused: Refused, golden_mode
     (tmp_path / "inner" / "short.bin").write_bytes(b"123")
     (tmp_path / "inner" / "link.bin").symlink_to(tmp_path / "secret.bin")
     path = external(golden_model, location, tmp_path / "inner" / "model.onnx")
-    assert refused("build", path, "-o", "out") == f"{path}: initializer 'the.weight' keeps its data in {reason}"
+    assert refused("build", path, "-o", "out") == f"{path}: tensor 'the.weight' keeps its data in {reason}"
 
 
 def test_a_model_that_is_no_detector(refused: Refused, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_refuses_what_averages_over_the_canvas(golden_model: Path) -> None:
     PassManager(steps[:at], fingerprints=False).run(graph, ctx)
     relu = next(node for node in _trunk(graph, ctx) if node.op == "Relu")
     relu.op, relu.name = "GlobalAveragePool", "squeeze"
-    with pytest.raises(PassError, match=r"averages over the whole canvas.*\(node 'squeeze'\)"):
+    with pytest.raises(PassError, match=r"reads the whole canvas.*\(node 'squeeze'\)"):
         PassManager([MaskPadding()], fingerprints=False, given=ctx.facts).run(graph, ctx)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.version_converter
 import pytest
 from helpers.graphs import parse_graph, run_graph
 from helpers.stages import Stages, run_unordered
@@ -67,6 +69,18 @@ def test_a_newer_export_means_what_it_says(stages: Stages) -> None:
     steps = [UpgradeOpset(), RepairRoiAlign()]
     assert not run_unordered(steps, graph, Context()).records[1].changed
     assert graph.nodes[-1].attrs["coordinate_transformation_mode"] == "output_half_pixel"
+
+
+def test_an_opset_that_a_converter_wrote_says_nothing(tmp_path: Path) -> None:
+    old = Graph(graph_of(11).gs).skeleton().model
+    old.ir_version = 6
+    onnx.save(onnx.version_converter.convert_version(old, 16), tmp_path / "converted.onnx")
+    ctx, graph = Context(), Graph.load(tmp_path / "converted.onnx")
+    assert graph.nodes[-1].attrs["coordinate_transformation_mode"] == "output_half_pixel"
+    run_unordered([UpgradeOpset(), RepairRoiAlign()], graph, ctx)
+    assert graph.nodes[-1].attrs["coordinate_transformation_mode"] == "half_pixel"
+    assert ctx.notes == ["repaired 1 RoiAlign nodes to half_pixel: the export's opset 16 was raised by ONNX's version "
+                         "converter (keep it with --pooler-type ROIAlign)"]  # fmt: skip
 
 
 def test_second_run_changes_nothing() -> None:

@@ -1,0 +1,148 @@
+"""Holds a recognised part of a graph against the formula that it was taken for, on inputs made for its corners.
+
+Reading a graph finds what it looks for. What it did not look for (a filter, another order, a bound of another value)
+changes answers, so each part is run between the tensors that the spec names and compared with NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.detector.reference import Found
+from onnxgraft.errors import Refusal
+from onnxgraft.ir.evaluate import evaluate
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.traverse import contains_op, node_inputs
+
+PIXELS, SCORE = 2e-2, 2e-5
+"""Differences that float32 makes of float64: coordinates carry the offsets that keep classes apart in a suppression."""
+_DECIDING = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "TopK", "Where"})
+_TRIED = 48  # nodes that are tried as the reason of a difference, nearest to the outputs first
+
+Compare = Callable[[Sequence[np.ndarray]], str | None]
+
+
+def hold(graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray], compare: Compare, what: str) -> None:
+    """Run the part of the graph between `feeds` and `outputs`; `compare` says how the results differ, or None.
+
+    Raises:
+        Refusal: they differ. It names the node without which they would not, or the last one of the part.
+    """
+    difference = compare(evaluate(graph, outputs, feeds))
+    if difference is None:
+        return
+    culprit = _culprit(graph, outputs, feeds, compare)
+    if culprit is not None:
+        raise Refusal(f"{what} differ from detectron2's by what a {culprit.op} does here: {difference}", culprit.name)
+    last = _decider(outputs, feeds) or next((t.inputs[0].name for t in outputs if t.inputs), outputs[0].name)
+    raise Refusal(f"{what} differ from detectron2's: {difference}", last)
+
+
+def _decider(outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray]) -> str | None:
+    """The last node behind a suppression that decides over its results: a comparison, another suppression, a TopK."""
+    part = _part(outputs, feeds)
+    behind: set[int] = set()
+    deciders: list[gs.Node] = []
+    for node in reversed(part):
+        suppresses = node.op == "NonMaxSuppression" or contains_op(node, "NonMaxSuppression") is not None
+        later = any(id(t) in behind for t in node_inputs(node))
+        if later and (suppresses or node.op in _DECIDING):
+            deciders.append(node)
+        if suppresses or later:
+            behind.update(id(t) for t in node.outputs)
+    return deciders[0].name if deciders else None
+
+
+def _culprit(
+    graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray], compare: Compare
+) -> gs.Node | None:
+    """The node nearest to the outputs without which the part agrees, found by taking nodes out one at a time."""
+    tried: set[int] = set()
+    for node in _part(outputs, feeds)[:_TRIED]:
+        if id(node) in tried or len(node.outputs) != 1 or not node.inputs:
+            continue
+        together = _same_selection(node)
+        tried.update(id(n) for n in together)
+        for position in range(len(node.inputs) if len(together) == 1 else 1):
+            if _agrees_without(graph, together, position, outputs, feeds, compare):
+                return node
+    return None
+
+
+def _part(outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray]) -> list[gs.Node]:
+    """The nodes between feeds and outputs, nearest to the outputs first."""
+    found: dict[int, gs.Node] = {}
+    queue = list(outputs)
+    while queue:
+        tensor = queue.pop(0)
+        if tensor.name in feeds or not tensor.inputs or id(tensor.inputs[0]) in found:
+            continue
+        found[id(tensor.inputs[0])] = tensor.inputs[0]
+        queue += node_inputs(tensor.inputs[0])
+    return list(found.values())
+
+
+def _same_selection(node: gs.Node) -> list[gs.Node]:
+    """The nodes that select by the same indices: a filter of boxes, scores and classes is one."""
+    if node.op not in ("Gather", "GatherND", "GatherElements") or isinstance(node.inputs[1], gs.Constant):
+        return [node]
+    return [n for n in node.inputs[1].outputs if n.op == node.op and n.inputs[1] is node.inputs[1]]
+
+
+def _agrees_without(
+    graph: Graph, nodes: Sequence[gs.Node], position: int, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray],
+    compare: Compare,
+) -> bool:  # fmt: skip
+    """Whether the part agrees when each of the nodes hands on its input at `position`."""
+    if any(isinstance(n.inputs[position], gs.Constant) or not n.inputs[position].name for n in nodes):
+        return False
+    instead = {id(n.outputs[0]): n.inputs[position] for n in nodes}
+    changed: list[tuple[gs.Node, int, gs.Tensor]] = []
+    for node in nodes:
+        for reader in list(node.outputs[0].outputs):
+            changed += [(reader, i, t) for i, t in enumerate(reader.inputs) if t is node.outputs[0]]
+    try:
+        for reader, index, tensor in changed:
+            reader.inputs[index] = instead[id(tensor)]
+        taken = [instead.get(id(t), t) for t in outputs]
+        known = {t.name: feeds[t.name] for t in taken if t.name in feeds}
+        asked = [t for t in taken if t.name not in feeds]
+        values = iter(evaluate(graph, asked, feeds)) if asked else iter(())
+        return compare([known[t.name] if t.name in known else next(values) for t in taken]) is None
+    except (Refusal, ValueError, IndexError):
+        return False
+    finally:
+        for reader, index, tensor in changed:
+            reader.inputs[index] = tensor
+
+
+def compare_found(expected: Found, boxes: np.ndarray, scores: np.ndarray | None, classes: np.ndarray | None) -> str | None:
+    """How results differ from the expected ones, or None: the number of rows, then the first row without a partner.
+
+    Args:
+        boxes: [n, 4], in the order given out.
+        scores: [n], or None where the part gives out none; boxes then stand by order.
+        classes: [n], or None where the part gives out none.
+    """
+    if boxes.ndim != 2 or boxes.shape[-1] != 4 or len(boxes) != len(expected):
+        return f"{len(boxes)} rows where {len(expected)} are expected"
+    if scores is not None and (scores.shape != expected.scores.shape or np.any(np.diff(scores) > SCORE)):
+        return "the rows are not the surest first"
+    if classes is not None and classes.shape != expected.classes.shape:
+        return f"classes of shape {classes.shape}"
+    for row in range(len(expected)):
+        near = np.abs(expected.boxes[row] - boxes).max(1) < PIXELS
+        if scores is not None:
+            near &= np.abs(expected.scores[row] - scores) < SCORE
+        if classes is not None:
+            near &= classes == expected.classes[row]
+        if scores is None:  # proposals: their order is the only sign of their scores
+            near &= np.abs(np.arange(len(boxes)) - row) == 0
+        if not near.any():
+            label = "" if classes is None else f" of class {expected.classes[row]}"
+            corners = np.round(expected.boxes[row], 1).tolist()
+            return f"the box {corners}{label} with score {expected.scores[row]:.4g} is not among them"
+    return None

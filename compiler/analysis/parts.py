@@ -1,0 +1,252 @@
+"""The parts of a detector, each held against detectron2's formula on probes (see measure.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxgraft.analysis import probes
+from onnxgraft.analysis.measure import compare_found, hold
+from onnxgraft.detector import reference
+from onnxgraft.detector.reference import Found
+from onnxgraft.detector.spec import RPN, BoxHead, CascadeStage, DenseHead, MaskHead, Outputs, Pooler
+from onnxgraft.ir.graph import Graph
+
+Size = tuple[int, int]
+_ROWS = 256  # proposals of a probe, where the graph does not fix their number
+
+
+def hold_rpn(graph: Graph, rpn: RPN, image: Size, objectness: str | None = None) -> None:
+    """Hold the proposals against find_top_rpn_proposals, from the levels' maps on.
+
+    Args:
+        objectness: the output that gives the proposals' logits, if there is one.
+
+    Raises:
+        Refusal: they differ.
+    """
+    outputs = [graph.tensor(name) for name in (rpn.proposals_tensor, objectness) if name]
+    for seed, share in ((1, 1.0), (2, 0.01), (3, 0.0)):
+        rng = probes.random(seed)
+        maps = probes.LevelMaps(rpn.levels, 1)
+        every = rng.permutation(np.linspace(-8, 8, sum(maps.rows))).astype(np.float32)
+        maps.logits = np.split(every, np.cumsum(maps.rows)[:-1])
+        for index, rows in enumerate(maps.rows):
+            maps.deltas[index] = probes.box_deltas(rng, rows, 1, rpn.coder.weights)
+            maps.deltas[index][rng.random(rows) >= share, 0] = probes.OUT * 10
+
+        made = maps.maps()
+        found = reference.proposal_candidates(rpn, [m[0] for m in made], [m[1] for m in made], image)
+        doubts = probes.doubtful(found, rpn.nms_threshold, None)
+        maps.shrink(found.origin[doubts])
+        found = found.rows(np.delete(np.arange(len(found)), doubts))
+        kept = reference.suppress(found, rpn.nms_threshold)
+        kept = kept.rows(np.arange(min(len(kept), rpn.post_nms_topk)))
+        feeds: dict[str, np.ndarray] = {}
+        for level, (logits, deltas, _) in zip(rpn.levels, maps.maps(), strict=True):
+            feeds |= {level.logits_tensor: logits, level.deltas_tensor: deltas}
+
+        def compare(results: Sequence[np.ndarray], kept: Found = kept) -> str | None:
+            scores = results[1] if len(results) > 1 else None
+            return compare_found(kept, results[0].reshape(-1, 4), scores, None)
+
+        hold(graph, outputs, feeds, compare, "the proposals")
+
+
+def hold_detections(
+    graph: Graph, outputs: Outputs, head: BoxHead, stages: Sequence[CascadeStage], pooler: Pooler, image: Size
+) -> None:
+    """Hold the detections against FastRCNNOutputLayers.inference, from class logits, deltas and proposals on.
+
+    Raises:
+        Refusal: they differ.
+    """
+    poolers = [*(stage.pooler for stage in stages), pooler]
+    first = graph.tensor(poolers[0].boxes_tensor)
+    fixed = first.shape[0] if first.shape else None
+    rows = fixed if isinstance(fixed, int) else max(_ROWS, 4 * head.detections_per_image // min(head.num_classes, 4))
+    for seed, likely in ((4, 1.0), (5, 8 / rows), (6, 0.0)):
+        probe = _BoxProbe(rows, seed, likely, head, stages, image)
+        found = probes.settle(probe.candidates, probe.silence, head.nms_threshold, head.score_threshold)
+        kept = reference.suppress(found, head.nms_threshold)
+        kept = kept.rows(np.arange(min(len(kept), head.detections_per_image)))
+        names = [*(stage.logits_tensor for stage in stages), head.logits_tensor]
+        feeds = dict(zip(names, probe.logits, strict=True))
+        feeds |= dict(zip([*(stage.deltas_tensor for stage in stages), head.deltas_tensor], probe.deltas, strict=True))
+        feeds[first.name] = probe.proposals
+
+        def compare(results: Sequence[np.ndarray], kept: Found = kept) -> str | None:
+            return compare_found(kept, *results)
+
+        wanted = [graph.tensor(n or "") for n in (outputs.boxes_tensor, outputs.scores_tensor, outputs.classes_tensor)]
+        hold(graph, wanted, feeds, compare, "the detections")
+        between = [graph.tensor(p.boxes_tensor) for p in poolers[1:]]
+        if between and seed == 4:
+            hold(graph, between, feeds, probe.compare_stages, "the boxes between the cascade's stages")
+
+
+class _BoxProbe:
+    """Inputs of a box head: proposals [R, 4], class logits [R, C + 1] and deltas [R, 4 or 4C] of each stage."""
+
+    def __init__(
+        self, rows: int, seed: int, likely: float, head: BoxHead, stages: Sequence[CascadeStage], image: Size
+    ) -> None:
+        rng = probes.random(seed)
+        self.head, self.image = head, image
+        self.coders = [stage.coder for stage in stages]
+        self.proposals = probes.boxes(rng, rows, image)
+        width = 1 if head.class_agnostic else head.num_classes
+        self.deltas = [probes.box_deltas(rng, rows, 1, coder.weights) for coder in self.coders]
+        self.deltas.append(probes.box_deltas(rng, rows, width, head.coder.weights))
+        likelihood = rng.random(rows) < likely
+        self.logits = [probes.class_logits(rng, likelihood, head.num_classes) for _ in range(len(stages) + 1)]
+
+    def boxes(self) -> list[np.ndarray]:
+        """The boxes that each stage pools, the proposals first."""
+        return [self.proposals, *reference.stage_boxes(self.proposals, self.deltas[:-1], self.coders, self.image)]
+
+    def candidates(self) -> Found:
+        scores = reference.class_scores(self.logits, self.head.activation)
+        found = reference.box_candidates(self.boxes()[-1], self.deltas[-1], scores, self.head.coder, self.image)
+        return found.rows(np.nonzero(found.scores > self.head.score_threshold)[0])
+
+    def silence(self, origin: np.ndarray) -> None:
+        for logits in self.logits:
+            logits[origin // self.head.num_classes, origin % self.head.num_classes] = -14
+
+    def compare_stages(self, results: Sequence[np.ndarray]) -> str | None:
+        for found, expected in zip(results, self.boxes()[1:], strict=True):
+            if found.shape != expected.shape or not np.abs(found - expected).max() < 0.02:
+                return "other boxes than decoded and clipped ones"
+        return None
+
+
+def hold_dense(graph: Graph, outputs: Outputs, head: DenseHead, image: Size) -> None:
+    """Hold a dense head's detections against RetinaNet's and FCOS's inference, from the levels' maps on.
+
+    Raises:
+        Refusal: they differ.
+    """
+    weights = head.coder.weights if head.coder else (1.0, 1.0, 1.0, 1.0)
+    for seed, share in ((7, 1.5), (8, 0.02), (9, 0.0)):
+        rng = probes.random(seed)
+        maps = probes.LevelMaps(head.levels, head.num_classes)
+        for index, (level, rows) in enumerate(zip(head.levels, maps.rows, strict=True)):
+            maps.deltas[index] = probes.box_deltas(rng, rows, 1, weights)
+            if head.coder is None:
+                maps.deltas[index] = (maps.deltas[index] * 2 + 1.5).astype(np.float32)
+            size = min(rows * head.num_classes, int(share * level.topk))
+            chosen = rng.choice(rows * head.num_classes, size, replace=False)
+            maps.logits[index][chosen] = rng.permutation(np.linspace(-4, 4, size)) + 0.0007 * index
+            maps.centerness[index][:] = rng.normal(1, 1, rows)
+
+        def candidates(maps: probes.LevelMaps = maps) -> Found:
+            made = [(a, b, c if level.centerness_tensor else None)
+                    for (a, b, c), level in zip(maps.maps(), head.levels, strict=True)]  # fmt: skip
+            return reference.dense_candidates(head, made)
+
+        found = probes.settle(candidates, maps.silence, head.nms_threshold, head.score_threshold)
+        kept = reference.suppress(found, head.nms_threshold)
+        kept = kept.rows(np.arange(min(len(kept), head.detections_per_image)))
+        kept = Found(reference.clip(kept.boxes, image), kept.scores, kept.classes, kept.origin)
+        kept = kept.rows(np.nonzero(reference.sides(kept.boxes) > 0)[0])
+        feeds: dict[str, np.ndarray] = {}
+        for level, (logits, deltas, centerness) in zip(head.levels, maps.maps(), strict=True):
+            feeds |= {level.logits_tensor: logits, level.deltas_tensor: deltas}
+            feeds |= {level.centerness_tensor: centerness} if level.centerness_tensor else {}
+
+        def compare(results: Sequence[np.ndarray], kept: Found = kept) -> str | None:
+            return compare_found(kept, *results)
+
+        wanted = [graph.tensor(n or "") for n in (outputs.boxes_tensor, outputs.scores_tensor, outputs.classes_tensor)]
+        hold(graph, wanted, feeds, compare, "the detections")
+
+
+def hold_pooler(graph: Graph, pooler: Pooler, image: Size) -> None:
+    """Hold where a pooler reads: from which level, from which place, in which order.
+
+    Maps that say their level, their column and their row are pooled: a mean of samples around a bin's centre is the
+    centre's own column and row.
+
+    Raises:
+        Refusal: it reads elsewhere than detectron2's ROIPooler.
+    """
+    rng = probes.random(10)
+    boxes, levels = _pooled_boxes(rng, pooler, image)
+    feeds = {pooler.boxes_tensor: boxes}
+    for level, (name, scale) in enumerate(zip(pooler.feature_tensors, pooler.scales, strict=True)):
+        height, width = (int(np.ceil(side * scale)) + 2 for side in image)
+        planes = np.stack([np.full((height, width), 1000.0 * (level + 1)), *np.indices((height, width))[::-1]])
+        feeds[name] = np.resize(planes, (pooler.channels, height, width))[None].astype(np.float32)
+    expected = _centres(boxes, levels, pooler)
+
+    def compare(results: Sequence[np.ndarray]) -> str | None:
+        found = results[0]
+        size = pooler.resolution
+        if found.shape != (len(boxes), pooler.channels, size, size):
+            return f"features of shape {list(found.shape)}"
+        error = np.abs(found[:, : min(3, pooler.channels)] - expected[:, : pooler.channels]).max((1, 2, 3))
+        if error.max() < 0.02:
+            return None
+        return f"the box {boxes[error.argmax()].tolist()} is pooled from elsewhere"
+
+    hold(graph, [graph.tensor(pooler.pooled_tensor)], feeds, compare, "the pooled features")
+
+
+def _pooled_boxes(rng: np.random.Generator, pooler: Pooler, image: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [n, 4] inside the image, thin and square ones of all sizes, none near a border of levels, and their levels."""
+    height, width = image
+    finest = 1 / pooler.scales[0]
+    side = np.exp(rng.uniform(np.log(2 * finest), np.log(min(image)), (96, 2)))
+    side = np.minimum(side, [width - 4 * finest, height - 4 * finest])
+    low = rng.uniform(0, 1, (96, 2)) * ([width, height] - side - 2 * finest) + finest
+    boxes = np.concatenate([low, low + side], 1).astype(np.float32)
+    levels = np.zeros(96)
+    if len(pooler.scales) > 1:
+        levels = reference.levels_of(boxes, pooler)
+        sure = np.abs(levels - np.round(levels)) > 1e-3
+        boxes, levels = boxes[sure], np.clip(np.floor(levels[sure]), 0, len(pooler.scales) - 1)
+    scale = np.array(pooler.scales)[levels.astype(int)]
+    inside = ((boxes[:, :2] * scale[:, None] > 0.6) & (boxes[:, 2:] - boxes[:, :2] > 1.1 / scale[:, None])).all(1)
+    return boxes[inside], levels[inside].astype(int)
+
+
+def _centres(boxes: np.ndarray, levels: np.ndarray, pooler: Pooler) -> np.ndarray:
+    """[n, 3, P, P]: 1000 times the level's number from 1, column and row of each bin's centre, in cells."""
+    scale = np.array(pooler.scales)[levels][:, None]
+    start = boxes[:, :2] * scale - (0.5 if pooler.aligned else 0.0)
+    step = (boxes[:, 2:] - boxes[:, :2]) * scale / pooler.resolution
+    centre = start[:, :, None] + (np.arange(pooler.resolution) + 0.5) * step[:, :, None]  # [n, 2, P]
+    size = pooler.resolution
+    column, row = np.broadcast_to(centre[:, 0, None, :], (len(boxes), size, size)), np.repeat(centre[:, 1], size, 1)
+    number = np.broadcast_to(1000.0 * (levels[:, None, None] + 1), column.shape)
+    return np.stack([number, column, row.reshape(-1, size, size)], 1)
+
+
+def hold_masks(graph: Graph, outputs: Outputs, head: MaskHead, classes: int) -> None:
+    """Hold that each detection's mask is the sigmoid of its own class's logits.
+
+    Raises:
+        Refusal: another class, order or activation.
+    """
+    rng = probes.random(11)
+    rows, size = 7, head.resolution
+    channels = 1 if head.class_agnostic else classes
+    logits = rng.normal(0, 2, (rows, channels, size, size)).astype(np.float32)
+    kinds = rng.integers(0, classes, rows)
+    feeds: dict[str, np.ndarray] = {
+        head.logits_tensor: logits,
+        outputs.classes_tensor or "": kinds,
+        outputs.boxes_tensor or "": probes.boxes(rng, rows, (size * 8, size * 8)),
+        outputs.scores_tensor or "": rng.random(rows).astype(np.float32),
+    }
+    expected = reference.sigmoid(logits[np.arange(rows), kinds if channels > 1 else 0])[:, None]
+
+    def compare(results: Sequence[np.ndarray]) -> str | None:
+        if results[0].shape != expected.shape:
+            return f"masks of shape {list(results[0].shape)}"
+        error = np.abs(results[0] - expected).max()
+        return None if error < 1e-4 else f"a mask differs by {error:.3g} from that of its class"
+
+    hold(graph, [graph.tensor(outputs.masks_tensor or "")], feeds, compare, "the masks")

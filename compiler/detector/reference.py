@@ -1,0 +1,167 @@
+"""What detectron2's heads make of their predictions, in NumPy and float64: the formulas that a graph is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxgraft.detector.geometry import decode, decode_linear, grid_anchors
+from onnxgraft.detector.spec import RPN, BoxCoder, DenseHead, Pooler
+
+
+@dataclass(frozen=True)
+class Found:
+    """Boxes float64 [n, 4] x1 y1 x2 y2 in pixels, scores [n], classes int64 [n], and which input row each comes from."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    origin: np.ndarray  # int64 [n]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def rows(self, index: np.ndarray) -> Found:
+        return Found(self.boxes[index], self.scores[index], self.classes[index], self.origin[index])
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return np.asarray(1.0 / (1.0 + np.exp(-logits.astype(np.float64))))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True))
+
+
+def clip(boxes: np.ndarray, image: tuple[int, int]) -> np.ndarray:
+    """Boxes.clip (detectron2 structures/boxes.py) to an image of (height, width)."""
+    height, width = image
+    return np.clip(boxes, 0, [width, height, width, height])
+
+
+def sides(boxes: np.ndarray) -> np.ndarray:
+    """The shorter side of each box, [n]."""
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).min(1))
+
+
+def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """IoU [n, m]; 0 of boxes without area."""
+    (x1, y1, x2, y2), (u1, v1, u2, v2) = (np.asarray(b, np.float64).T for b in (boxes, others))
+    width = np.minimum(x2[:, None], u2[None]) - np.maximum(x1[:, None], u1[None])
+    height = np.minimum(y2[:, None], v2[None]) - np.maximum(y1[:, None], v1[None])
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    area, other = np.maximum((x2 - x1) * (y2 - y1), 0), np.maximum((u2 - u1) * (v2 - v1), 0)
+    return np.asarray(shared / np.maximum(area[:, None] + other[None] - shared, 1e-12))
+
+
+def suppress(found: Found, threshold: float) -> Found:
+    """Greedy suppression within each class (torchvision.ops.batched_nms): what is left, surest first."""
+    order = np.argsort(-found.scores, kind="stable")
+    kept: list[int] = []
+    for group in np.unique(found.classes):
+        waiting = order[found.classes[order] == group]
+        while len(waiting):
+            kept.append(int(waiting[0]))
+            shared = overlaps(found.boxes[waiting[:1]], found.boxes[waiting[1:]])[0]
+            waiting = waiting[1:][~(shared > threshold)]
+    index = np.array(kept, np.int64)
+    return found.rows(index[np.argsort(-found.scores[index], kind="stable")])
+
+
+def by_location(planes: np.ndarray, size: int) -> np.ndarray:
+    """permute_to_N_HWA_K (detectron2 meta_arch/dense_detector.py) of one image: [1, A*K, H, W] -> [H*W*A, K]."""
+    _, _, height, width = planes.shape
+    return planes.reshape(-1, size, height, width).transpose(2, 3, 0, 1).reshape(-1, size)
+
+
+def proposal_candidates(
+    rpn: RPN, logits: Sequence[np.ndarray], deltas: Sequence[np.ndarray], image: tuple[int, int]
+) -> Found:
+    """find_top_rpn_proposals (detectron2 proposal_utils.py) up to the suppression; the class is the level's number.
+
+    Args:
+        logits: [1, A, H, W] of each level, finest first.
+        deltas: [1, 4A, H, W] of each level.
+    """
+    boxes, scores, levels, rows, before = [], [], [], [], 0
+    for number, level in enumerate(rpn.levels):
+        flat = by_location(logits[number], 1)[:, 0]
+        best = np.argsort(-flat, kind="stable")[: level.topk]
+        anchors = grid_anchors(level)[best]
+        boxes.append(clip(decode(anchors, by_location(deltas[number], 4)[best], rpn.coder), image))
+        scores.append(flat[best])
+        levels.append(np.full(len(best), number))
+        rows.append(before + best)
+        before += len(flat)
+    found = Found(*(np.concatenate(parts) for parts in (boxes, scores, levels, rows)))
+    return found.rows(np.nonzero(sides(found.boxes) > rpn.min_box_size)[0])
+
+
+def class_scores(logits: Sequence[np.ndarray], activation: str) -> np.ndarray:
+    """[R, C]: the mean of the stages' scores (CascadeROIHeads), without the last column, the background."""
+    activate = softmax if activation == "softmax" else sigmoid
+    return np.asarray(np.mean([activate(stage) for stage in logits], 0)[:, :-1])
+
+
+def stage_boxes(
+    proposals: np.ndarray, deltas: Sequence[np.ndarray], coders: Sequence[BoxCoder], image: tuple[int, int]
+) -> list[np.ndarray]:
+    """The boxes [R, 4] that each stage but the first pools: decoded by the stage before it and clipped."""
+    found: list[np.ndarray] = []
+    for offsets, coder in zip(deltas, coders, strict=True):
+        proposals = clip(decode(proposals, offsets, coder), image)
+        found.append(proposals)
+    return found
+
+
+def box_candidates(
+    proposals: np.ndarray, deltas: np.ndarray, scores: np.ndarray, coder: BoxCoder, image: tuple[int, int]
+) -> Found:
+    """All classes of all proposals, decoded and clipped: FastRCNNOutputLayers.inference before its threshold.
+
+    Args:
+        proposals: [R, 4].
+        deltas: [R, 4] or [R, 4C].
+        scores: [R, C].
+    """
+    rows, classes = scores.shape
+    boxes = np.stack([decode(proposals, part, coder) for part in np.split(deltas, deltas.shape[1] // 4, 1)], 1)
+    boxes = np.broadcast_to(clip(boxes.reshape(-1, 4), image).reshape(rows, -1, 4), (rows, classes, 4))
+    return Found(boxes.reshape(-1, 4), scores.reshape(-1), np.tile(np.arange(classes), rows), np.arange(rows * classes))
+
+
+def dense_candidates(
+    head: DenseHead, maps: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]
+) -> Found:
+    """What RetinaNet and FCOS (detectron2 meta_arch/retinanet.py, fcos.py) give to their suppression, not clipped.
+
+    Args:
+        maps: class logits [1, AK, H, W], deltas [1, 4A, H, W] and centerness [1, A, H, W] of each level, finest first.
+    """
+    boxes, scores, classes, rows, before = [], [], [], [], 0
+    for level, (logits, deltas, centerness) in zip(head.levels, maps, strict=True):
+        probability = sigmoid(by_location(logits, head.num_classes))
+        if centerness is not None:
+            probability = np.sqrt(probability * sigmoid(by_location(centerness, 1)))
+        flat = probability.reshape(-1)
+        above = np.nonzero(flat > head.score_threshold)[0]
+        best = above[np.argsort(-flat[above], kind="stable")[: level.topk]]
+        anchors, label = best // head.num_classes, best % head.num_classes
+        reference, offsets = grid_anchors(level)[anchors], by_location(deltas, 4)[anchors]
+        boxes.append(decode_linear(reference, offsets) if head.coder is None else decode(reference, offsets, head.coder))
+        scores.append(flat[best])
+        classes.append(label)
+        rows.append(before + best)
+        before += len(flat)
+    return Found(*(np.concatenate(parts) for parts in (boxes, scores, classes, rows)))
+
+
+def levels_of(boxes: np.ndarray, pooler: Pooler) -> np.ndarray:
+    """assign_boxes_to_levels (detectron2 poolers.py) before rounding down, float64 [n], in levels above the finest map."""
+    side = np.sqrt(np.prod(boxes[:, 2:].astype(np.float64) - boxes[:, :2], 1))
+    level = pooler.canonical_level + np.log2(side / pooler.canonical_size + pooler.epsilon)
+    return np.asarray(level - pooler.min_level)
