@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis import analyse
@@ -20,9 +19,9 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import forget_shapes, infer_shapes
 from onnxgraft.ir.traverse import ancestors, descendants, producer, scalar, value
 from onnxgraft.options import Count
+from onnxgraft.passes.emit.batch import first_image_for_the_tail, follow_batch, forget_stale_shapes, refuse_lost_rows
 from onnxgraft.passes.emit.boxes import set_outputs
 from onnxgraft.passes.emit.plain_input import make_plain
-from onnxgraft.passes.emit.rows import first_image
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTOR, SIMPLIFIED, STATIC_INPUT, Fact
@@ -212,56 +211,8 @@ def _to_nchw(graph: Graph, batch: int, ctx: Context) -> None:
     ctx.values.image = image.name
     ctx.values.normalized = reader.inputs[position].name
     if batch > 1:
-        _follow_batch(graph, ctx.spec(), batch)
-        _first_image_for_the_tail(graph, ctx, batch)
+        follow_batch(graph, ctx.spec(), batch)
+        first_image_for_the_tail(graph, ctx, batch)
     graph.cleanup()
-    _forget_stale_shapes(graph, batch)
-    _refuse_lost_rows(graph, ctx, batch)
-
-
-def _refuse_lost_rows(graph: Graph, ctx: Context, batch: int) -> None:
-    """Hold that every map has a row for each picture. Raises Refusal with the node that makes one without."""
-    for name in (*ctx.spec().dense_tensors(), *ctx.spec().feature_tensors()):
-        tensor = graph.tensor(name)
-        if tensor.shape and isinstance(tensor.shape[0], int) and tensor.shape[0] != batch:
-            raise Refusal(f"this map has {tensor.shape[0]} rows for a batch of {batch}: a shape of one picture was traced into "
-                          "the network; build with --batch 1", tensor.inputs[0].name if tensor.inputs else name)  # fmt: skip
-
-
-def _follow_batch(graph: Graph, spec: DetectorSpec, batch: int) -> None:
-    """Shapes of one image that were folded into the network (GroupNorm's Reshape, a Resize to sizes) take the batch."""
-    names = [*spec.dense_tensors(), *spec.feature_tensors(), *([spec.semantic.logits_tensor] if spec.semantic else [])]
-    network = {id(n): n for name in names for n in ancestors(graph.tensor(name))}
-    for node in network.values():
-        if node.op == "Resize" and len(node.inputs) > 3 and isinstance(node.inputs[3], gs.Constant):
-            sizes = np.array(node.inputs[3].values)
-            if sizes.size == 4 and sizes[0] == 1 and not node.attrs.get("axes"):
-                node.inputs[3] = Builder(graph, "fix_input", [node.name]).ints("sizes", [batch, *sizes[1:].tolist()])
-        before, target = node.inputs[0].shape, node.inputs[1] if node.op == "Reshape" else None
-        if not isinstance(target, gs.Constant) or not before or before[0] != 1 or node.attrs.get("allowzero", 0):
-            continue
-        shape = np.array(target.values)
-        if shape.size and shape[0] == 1:
-            shape[0] = 0
-            node.inputs[1] = Builder(graph, "fix_input", [node.name]).ints("shape", shape.tolist())
-
-
-def _forget_stale_shapes(graph: Graph, batch: int) -> None:
-    """A batch changes every shape; a new axis alone only those up to the first convolution."""
-    if batch > 1:
-        forget_shapes(graph)
-        infer_shapes(graph)
-        return
-    tensor: gs.Tensor = graph.gs.inputs[0]
-    while tensor.outputs and tensor.outputs[0].op != "Conv":
-        tensor = tensor.outputs[0].outputs[0]
-        tensor.shape = None
-
-
-def _first_image_for_the_tail(graph: Graph, ctx: Context, batch: int) -> None:
-    """The parts that later passes rewrite were traced for one image: give them the first of the batch."""
-    for name in ctx.spec().dense_tensors():
-        tensor = graph.tensor(name)
-        consumers = list(tensor.outputs)
-        first = first_image(Builder(graph, "first_image", [name]).of(tensor), batch)
-        graph.redirect(consumers, tensor, first.handle)
+    forget_stale_shapes(graph, batch)
+    refuse_lost_rows(graph, ctx, batch)

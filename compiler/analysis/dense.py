@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,19 +9,19 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.anchors import grid_stride
 from onnxgraft.analysis.box_coder import measure_coder, verify_coder, verify_linear_coder
+from onnxgraft.analysis.dense_selection import Selection, candidates, selection_of
 from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.outputs import recognise_outputs
 from onnxgraft.analysis.parts import hold_dense
 from onnxgraft.analysis.provenance import (
-    POSTPROCESSING,
     iou_threshold,
     kept_after,
     nms_of,
-    refuse_change,
     refuse_mixed_classes,
     scalars_near,
 )
 from onnxgraft.detector.geometry import cell_anchors
+from onnxgraft.detector.reference import by_location, sigmoid
 from onnxgraft.detector.spec import BoxCoder, DenseHead, DenseLevel, DetectorSpec, Outputs
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
@@ -30,13 +29,8 @@ from onnxgraft.ir.graph import Graph, ancestors
 from onnxgraft.ir.traverse import (
     RESHAPING,
     ancestors_before,
-    back_through,
     contains_op,
     dims,
-    first_ancestor,
-    producer,
-    scalar,
-    value,
 )
 
 _TOLERANCE = 1e-5  # of scores, which are probabilities
@@ -74,10 +68,10 @@ def _head(graph: Graph, outputs: Outputs, image: tuple[int, int]) -> DenseHead:
     if nms is None:
         raise Refusal("no non-maximum suppression makes these boxes", boxes.name)
     refuse_mixed_classes(nms[0], classes)
-    parts = [_candidates(tensor, nms[0]) for tensor in (boxes, scores, classes)]
+    parts = [candidates(tensor, nms[0]) for tensor in (boxes, scores, classes)]
     if len({len(part) for part in parts}) != 1:
         raise Refusal("boxes, scores and classes are joined of different numbers of levels", nms[0].name)
-    selections = [_selection(*level) for level in zip(*parts, strict=True)]
+    selections = [selection_of(*level) for level in zip(*parts, strict=True)]
     levels: list[DenseLevel] = []
     coder: Coder | None = None
     for selection in sorted(selections, key=lambda s: s.locations()):  # measured on the smallest, verified on all
@@ -101,71 +95,7 @@ def _head(graph: Graph, outputs: Outputs, image: tuple[int, int]) -> DenseHead:
     )
 
 
-def _candidates(output: gs.Tensor, nms: gs.Node) -> list[gs.Tensor]:
-    """What the results of suppression are selected from, level by level."""
-
-    def selects(node: gs.Node) -> bool:
-        if node.op != "Gather" or value(node.inputs[1]) is not None:
-            return False
-        return producer(back_through(node.inputs[1], RESHAPING | {"Slice"})) is nms
-
-    gather = first_ancestor(output, selects)
-    if gather is None:
-        raise Refusal(f"output {output.name!r} is not selected by the suppression of boxes", nms.name)
-    joined = gather.inputs[0]
-    refuse_change(output, lambda t: t is joined, f"values of output {output.name!r}", POSTPROCESSING)
-    node = producer(joined)
-    return list(node.inputs) if node is not None and node.op == "Concat" else [joined]
-
-
-@dataclass(frozen=True)
-class _Selection:
-    """One level: its TopK over thresholded scores, and the tensors around it."""
-
-    topk: gs.Node
-    limit: int  # the TopK's largest k
-    threshold: float
-    scores: gs.Tensor  # [H*W*A, K] probabilities
-    pairs: gs.Tensor  # [k, 2] anchor and class of each candidate
-    decoded: gs.Tensor  # [k, 4]
-    labels: gs.Tensor  # [k]
-
-    def locations(self) -> int:
-        return dims(self.scores, 2, "the scores of a level")[0]
-
-    def classes(self) -> int:
-        return dims(self.scores, 2, "the scores of a level")[1]
-
-
-def _selection(decoded: gs.Tensor, best: gs.Tensor, labels: gs.Tensor) -> _Selection:
-    topk = producer(back_through(best, RESHAPING))
-    if topk is None or topk.op != "TopK":
-        raise Refusal("the scores of a level do not come from its TopK", topk.name if topk else best.name)
-    compare = first_ancestor(topk.inputs[0], lambda n: n.op in ("Greater", "GreaterOrEqual", "Less", "Conv"))
-    threshold = scalar(compare.inputs[1]) if compare is not None and compare.op == "Greater" else None
-    if compare is None or threshold is None:
-        raise Refusal("the candidates of this TopK are not those above a constant score", topk.name)
-    chosen = producer(topk.inputs[0])
-    if chosen is None or chosen.op != "GatherND" or chosen.inputs[0] is not compare.inputs[0]:
-        raise Refusal("this TopK does not rank the scores that are compared with the threshold", topk.name)
-    pairs = next((n for n in topk.outputs[1].outputs if n.op == "Gather" and n.inputs[1] is topk.outputs[1]), None)
-    if pairs is None:
-        raise Refusal("the indices of this TopK select no anchors and classes", topk.name)
-    return _Selection(topk, _largest_k(topk), round(threshold, 6), compare.inputs[0], pairs.outputs[0], decoded, labels)
-
-
-def _largest_k(topk: gs.Node) -> int:
-    """The bound of a k that is the smaller one of it and the number of candidates."""
-    for node in ancestors_before(topk.inputs[1], {"Clip", "Min", "NonZero"}):
-        bounds = [node.inputs[2]] if node.op == "Clip" and len(node.inputs) > 2 else []
-        bounds += list(node.inputs) if node.op == "Min" else []
-        for bound in bounds:
-            if (k := scalar(bound)) is not None:
-                return int(k)
-    raise Refusal("the number of candidates that this TopK keeps has no constant bound", topk.name)
-
-
-def _level(graph: Graph, chosen: _Selection, image: tuple[int, int], known: Coder | None) -> tuple[DenseLevel, Coder]:
+def _level(graph: Graph, chosen: Selection, image: tuple[int, int], known: Coder | None) -> tuple[DenseLevel, Coder]:
     node = chosen.topk.name
     count, classes = chosen.locations(), chosen.classes()
     logits, centerness = _score_maps(graph, chosen)
@@ -214,7 +144,7 @@ def _level(graph: Graph, chosen: _Selection, image: tuple[int, int], known: Code
     return level, known
 
 
-def _score_maps(graph: Graph, chosen: _Selection) -> tuple[gs.Tensor, gs.Tensor | None]:
+def _score_maps(graph: Graph, chosen: Selection) -> tuple[gs.Tensor, gs.Tensor | None]:
     """Class logits and centerness of a level, whose part in the scores is measured."""
     maps = [n.outputs[0] for n in ancestors_before(chosen.scores, {"Conv"}) if n.op == "Conv"]
     if not 1 <= len(maps) <= 2:
@@ -231,9 +161,9 @@ def _score_maps(graph: Graph, chosen: _Selection) -> tuple[gs.Tensor, gs.Tensor 
     random = np.random.Generator(np.random.Philox(11))
     values = [random.uniform(-6, 6, shape).astype(np.float32) for shape in shapes]
     found = evaluate(graph, [chosen.scores], {t.name: v for t, v in zip(maps, values, strict=True)})[0]
-    expected = _sigmoid(_by_location(values[0], classes))
+    expected = sigmoid(by_location(values[0], classes))
     if len(maps) == 2:
-        expected = np.sqrt(expected * _sigmoid(_by_location(values[1], 1)))
+        expected = np.sqrt(expected * sigmoid(by_location(values[1], 1)))
     error = float(np.abs(found.reshape(count, classes) - expected).max())
     if not error < _TOLERANCE:
         formula = "sqrt(sigmoid(class) sigmoid(centerness))" if len(maps) == 2 else "sigmoid(class)"
@@ -242,17 +172,7 @@ def _score_maps(graph: Graph, chosen: _Selection) -> tuple[gs.Tensor, gs.Tensor 
     return maps[0], maps[1] if len(maps) == 2 else None
 
 
-def _by_location(planes: np.ndarray, size: int) -> np.ndarray:
-    """permute_to_N_HWA_K (detectron2 meta_arch/dense_detector.py) of one image: [1, A*K, H, W] -> [H*W*A, K]."""
-    _, _, height, width = planes.shape
-    return planes.reshape(-1, size, height, width).transpose(2, 3, 0, 1).reshape(-1, size)
-
-
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return np.asarray(1.0 / (1.0 + np.exp(-values.astype(np.float64))))
-
-
-def _gathered(chosen: _Selection) -> tuple[gs.Tensor, gs.Tensor]:
+def _gathered(chosen: Selection) -> tuple[gs.Tensor, gs.Tensor]:
     """The deltas [1, 4A, H, W] and the anchors [H*W*A, 4] of which the candidates are gathered."""
     deltas: list[gs.Tensor] = []
     anchors: list[gs.Tensor] = []
@@ -273,7 +193,7 @@ def _gathered(chosen: _Selection) -> tuple[gs.Tensor, gs.Tensor]:
     return deltas[0], anchors[0]
 
 
-def _coder(respond: object, anchors: np.ndarray, chosen: _Selection) -> Coder:
+def _coder(respond: object, anchors: np.ndarray, chosen: Selection) -> Coder:
     """Deltas of nothing give the anchors themselves (Box2BoxTransform) or their centres (Box2BoxTransformLinear)."""
     assert callable(respond)
     still = respond(np.zeros(anchors.shape, np.float32))

@@ -54,11 +54,7 @@ def analyse_input(graph: Graph) -> ImageInput:
         raise Refusal(
             "the export reverses the image's channels before normalising; not known of detectron2", chain[0].name
         )
-    picture = np.random.Generator(np.random.Philox(13)).uniform(0, 255, (3, _PROBE, _PROBE)).astype(np.float32)
-    expected = (picture - np.array(mean_read)[:, None, None]) / np.array(std_read)[:, None, None]
-    found = evaluate(graph, [normalized], {image.name: picture})[0]
-    if found.shape[-3:] != expected.shape or not np.allclose(found.reshape(expected.shape), expected, rtol=1e-4, atol=1e-3):
-        raise Refusal("the preprocessing does more than subtract a mean and divide by a deviation", chain[0].name)
+    _refuse_more(graph, image, normalized, mean_read, std_read, chain[0].name)
     if max(np.abs(mean_read)) <= 1 and max(np.abs(std_read)) <= _UNIT_STD:  # made for levels of 0..1
         mean_read, std_read = ([snap(255 * v, [*constants, *(255 * c for c in constants)]) or 255 * v for v in read]
                                for read in (mean_read, std_read))  # fmt: skip
@@ -73,6 +69,17 @@ def analyse_input(graph: Graph) -> ImageInput:
         order_known=known,
         normalized_tensor=normalized.name,
     )
+
+
+def _refuse_more(
+    graph: Graph, image: gs.Tensor, normalized: gs.Tensor, mean: list[float], std: list[float], node: str
+) -> None:
+    """Hold that nothing else happens to the pixels of a picture. Raises Refusal."""
+    picture = np.random.Generator(np.random.Philox(13)).uniform(0, 255, (3, _PROBE, _PROBE)).astype(np.float32)
+    expected = (picture - np.array(mean)[:, None, None]) / np.array(std)[:, None, None]
+    found = evaluate(graph, [normalized], {image.name: picture})[0]
+    if found.shape[-3:] != expected.shape or not np.allclose(found.reshape(expected.shape), expected, rtol=1e-4, atol=1e-3):
+        raise Refusal("the preprocessing does more than subtract a mean and divide by a deviation", node)
 
 
 def _order(mean: list[float]) -> tuple[str, bool]:

@@ -11,6 +11,7 @@ from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.keypoint_head import analyse_keypoint_head
 from onnxgraft.analysis.mask_head import analyse_mask_head
 from onnxgraft.analysis.outputs import recognise_outputs
+from onnxgraft.analysis.pooling_part import hold_pooler
 from onnxgraft.analysis.provenance import refuse_change, selected_from
 from onnxgraft.analysis.roi_pooler import analyse_poolers
 from onnxgraft.analysis.rpn import analyse_rpn
@@ -96,7 +97,7 @@ def _hold(graph: Graph, spec: DetectorSpec, size: tuple[int, int]) -> None:
     if spec.rpn is not None:
         parts.hold_rpn(graph, spec.rpn, size)
     for pooler in spec.poolers():
-        parts.hold_pooler(graph, pooler, size)
+        hold_pooler(graph, pooler, size)
     parts.hold_detections(graph, spec.outputs, spec.box_head, spec.cascade, spec.box_pooler, size)
     if spec.mask_head is not None:
         parts.hold_masks(graph, spec.outputs, spec.mask_head, spec.box_head.num_classes)

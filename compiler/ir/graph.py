@@ -6,7 +6,6 @@ until the result is written, every node knows the pass that made it, and two gra
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxgraft.errors import Refusal
+from onnxgraft.ir.converted import was_converted
 from onnxgraft.ir.ops import WITH_GRAPHS
 from onnxgraft.ir.serde import Skeleton, Weight, mark_external, read_skeleton, write_model
 from onnxgraft.ir.traverse import ancestors as ancestors
@@ -26,8 +26,6 @@ from onnxgraft.ir.weights import MappedValues, weight_of
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what graphsurgeon prints about broken graphs, the manager tells in one line
 IR_VERSION = 10  # what ONNX Runtime and TensorRT of 2024 and later read; graphsurgeon would write the newest
 PLUGIN_DOMAIN = "onnxgraft"
-_IR_OF_OPSET = ((15, 8), (13, 7), (12, 6))  # the IR version that came with an opset, which its exporters write
-_CONVERTERS_NAME = re.compile(r"_v_\d+")
 
 
 @dataclass(frozen=True)
@@ -237,13 +235,6 @@ class Graph:
             for index, tensor in enumerate(node.inputs):
                 if tensor is old:
                     node.inputs[index] = new
-
-
-def was_converted(model: onnx.ModelProto) -> bool:
-    """Whether ONNX's version converter made this opset: the file keeps its older IR version, and has the converter's names."""
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    old = any(opset >= needs and model.ir_version < ir for needs, ir in _IR_OF_OPSET)
-    return old or any(_CONVERTERS_NAME.fullmatch(name) for node in model.graph.node for name in node.input)
 
 
 def _detach(node: gs.Node) -> None:

@@ -1,0 +1,75 @@
+"""What a dense head selects of each level: the candidates above the threshold that its TopK keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from onnxgraft.analysis.provenance import POSTPROCESSING, refuse_change
+from onnxgraft.errors import Refusal
+from onnxgraft.ir.traverse import RESHAPING, ancestors_before, back_through, dims, first_ancestor, producer, scalar, value
+
+
+def candidates(output: gs.Tensor, nms: gs.Node) -> list[gs.Tensor]:
+    """What the results of suppression are selected from, level by level."""
+
+    def selects(node: gs.Node) -> bool:
+        if node.op != "Gather" or value(node.inputs[1]) is not None:
+            return False
+        return producer(back_through(node.inputs[1], RESHAPING | {"Slice"})) is nms
+
+    gather = first_ancestor(output, selects)
+    if gather is None:
+        raise Refusal(f"output {output.name!r} is not selected by the suppression of boxes", nms.name)
+    joined = gather.inputs[0]
+    refuse_change(output, lambda t: t is joined, f"values of output {output.name!r}", POSTPROCESSING)
+    node = producer(joined)
+    return list(node.inputs) if node is not None and node.op == "Concat" else [joined]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One level: its TopK over thresholded scores, and the tensors around it."""
+
+    topk: gs.Node
+    limit: int  # the TopK's largest k
+    threshold: float
+    scores: gs.Tensor  # [H*W*A, K] probabilities
+    pairs: gs.Tensor  # [k, 2] anchor and class of each candidate
+    decoded: gs.Tensor  # [k, 4]
+    labels: gs.Tensor  # [k]
+
+    def locations(self) -> int:
+        return dims(self.scores, 2, "the scores of a level")[0]
+
+    def classes(self) -> int:
+        return dims(self.scores, 2, "the scores of a level")[1]
+
+
+def selection_of(decoded: gs.Tensor, best: gs.Tensor, labels: gs.Tensor) -> Selection:
+    topk = producer(back_through(best, RESHAPING))
+    if topk is None or topk.op != "TopK":
+        raise Refusal("the scores of a level do not come from its TopK", topk.name if topk else best.name)
+    compare = first_ancestor(topk.inputs[0], lambda n: n.op in ("Greater", "GreaterOrEqual", "Less", "Conv"))
+    threshold = scalar(compare.inputs[1]) if compare is not None and compare.op == "Greater" else None
+    if compare is None or threshold is None:
+        raise Refusal("the candidates of this TopK are not those above a constant score", topk.name)
+    chosen = producer(topk.inputs[0])
+    if chosen is None or chosen.op != "GatherND" or chosen.inputs[0] is not compare.inputs[0]:
+        raise Refusal("this TopK does not rank the scores that are compared with the threshold", topk.name)
+    pairs = next((n for n in topk.outputs[1].outputs if n.op == "Gather" and n.inputs[1] is topk.outputs[1]), None)
+    if pairs is None:
+        raise Refusal("the indices of this TopK select no anchors and classes", topk.name)
+    return Selection(topk, _largest_k(topk), round(threshold, 6), compare.inputs[0], pairs.outputs[0], decoded, labels)
+
+
+def _largest_k(topk: gs.Node) -> int:
+    """The bound of a k that is the smaller one of it and the number of candidates."""
+    for node in ancestors_before(topk.inputs[1], {"Clip", "Min", "NonZero"}):
+        bounds = [node.inputs[2]] if node.op == "Clip" and len(node.inputs) > 2 else []
+        bounds += list(node.inputs) if node.op == "Min" else []
+        for bound in bounds:
+            if (k := scalar(bound)) is not None:
+                return int(k)
+    raise Refusal("the number of candidates that this TopK keeps has no constant bound", topk.name)
