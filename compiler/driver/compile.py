@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft import targets
+from onnxgraft.detector.sidecar import Sidecar
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.driver.build_folder import new_folder, write_passes, write_report_json
 from onnxgraft.driver.describe import manifest_of, times_of
@@ -71,14 +72,9 @@ class Build:
 
 
 def compile(
-    model: str | Path,
-    output: str | Path,
-    options: Options | None = None,
-    *,
-    images: Sequence[NDArray[np.uint8]] = (),
-    instruments: Sequence[Instrument] = (),
-    progress: Callable[[str], None] = lambda _: None,
-) -> Build:
+    model: str | Path, output: str | Path, options: Options | None = None, *, images: Sequence[NDArray[np.uint8]] = (),
+    instruments: Sequence[Instrument] = (), progress: Callable[[str], None] = lambda _: None,
+) -> Build:  # fmt: skip
     """Compile `model` into the build folder `output`.
 
     Args:
@@ -94,12 +90,10 @@ def compile(
     """
     options = _strict(options or Options())
     started = time.perf_counter()
-    source = catalog.resolve(str(model), CACHE)
-    target, why = target_of(options)
+    source, (target, why) = catalog.resolve(str(model), CACHE), target_of(options)
     pipeline = pipeline_of(options, target.name)
     images = _pictures(str(model), options, images)
-    output = Path(output)
-    with new_folder(output) as folder:
+    with new_folder(output := Path(output)) as folder:
         progress("reading")
         beside = sidecars.find(str(model), source, options.sidecar)
         ranges = ranges_of(str(model), options, ResizeRule(*beside.edges), progress)
@@ -107,41 +101,52 @@ def compile(
         recorder = Recorder(output.with_name(output.name + ".reproducer"))
         numeric = NumericCheck(images, progress=progress) if images else None
         observers = _observers(options, recorder, source, numeric, instruments, progress)
-        report = _run_passes(graph, ctx, pipeline, options, observers)
-        if ctx.detector is not None:
-            beside.check(ctx.detector)
+        report = _run_passes(graph, ctx, pipeline, options, observers, beside)
         surgery = time.perf_counter() - started
         progress("writing")
-        graph.save(folder / "model.onnx")
-        another = needs_another(ctx, target.traits)
-        if another:
-            write_runnable(source, pipeline, ctx, folder)
+        runnable = _write_graphs(graph, ctx, source, pipeline, target, folder)
         if ranges.calibration is not None:
             ranges.calibration.save(folder / "calibration.json")
         engine = _build_engine(graph, ctx, folder, target, options, progress)
         manifest = manifest_of(
             options=options, ctx=ctx, beside=beside, folder=folder, target=target, engine=engine,
-            runnable=RUNNABLE if another else MODEL, source=Source(str(model), digest(source), graph.source_opset),
+            runnable=runnable, source=Source(str(model), digest(source), graph.source_opset),
             target_reason=why, calibration=ranges.describe(), pipeline=str(pipeline),
         )  # fmt: skip
+        manifest.write(folder)
         if numeric is not None:
             draw_detections(folder, numeric.images, numeric.found, beside.class_names)
-        write_report_json(folder, report)
-        manifest.write(folder)
-        if options.checks:
-            write_passes(folder, report)
-            recorder.write(folder)
+        _write_report(folder, report, recorder if options.checks else None)
         times_of(report, engine, surgery, time.perf_counter() - started).write(folder)
         if options.checks:
             write_report(folder)
     return Build(output, report, ctx.detector, manifest)
 
 
+def _write_graphs(
+    graph: Graph, ctx: Context, source: Path, pipeline: Pipeline, target: targets.Target, folder: Path
+) -> str:
+    """Write model.onnx and, where ONNX Runtime cannot stand in with it, runnable.onnx; returns the one that it runs."""
+    graph.save(folder / MODEL)
+    if not needs_another(ctx, target.traits):
+        return MODEL
+    write_runnable(source, pipeline, ctx, folder)
+    return RUNNABLE
+
+
+def _write_report(folder: Path, report: Report, recorder: Recorder | None) -> None:
+    """report.json, and what the page shows of each pass when it was recorded."""
+    write_report_json(folder, report)
+    if recorder is not None:
+        write_passes(folder, report)
+        recorder.write(folder)
+
+
 def _pictures(model: str, options: Options, given: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[np.uint8]]:
     """What detections are compared on after each pass, uint8 [H, W, 3] BGR of the canvas size; none without the check."""
     if options.check_numerics and not given:
         return check_images(model, options.images, options.size)
-    if options.images:
+    if options.images and not options.check_numerics:
         raise InputError("--images has no effect here: give --check-numerics")
     return given
 
@@ -166,15 +171,19 @@ def _observers(
 
 
 def _run_passes(
-    graph: Graph, ctx: Context, pipeline: Pipeline, options: Options, instruments: Sequence[Instrument]
+    graph: Graph, ctx: Context, pipeline: Pipeline, options: Options, instruments: Sequence[Instrument], beside: Sidecar
 ) -> Report:
+    """Run them, and hold what they recognised against the sidecar."""
     try:
-        return PassManager(pipeline.passes, instruments, fingerprints=options.checks).run(graph, ctx)
+        report = PassManager(pipeline.passes, instruments, fingerprints=options.checks).run(graph, ctx)
     except PassError as error:
         left = next((i for i in instruments if isinstance(i, Reproducer) and i.written), None)
         if left is not None:
             raise PassError(error.pass_name, f"{error.reason} [replay: {left.folder}/replay.sh]") from error
         raise
+    if ctx.detector is not None:
+        beside.check(ctx.detector)
+    return report
 
 
 class _Progress(Instrument):
