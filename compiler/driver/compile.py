@@ -32,6 +32,7 @@ from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.record import PassRecord, Report
 from onnxgraft.pipeline.syntax import Pipeline
+from onnxgraft.quantization.ranges import Provider
 from onnxgraft.report.drawn import draw_detections
 from onnxgraft.report.html import write_report
 from onnxgraft.runtime.images import ResizeRule
@@ -112,29 +113,42 @@ def compile(
             beside.check(ctx.detector)
         surgery = time.perf_counter() - started
         progress("writing")
-        graph.save(folder / "model.onnx")
-        another = needs_another(ctx, target.traits)
-        if another:
-            write_runnable(source, pipeline, ctx, folder)
-        if ranges.calibration is not None:
-            ranges.calibration.save(folder / "calibration.json")
+        runnable = _write_graphs(graph, ctx, source, pipeline, folder, target, ranges)
         engine = _build_engine(graph, ctx, folder, target, options, progress)
         manifest = manifest_of(
-            options=options, ctx=ctx, beside=beside, folder=folder, target=target, engine=engine,
-            runnable=RUNNABLE if another else MODEL, source=Source(str(model), digest(source), graph.source_opset),
-            target_reason=why, calibration=ranges.describe(), pipeline=str(pipeline),
+            options=options, ctx=ctx, beside=beside, folder=folder, target=target, engine=engine, runnable=runnable,
+            source=Source(str(model), digest(source), graph.source_opset), target_reason=why,
+            calibration=ranges.describe(), pipeline=str(pipeline),
         )  # fmt: skip
+        manifest.write(folder)
         if numeric is not None:
             draw_detections(folder, numeric.images, numeric.found, beside.class_names)
-        write_report_json(folder, report)
-        manifest.write(folder)
-        if options.checks:
-            write_passes(folder, report)
-            recorder.write(folder)
+        _write_records(folder, report, recorder if options.checks else None)
         times_of(report, engine, surgery, time.perf_counter() - started).write(folder)
         if options.checks:
             write_report(folder)
     return Build(output, report, ctx.detector, manifest)
+
+
+def _write_graphs(
+    graph: Graph, ctx: Context, source: Path, pipeline: Pipeline, folder: Path, target: targets.Target,
+    ranges: Provider,
+) -> str:  # fmt: skip
+    """The compiled graph, the calibration of int8, and what ONNX Runtime runs, where that is another; returns its file."""
+    graph.save(folder / MODEL)
+    if ranges.calibration is not None:
+        ranges.calibration.save(folder / "calibration.json")
+    if not needs_another(ctx, target.traits):
+        return MODEL
+    write_runnable(source, pipeline, ctx, folder)
+    return RUNNABLE
+
+
+def _write_records(folder: Path, report: Report, recorder: Recorder | None) -> None:
+    write_report_json(folder, report)
+    if recorder is not None:
+        write_passes(folder, report)
+        recorder.write(folder)
 
 
 def _pictures(model: str, options: Options, given: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[np.uint8]]:
