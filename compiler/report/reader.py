@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxgraft.atomic import recover
 from onnxgraft.errors import InputError
 from onnxgraft.files import parsed, read_json
 from onnxgraft.ir.textdiff import count_lines, operators, unified
@@ -92,6 +93,7 @@ class Run:
 def read_run(folder: str | Path) -> Run:
     """Read a build folder. Raises InputError when it is none, is damaged, or was made without checks and so has no texts."""
     folder = Path(folder)
+    recover(folder)
     if not (folder / REPORT).is_file():
         raise InputError(f"{folder}: holds no {REPORT}; give the folder of a build (onnxgraft build MODEL -o FOLDER)")
     report: _Report = parsed(_Report, read_json(folder / REPORT, "report"), str(folder / REPORT))
