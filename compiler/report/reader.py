@@ -68,6 +68,16 @@ class PassRow(_Entry):
 
 
 @dataclass(frozen=True)
+class Failure:
+    """What a build that failed left: the pass, its error, the command that replays it, and what was recognised till then."""
+
+    pass_name: str = field(metadata={"key": "pass"})
+    error: str
+    command: str = ""
+    spec: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Run:
     """A build folder, or a reproducer left by a build that failed, which has no manifest."""
 
@@ -76,7 +86,7 @@ class Run:
     manifest: Manifest | None
     times: Times
     notes: tuple[str, ...]
-    failure: dict[str, Any] | None
+    failure: Failure | None
 
     def __getitem__(self, name: str | int) -> PassRow:
         """The pass of that name (the last one, if it ran several times) or number. Raises InputError."""
@@ -111,13 +121,13 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder, tuple(rows), manifest, times, report.notes, _failure(folder))
 
 
-def _failure(folder: Path) -> dict[str, Any] | None:
+def _failure(folder: Path) -> Failure | None:
     path = folder / REPRODUCER
     if not path.is_file():
         return None
-    found: dict[str, Any] = parsed(dict[str, Any], read_json(path, "reproducer"), str(path))
+    found: Failure = parsed(Failure, read_json(path, "reproducer"), str(path))
     return found
 
 
 def _text(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
