@@ -1,6 +1,6 @@
 """python -m onnxgraft."""
 
-from onnxgraft.cli.main import main
+from onnxgraft.cli.start import main
 
 if __name__ == "__main__":
     main()

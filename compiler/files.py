@@ -12,6 +12,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, BinaryIO, Literal, Union, get_args, get_origin, get_type_hints
 
+from onnxgraft.atomic import open_beside, umask
 from onnxgraft.errors import InputError, os_reason
 
 CACHE = Path("build") / ".cache"  # unpacked golden graphs and calibrations that were measured
@@ -162,29 +163,24 @@ def write_atomically(path: Path, content: bytes | memoryview | Callable[[BinaryI
     Raises:
         InputError: the place cannot be written, in one line; nothing is left behind.
     """
-    temporary = ""
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, temporary = open_beside(path)
         with os.fdopen(descriptor, "wb") as file:
             if callable(content):
                 content(file)
             else:
                 file.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+            file.flush()
+            os.chmod(temporary, 0o666 & ~umask())
+            os.replace(temporary, path)
     except BaseException as error:
         if temporary:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise InputError(f"{path} cannot be written: {os_reason(error)}") from error
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def check_writable(path: Path) -> None:

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from onnxgraft.atomic import recover
 from onnxgraft.detector.spec import Combine, ImageInput
 from onnxgraft.errors import InputError
 from onnxgraft.files import parsed, plain, read_json, write_json
@@ -183,6 +184,7 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """Read manifest.json of a build folder. Raises InputError, naming file and key, when it is none."""
         path = folder / MANIFEST
+        recover(folder)
         if not path.is_file():
             raise InputError(f"{folder}: no build (it has no {MANIFEST})")
         return _read(cls, path)
@@ -222,6 +224,12 @@ def _read(kind: Any, path: Path) -> Any:
         return parsed(kind, read_json(path, path.stem), str(path))
     except InputError as error:
         raise InputError(f"{error}; {_AGAIN}") from error
+
+
+def is_build(folder: Path) -> bool:
+    """Whether a folder holds a manifest of ours: other programs name files manifest.json too. Raises OSError."""
+    path = folder / MANIFEST
+    return path.is_file() and b'"onnxgraft"' in path.read_bytes()
 
 
 def versions() -> dict[str, str]:

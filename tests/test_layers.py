@@ -13,7 +13,7 @@ ROOMS = {"onnxgraft": ROOT / "compiler", "onnxgraft.passes": ROOT / "passes", "o
 
 # Each room may import the rooms of the lines above its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "atomic"),
     ("files",),
     ("detector",),
     ("options", "manifest"),

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from onnxgraft.cli import build, export, passes, precision, tools
+from onnxgraft.cli import build, export, passes, precision, stops, tools
 from onnxgraft.cli.options import Program
 from onnxgraft.errors import OnnxgraftError
 
@@ -43,20 +43,18 @@ def program(
 for commands in (build, tools, export, passes, precision):
     commands.register(app)
 
-_INTERRUPTED = "interrupted; nothing was replaced"
-
-
 def main() -> None:
-    """Entry point: errors become one line and a non-zero exit code."""
+    """Run a command: errors become one line and a non-zero exit code."""
+    stops.raise_stops()
     try:
         app()
     except OnnxgraftError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail(_INTERRUPTED, 130)
+    except KeyboardInterrupt as stop:
+        _fail(stops.WORDS, stops.code_of(stop))
     except SystemExit as end:  # newer Typer turns the interrupt into a silent exit
         if end.code == 130:
-            _fail(_INTERRUPTED, 130)
+            _fail(stops.WORDS, stops.code_of(end))
         raise
     except OSError as error:
         _fail(f"{error.filename or ''}: {(error.strerror or str(error)).lower()}".lstrip(": "), 1)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from onnxgraft import atomic
 from onnxgraft.errors import InputError, os_reason
 from onnxgraft.files import write_json
-from onnxgraft.manifest import MANIFEST
+from onnxgraft.manifest import is_build
 from onnxgraft.pipeline.record import Report
 from onnxgraft.report.reader import REPORT
 
@@ -20,43 +20,60 @@ from onnxgraft.report.reader import REPORT
 def new_folder(place: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `place` when the block ends well; else nothing changes.
 
+    A symbolic link stays and the folder that it names is replaced. What killed builds of this place left is removed.
+
     Raises:
-        InputError: the place is a file, is a folder that holds no build, cannot be written, or the disk is full.
+        InputError: the place is a file, is a folder that holds no build, is the current folder, is written by another
+            build, cannot be written, or the disk is full.
     """
-    place = place.absolute()
-    _recover(place)
+    with _as_input_error(place.absolute()):
+        place = _resolved(place)
+        _refuse_current(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = atomic.lock_beside(place)
+        descriptor = atomic.lock(lock)
+        if descriptor is None:
+            raise InputError(f"{place}: another build is writing it (process {atomic.owner(lock)}); wait, or give another -o")
+        try:
+            atomic.collect_beside(place)
+            _refuse_foreign(place)
+            temporary = atomic.new_beside(place)
+            try:
+                yield temporary
+                os.chmod(temporary, 0o777 & ~atomic.umask())
+                atomic.swap(temporary, place)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            atomic.unlock(descriptor, lock)
+
+
+@contextmanager
+def _as_input_error(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{place}: cannot be written: {os_reason(error)}") from error
+
+
+def _resolved(place: Path) -> Path:
+    try:
+        return place.resolve()
+    except RuntimeError as error:  # Python before 3.13 says so of a loop of links
+        raise InputError(f"{place}: is a loop of symbolic links; give a folder for the build (-o)") from error
+
+
+def _refuse_current(place: Path) -> None:
+    here = Path.cwd()
+    if place == here or place in here.parents:
+        raise InputError(f"{place}: you are in this folder, and a build replaces its folder as a whole; give another one (-o)")
+
+
+def _refuse_foreign(place: Path) -> None:
     if place.exists() and not place.is_dir():
         raise InputError(f"{place}: is a file; give a folder for the build (-o)")
-    if place.is_dir() and any(place.iterdir()) and not (place / MANIFEST).exists():
+    if place.is_dir() and any(place.iterdir()) and not is_build(place):
         raise InputError(f"{place}: holds files that are no build; give an empty or a new folder (-o)")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.new-", dir=place.parent))
-    except OSError as error:
-        raise InputError(f"{place}: cannot be written: {os_reason(error)}") from error
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)
-        _swap(temporary, place)
-    except OSError as error:
-        raise InputError(f"{place}: cannot be written: {os_reason(error)}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _swap(new: Path, place: Path) -> None:
-    old = place.with_name(f".{place.name}.old")
-    if place.exists():
-        os.rename(place, old)
-    os.rename(new, place)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _recover(place: Path) -> None:
-    """A build killed between the two renames of `_swap` left the previous one aside."""
-    old = place.with_name(f".{place.name}.old")
-    if old.is_dir() and not place.exists():
-        os.rename(old, place)
 
 
 def write_passes(folder: Path, report: Report) -> None:

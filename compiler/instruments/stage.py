@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.atomic import scratch
 from onnxgraft.detector.outputs import Role
 from onnxgraft.ir.graph import Graph
 from onnxgraft.manifest import GraphIO, Preprocess
@@ -58,7 +57,7 @@ def stage_detections(outputs: Mapping[str, NDArray[Any]], ctx: Context, io: Grap
 def detect(graph: Graph, ctx: Context, pictures: Sequence[NDArray[np.uint8]]) -> list[Detections]:
     """Save the graph, run it on each picture (uint8 [H, W, 3] BGR, repeated over the batch), and read its detections."""
     feeds = feeder(graph, ctx)
-    with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-        graph.save(Path(folder) / "stage.onnx")
-        runner = OrtRunner(Path(folder) / "stage.onnx")
+    with scratch() as folder:
+        graph.save(folder / "stage.onnx")
+        runner = OrtRunner(folder / "stage.onnx")
         return [stage_detections(runner(feeds([picture])), ctx, feeds.io) for picture in pictures]

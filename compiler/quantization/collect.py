@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from onnxgraft.atomic import scratch
 from onnxgraft.errors import InputError, Refusal
 from onnxgraft.instruments.stage import feeder
 from onnxgraft.ir.graph import Graph
@@ -55,8 +55,8 @@ def collect(
     """
     calibration, skipped, done = _resume(state, key, names, pictures)
     saved, feeds = time.monotonic(), feeder(graph, ctx, rule)
-    with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-        session = _session(graph, names, Path(folder) / "observed.onnx") if done < len(pictures) else None
+    with scratch() as folder:
+        session = _session(graph, names, folder / "observed.onnx") if done < len(pictures) else None
         try:
             for chunk in _chunks(pictures[done:], ctx.batch):
                 progress(done, len(pictures), chunk[0].name)

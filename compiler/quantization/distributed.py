@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from onnxgraft.atomic import scratch
 from onnxgraft.errors import InputError, MissingExtraError
 from onnxgraft.files import write_atomically
 from onnxgraft.options import Options
@@ -38,7 +38,7 @@ def calibrate(
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
     task = ray.remote(_shard)
     waiting = [task.remote(model, images and images.absolute(), limit, options, f"{i}/{shards}") for i in range(1, shards + 1)]
-    with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
+    with scratch() as folder:
         parts: list[Path] = []
         progress(0, shards, "shards")
         while waiting:
@@ -46,7 +46,7 @@ def calibrate(
             found, reason = ray.get(done)
             if reason:
                 raise InputError(reason)
-            parts.append(Path(folder) / f"{len(parts)}.json")
+            parts.append(folder / f"{len(parts)}.json")
             write_atomically(parts[-1], found)
             progress(len(parts), shards, "shards")
         return merge_files(parts, output)
@@ -59,8 +59,8 @@ def _shard(
     from onnxgraft.errors import OnnxgraftError
     from onnxgraft.quantization.calibrate import calibrate as measure
 
-    with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-        part = Path(folder) / "part.json"
+    with scratch() as folder:
+        part = folder / "part.json"
         try:
             measure(model, part, images, limit, options, shard)
         except OnnxgraftError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -34,7 +36,7 @@ def write_report(run: str | Path, output: str | Path | None = None) -> Path:
     """
     place = Path(output) if output else Path(run) / PAGE
     text = page(read_run(run))
-    write_atomically(place, text.encode())
+    write_atomically(place, text.encode(errors="replace"))  # names of files may hold bytes that are no text
     return place
 
 
@@ -42,13 +44,14 @@ def page(run: Run) -> str:
     """The page as HTML."""
     here = files("onnxgraft.report")
     read = lambda *parts: here.joinpath(*parts).read_text(encoding="utf-8")  # noqa: E731
+    scripts = read("vendor", "cytoscape.min.js"), '"use strict";\n' + "".join(read("page", name) for name in _SCRIPTS)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     raw = environment.from_string(read("page", "report.html.j2"))
     nodes = run.folder / "passes" / NODES
     graph = read_json(nodes, "record of nodes") if nodes.is_file() else _EMPTY
     data = {"passes": [_pass(row) for row in run.passes], "graph": graph}
     manifest = run.manifest
-    spec = (manifest.spec if manifest else None) or (run.failure or {}).get("spec") or {}
+    spec = (manifest.spec if manifest else None) or (run.failure.spec if run.failure else None) or {}
     return raw.render(
         title=manifest.source.model if manifest else run.folder.resolve().name,
         facts=_facts(run),
@@ -60,19 +63,50 @@ def page(run: Run) -> str:
         places=list(_spec_rows(spec, places=True)),
         pipeline=manifest.pipeline if manifest else None,
         trtexec=manifest.trtexec if manifest else None,
+        policy=_literal(_policy(scripts)),
         css=_literal(read("page", "report.css")),
-        data=_literal(json.dumps(data, separators=(",", ":")).replace("</", "<\\/")),
+        data=_literal(_embedded(data)),
         dagre=_literal(read("vendor", "dagre.min.js")),
-        cytoscape=_literal(read("vendor", "cytoscape.min.js")),
-        script=_literal('"use strict";\n' + "".join(read("page", name) for name in _SCRIPTS)),
+        cytoscape=_literal(scripts[0]),
+        script=_literal(scripts[1]),
     )
 
 
 _EMPTY: dict[str, Any] = {"nodes": [], "constants": [], "stages": [], "origins": {}}
 
 
+def _embedded(data: Any) -> str:
+    """JSON for a script element: no "<", which could end it or open a comment, and no NaN, which browsers do not read."""
+    try:
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(data), separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
 def _literal(text: str) -> Any:
     return Markup(text)
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """The page's content security policy: these scripts run and no other, and nothing is loaded or sent.
+
+    Names in a model are not ours. The page escapes them; should it ever fail to, what they smuggle in does not run.
+    """
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; worker-src blob:; img-src data:; style-src 'unsafe-inline'; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def _facts(run: Run) -> list[str]:

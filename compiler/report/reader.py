@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxgraft.atomic import recover
 from onnxgraft.errors import InputError
 from onnxgraft.files import parsed, read_json
 from onnxgraft.ir.textdiff import count_lines, operators, unified
@@ -67,6 +68,16 @@ class PassRow(_Entry):
 
 
 @dataclass(frozen=True)
+class Failure:
+    """What a build that failed left: the pass, its error, the command that replays it, and what was recognised till then."""
+
+    pass_name: str = field(metadata={"key": "pass"})
+    error: str
+    command: str = ""
+    spec: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Run:
     """A build folder, or a reproducer left by a build that failed, which has no manifest."""
 
@@ -75,7 +86,7 @@ class Run:
     manifest: Manifest | None
     times: Times
     notes: tuple[str, ...]
-    failure: dict[str, Any] | None
+    failure: Failure | None
 
     def __getitem__(self, name: str | int) -> PassRow:
         """The pass of that name (the last one, if it ran several times) or number. Raises InputError."""
@@ -92,6 +103,7 @@ class Run:
 def read_run(folder: str | Path) -> Run:
     """Read a build folder. Raises InputError when it is none, is damaged, or was made without checks and so has no texts."""
     folder = Path(folder)
+    recover(folder)
     if not (folder / REPORT).is_file():
         raise InputError(f"{folder}: holds no {REPORT}; give the folder of a build (onnxgraft build MODEL -o FOLDER)")
     report: _Report = parsed(_Report, read_json(folder / REPORT, "report"), str(folder / REPORT))
@@ -109,13 +121,13 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder, tuple(rows), manifest, times, report.notes, _failure(folder))
 
 
-def _failure(folder: Path) -> dict[str, Any] | None:
+def _failure(folder: Path) -> Failure | None:
     path = folder / REPRODUCER
     if not path.is_file():
         return None
-    found: dict[str, Any] = parsed(dict[str, Any], read_json(path, "reproducer"), str(path))
+    found: Failure = parsed(Failure, read_json(path, "reproducer"), str(path))
     return found
 
 
 def _text(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

@@ -33,7 +33,7 @@ def pass_table(run: Run) -> RenderableType:
         )  # fmt: skip
     if run.failure is None:
         return table
-    return Group(table, Text(f"failed in {run.failure['pass']}: {run.failure['error']}", "red"))
+    return Group(table, Text(f"failed in {run.failure.pass_name}: {run.failure.error}", "red"))
 
 
 def what(row: PassRow) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.atomic import scratch
 from onnxgraft.driver.plan import check_images, pipeline_of, ranges_of
 from onnxgraft.errors import InputError, PassError
 from onnxgraft.files import CACHE
@@ -191,8 +191,8 @@ class Parity:
 
 def _command(command: str) -> Check:
     def run(stage: Stage) -> bool:
-        with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-            path = Path(folder) / f"{stage.index:02d}_{stage.name}.onnx"
+        with scratch() as folder:
+            path = folder / f"{stage.index:02d}_{stage.name}.onnx"
             write_model(stage.skeleton, path)
             place = shlex.quote(str(path))
             line = command.replace("{}", place) if "{}" in command else f"{command} {place}"

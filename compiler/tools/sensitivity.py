@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.atomic import scratch
 from onnxgraft.errors import InputError
 from onnxgraft.evaluation import truth as truths
 from onnxgraft.evaluation.truth import Truth
@@ -60,8 +60,8 @@ def report_on(
     prepared = prepare(model, Options(size=Size(*size)))
     provider = Provider(model, CACHE, calibration, rule=prepared.rule)
     provider.ranges(prepared.graph, prepared.ctx, prepared.groups)
-    with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-        variants = Variants(prepared, provider, Path(folder))
+    with scratch() as folder:
+        variants = Variants(prepared, provider, folder)
         ranking = rank(variants, pictures, progress)
         choice = choose(variants, ranking, budget, truth, progress) if budget is not None and truth else None
     report = {

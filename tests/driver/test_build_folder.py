@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ import pytest
 from helpers.cli import assert_one_line_error, cli
 
 import onnxgraft
-from onnxgraft import InputError, Options
+from onnxgraft import InputError, Options, atomic
+from onnxgraft.cli.stops import WORDS
 from onnxgraft.driver.build_folder import new_folder
-from onnxgraft.manifest import TIMES
+from onnxgraft.manifest import TIMES, Manifest
 
 SMALL = (64, 96)
 MEASURED = re.compile(rb'[\d.]+ (?:s|ms)\b|width: ?[\d.]+%|"seconds":[\d.e-]+')  # report.html shows the seconds of times.json
@@ -89,7 +91,7 @@ def stopped_build(model: Path, folder: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_build_leaves_the_previous_one(how: signal.Signals, golden_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     small_build(golden_model, folder, checks=False)
@@ -97,29 +99,122 @@ def test_a_stopped_build_leaves_the_previous_one(how: signal.Signals, golden_mod
     process = stopped_build(golden_model, folder)
     process.send_signal(how)
     _, stderr = process.communicate()
-    assert process.returncode == (-9 if how == signal.SIGKILL else 130)
+    assert process.returncode == (-9 if how == signal.SIGKILL else 128 + how)
     assert digests(folder) == before
-    if how == signal.SIGINT:
-        assert stderr == "error: interrupted; nothing was replaced\n"
-        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    if how == signal.SIGKILL:
+        assert len(list(tmp_path.iterdir())) == 3  # the lock and the new folder: the next build takes them away
+        small_build(golden_model, folder, checks=False)
+    else:
+        assert stderr == f"error: {WORDS}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_build_killed_between_its_two_renames_is_brought_back(tmp_path: Path) -> None:
-    (tmp_path / ".out.old").mkdir()
-    (tmp_path / ".out.old" / "manifest.json").write_text("{}")
+def build_in(folder: Path, words: str = "1") -> Path:
+    """A folder that passes for a build, with one more file."""
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text('{"onnxgraft": "0"}')
+    (folder / "words.txt").write_text(words)
+    return folder
+
+
+def replace(place: Path, words: str) -> None:
+    with new_folder(place) as folder:
+        (folder / "manifest.json").write_text('{"onnxgraft": "0"}')
+        (folder / "words.txt").write_text(words)
+
+
+def test_a_build_killed_between_two_renames_is_brought_back(tmp_path: Path) -> None:
+    build_in(tmp_path / ".out.old")
     with pytest.raises(RuntimeError), new_folder(tmp_path / "out"):
         raise RuntimeError
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    assert (tmp_path / "out" / "manifest.json").read_text() == "{}"
+    assert (tmp_path / "out" / "words.txt").read_text() == "1"
+
+
+def test_readers_bring_it_back_too(tmp_path: Path) -> None:
+    build_in(tmp_path / ".out.old")
+    with pytest.raises(InputError, match="is missing"):  # it is read, and is no whole manifest
+        Manifest.read(tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_killed_builds_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    build_in(tmp_path / "out")
+    for left in (".out.old", ".out.new-abcd_123", ".out.new-killed_2"):
+        build_in(tmp_path / left)
+    (tmp_path / ".out.lock").write_text("1")
+    for other in (".outer.new-abcd_123", ".out.new-x.new-abcd_123", ".out.news"):
+        build_in(tmp_path / other)
+    replace(tmp_path / "out", "2")
+    assert (tmp_path / "out" / "words.txt").read_text() == "2"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.new-x.new-abcd_123", ".out.news", ".outer.new-abcd_123", "out"]
+
+
+def test_a_second_build_of_the_same_place_is_told(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "manifest.json").write_text('{"onnxgraft": "0"}')
+        told = f"out: another build is writing it \\(process {os.getpid()}\\); wait, or give another -o$"
+        with pytest.raises(InputError, match=told), new_folder(tmp_path / "out"):
+            pytest.fail("entered")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_a_link(exists: bool, tmp_path: Path) -> None:
+    if exists:
+        build_in(tmp_path / "elsewhere" / "real")
+    (tmp_path / "link").symlink_to(Path("elsewhere") / "real")
+    for words in ("2", "3"):
+        replace(tmp_path / "link", words)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "elsewhere" / "real" / "words.txt").read_text() == "3"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["elsewhere", "link"]
+    assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["real"]
+
+
+def test_a_loop_of_links(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(InputError, match=r"a: .*symbolic links"), new_folder(tmp_path / "a"):
+        pytest.fail("entered")
+
+
+@pytest.mark.parametrize("system", ["exchanges", "does not"])
+def test_a_swap_puts_the_new_folder_in_place(system: str, tmp_path: Path) -> None:
+    build_in(tmp_path / "out", "old")
+    build_in(tmp_path / ".out.new-abcd_123", "new")
+    how = None if system == "exchanges" else lambda first, second: False
+    atomic.swap(tmp_path / ".out.new-abcd_123", tmp_path / "out", how)
+    assert (tmp_path / "out" / "words.txt").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_the_umask_is_honoured(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        replace(tmp_path / "out", "1")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~mask
+
+
+@pytest.mark.parametrize("place", ["/", ".", "..", "../inner"])
+def test_the_current_folder_is_not_replaced(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    with pytest.raises(InputError, match="you are in this folder"), new_folder(Path(place)):
+        pytest.fail("entered")
+    assert list((tmp_path / "inner").iterdir()) == []
 
 
 def test_a_failed_build_leaves_the_previous_one(tmp_path: Path) -> None:
     place = tmp_path / "out"
     with new_folder(place) as folder:
-        (folder / "manifest.json").write_text("1")
+        (folder / "manifest.json").write_text('{"onnxgraft": 1}')
     with pytest.raises(ZeroDivisionError), new_folder(place) as folder:
         (folder / "manifest.json").write_text(str(1 / 0))
-    assert (place / "manifest.json").read_text() == "1"
+    assert (place / "manifest.json").read_text() == '{"onnxgraft": 1}'
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -127,7 +222,7 @@ def test_a_build_replaces_an_older_one_as_a_whole(tmp_path: Path) -> None:
     for names in (("manifest.json", "old.txt"), ("manifest.json", "new.txt")):
         with new_folder(tmp_path / "out") as folder:
             for name in names:
-                (folder / name).touch()
+                (folder / name).write_text('{"onnxgraft": 1}')
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["manifest.json", "new.txt"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
@@ -136,9 +231,12 @@ def test_it_takes_no_other_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("mine")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "manifest.json").write_text('{"name": "a web page has one too"}')
     for place, reason in (
         ("file", "is a file; give a folder for the build (-o)"),
         ("folder", "holds files that are no build; give an empty or a new folder (-o)"),
+        ("site", "holds files that are no build; give an empty or a new folder (-o)"),
         ("file/sub", "cannot be written: file exists"),
     ):
         with pytest.raises(InputError) as refused, new_folder(tmp_path / place):
@@ -170,8 +268,8 @@ def full_disk(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 def test_a_full_disk(full_disk: Path, golden_model: Path) -> None:
     (full_disk / "out").mkdir()
-    (full_disk / "out" / "manifest.json").write_text("{}")
+    (full_disk / "out" / "manifest.json").write_text('{"onnxgraft": 1}')
     options = ("--size", "64x96", "--target", "onnxruntime", "--no-checks", "-o", full_disk / "out")
     assert_one_line_error(cli("build", golden_model, *options), "cannot be written: no space left on device")
     assert [p.name for p in full_disk.iterdir()] == ["out"]
-    assert (full_disk / "out" / "manifest.json").read_text() == "{}"
+    assert (full_disk / "out" / "manifest.json").read_text() == '{"onnxgraft": 1}'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,6 @@ from onnxgraft.golden import catalog
 from onnxgraft.report.html import write_report
 from onnxgraft.report.side_by_side import rows
 
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 OPEN_MS, SWITCH_MS = 2000, 200
 PATIENCE_MS = 600_000  # of the browser: a busy machine is no failure
 
@@ -100,18 +95,6 @@ def test_notebook_shows_a_table(build: Build) -> None:
     assert "<table" in build.report._repr_html_()
     assert build.passes["inject-anchors"].diff.startswith("--- before/inject-anchors")
     assert build.report["inject-anchors"].changed
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

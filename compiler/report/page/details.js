@@ -1,15 +1,15 @@
 // The panel about one node: attributes, values with shapes and dtypes, weights' statistics, who made it and from what.
 const item = (parts) => `<li>${parts.filter(Boolean).join("<br>")}</li>`;
-const link = (name, known) => (known ? `<a data-node="${escape(name).replaceAll('"', "&quot;")}">${escape(name)}</a>` : escape(name));
+const link = (name, known) => (known ? `<a data-node="${escape(name)}">${escape(name)}</a>` : escape(name));
 
 function constantHtml(graph, tensor) {
   const [name, text, stats] = typeof tensor === "string" ? [tensor, literal(graph, tensor)] : D.graph.constants[tensor];
-  const numbers = stats && Object.entries(stats).map(([k, v]) => `${k} ${v === null ? "not finite" : k === "zeros" ? `${(100 * v).toFixed(1)}%` : v}`);
+  const numbers = stats && Object.entries(stats).map(([k, v]) => escape(`${k} ${v === null ? "not finite" : k === "zeros" ? `${(100 * v).toFixed(1)}%` : v}`));
   return item([escape(name), `<span class="mono">${escape(text)}</span>`, numbers && `<small>${numbers.join(" · ")}</small>`]);
 }
 
 function originHtml(name, depth = 0) {
-  const origin = D.graph.origins[name];
+  const origin = originOf(name);
   if (!origin) return depth ? "" : "<p>Came with the model.</p>";
   const sources = origin[1].map((s) => `<li>${link(s, stageOf(s, state.pass) !== undefined)}${depth < 5 ? originHtml(s, depth + 1) : ""}</li>`).join("");
   const made = `made by <a data-pass="${escape(origin[0])}">${escape(origin[0])}</a>`;

@@ -1,6 +1,7 @@
 // The side by side text diff. Long diffs are written piece by piece as the reader comes near the end.
 const PIECE = 150;
-const escape = (text) => text.replace(/[&<>]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[c]);
+const ENTITIES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
+const escape = (text) => String(text).replace(/[&<>"']/g, (c) => ENTITIES[c]); // in text and in quoted attributes alike
 
 function marked(text, other) {
   let head = 0, tail = 0;

@@ -36,10 +36,10 @@ const visible = () => D.passes.filter((p) => (!state.hide || p.changed || p.erro
 
 function renderList() {
   const entry = (index, kind, title, right, small) => `<li data-pass="${index}" class="${kind}" aria-current="${index === state.pass}">
-    <span class="row"><span>${title}</span><span>${right}</span></span>${small.filter(Boolean).map((line) => `<small title="${line}">${line}</small>`).join("")}</li>`;
+    <span class="row"><span>${escape(title)}</span><span>${escape(right)}</span></span>${small.filter(Boolean).map(escape).map((line) => `<small title="${line}">${line}</small>`).join("")}</li>`;
   const rows = visible().map((p) => entry(p.index, p.error ? "failed" : p.changed ? "modified" : "same",
-    `${p.index} ${escape(p.name)}`, p.seconds === null ? "" : `${p.seconds.toFixed(2)} s`,
-    p.error ? [escape(p.error)] : [[p.nodes, p.changed ? p.ops || "same operators" : p.skipped === null ? "unchanged" : `skipped: ${escape(p.skipped)}`].filter(Boolean).join("; "), escape(p.check)]));
+    `${p.index} ${p.name}`, p.seconds === null ? "" : `${p.seconds.toFixed(2)} s`,
+    p.error ? [p.error] : [[p.nodes, p.changed ? p.ops || "same operators" : p.skipped === null ? "unchanged" : `skipped: ${p.skipped}`].filter(Boolean).join("; "), p.check]));
   $("passes").innerHTML = entry(0, "", "Overview", "", [`${D.passes.length} passes`]) + rows.join("");
 }
 

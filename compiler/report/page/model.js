@@ -2,6 +2,7 @@
 const D = JSON.parse(document.getElementById("data").textContent);
 const REGION = 20; // changed nodes in one picture: as many as are readable, and laid out in a blink
 const [NAME, OP, INPUTS, OUTPUTS, TYPES, ATTRIBUTES, BODY] = [0, 1, 2, 3, 4, 5, 6];
+const originOf = (name) => (Object.hasOwn(D.graph.origins, name) ? D.graph.origins[name] : undefined); // a node may be named "constructor"
 const memo = (make) => {
   const known = new Map();
   return (key) => (known.has(key) || known.set(key, make(key)), known.get(key));
@@ -59,7 +60,7 @@ const regions = memo((pass) => {
   }
   const kin = new Map(); // what a new node stands for belongs to its picture, even where no wire joins them
   for (const name of changed.keys()) {
-    for (const old of (D.graph.origins[name] || [])[1] || []) {
+    for (const old of (originOf(name) || [])[1] || []) {
       if (!changed.has(old)) continue;
       for (const [a, b] of [[name, old], [old, name]]) kin.set(a, [...(kin.get(a) || []), b]);
     }

@@ -49,7 +49,9 @@ function layout(pass, region, side) {
         n.height = n.label.includes("\n") ? 38 : 24;
       }
       waiting.set(key, (positions) => resolve({ nodes, edges, positions }));
-      workers[side].postMessage({ key, nodes, edges });
+      const id = new Map(nodes.map((n, i) => [n.id, `n${i}`])); // dagre keeps them in plain objects, where "constructor" is taken
+      workers[side].postMessage({ key, nodes: nodes.map((n) => ({ ...n, id: id.get(n.id) })),
+        edges: edges.map((e) => ({ ...e, source: id.get(e.source), target: id.get(e.target) })) });
     }));
   }
   return layouts.get(key);
@@ -93,8 +95,8 @@ async function draw(pass, region, side, chosen, stillWanted) {
   const cy = pane(side);
   cy.batch(() => {
     cy.elements().remove();
-    cy.add(nodes.map((n) => ({ group: "nodes", data: n, position: { ...positions[n.id] } })));
-    cy.add(edges.map((e, i) => ({ group: "edges", data: { id: `edge ${i}`, ...e } })));
+    cy.add(nodes.map((n, i) => ({ group: "nodes", data: n, position: { ...positions[`n${i}`] } })));
+    cy.add(edges.map((e) => ({ group: "edges", data: e }))); // without ids of their own, which a node might have
   });
   frame(cy);
   choose(chosen);

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 
+from onnxgraft.atomic import scratch
 from onnxgraft.files import CACHE
 from onnxgraft.golden import catalog
 from onnxgraft.instruments.stage import feeder
@@ -83,11 +82,11 @@ class _Reader(CalibrationDataReader):
 
 def _theirs(prepared: Prepared, pictures: Sequence[Picture], method: str) -> None:
     reader = _Reader(pictures, feeder(prepared.graph, prepared.ctx, prepared.rule))
-    with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch() as folder:
+        path = folder / "model.onnx"
         prepared.graph.save(path)
         kinds = ["Conv", "ConvTranspose", "Gemm"]
-        augmented = str(Path(folder) / "augmented.onnx")
+        augmented = str(folder / "augmented.onnx")
         calibrator = create_calibrator(str(path), kinds, augmented, getattr(CalibrationMethod, method))
         calibrator.collect_data(reader)
         calibrator.compute_data()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxgraft.atomic import scratch
 from onnxgraft.driver.plan import check_images
 from onnxgraft.files import CACHE
 from onnxgraft.golden import catalog
@@ -88,9 +88,9 @@ def of_precisions(model: str, repeat: str, height: str, width: str) -> Callable[
         prepared = prepare(model, Options(size=Size(*size)))
         if precision == "int8":
             _quantize(prepared, model)
-        with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-            prepared.graph.save(Path(folder) / "model.onnx")
-            runner = OrtRunner(Path(folder) / "model.onnx")
+        with scratch() as folder:
+            prepared.graph.save(folder / "model.onnx")
+            runner = OrtRunner(folder / "model.onnx")
         subjects[f"compiled {precision}"] = _once(runner, feeder(prepared.graph, prepared.ctx)([image]))
     return lambda: _in_turn(subjects, int(repeat))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from onnxgraft.atomic import scratch
 from onnxgraft.files import CACHE
 from onnxgraft.golden import catalog
 from onnxgraft.instruments import Texts, Verify
@@ -33,8 +33,8 @@ def surgery(model: str, repeat: int = 5, progress: Callable[[str], None] = lambd
     for round_ in range(repeat):
         for name, place in SUBJECTS.items():
             progress(f"{name}, {round_ + 1} of {repeat}")
-            with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-                results[name].append(measure(place, source, folder))
+            with scratch() as folder:
+                results[name].append(measure(place, source, str(folder)))
     base = results[BASELINE]
     rows: Rows = [("what", "seconds (median)", "fastest", "times load+save", "peak MiB", "times load+save")]
     for name, runs in results.items():
