@@ -260,7 +260,7 @@ def test_passes_say_why_they_change_answers() -> None:
         "you chose another IoU threshold and number of detections"
     )
     assert RpnNMS(score_threshold=0.1).changes_answers
-    assert all(step().changes_answers for step in (Fp16, Quantize, RepairRoiAlign))
+    assert all(step().changes_answers for step in (Fp16, Quantize, IntegerKernels, RepairRoiAlign))
     assert Repeat(steps=(Simplify(), BoxNMS(detections=5))).changes_answers == "you chose another number of detections"
 
 
