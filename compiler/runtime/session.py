@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft import targets
-from onnxgraft.detector.spec import Combine
+from onnxgraft.detector.panoptic import Combine
 from onnxgraft.errors import OnnxgraftError, TargetError
 from onnxgraft.manifest import Manifest
 from onnxgraft.runtime import images as image_ops
