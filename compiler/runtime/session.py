@@ -96,7 +96,7 @@ class Session:
             yield from self._run_batch(chunk)
 
     def run_feeds(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The network's outputs for its inputs, nothing else: what a latency is measured on."""
+        """The network's outputs for its inputs ([N, 3, H, W], ...), nothing else: what a latency is measured on."""
         return self._runner(feeds)
 
     def _run_batch(self, chunk: Sequence[str | Path | NDArray[np.uint8]]) -> Iterator[ImageResult]:
