@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxgraft.atomic import recover
-from onnxgraft.detector.spec import Combine, ImageInput
+from onnxgraft.detector.panoptic import Combine
+from onnxgraft.detector.spec import ImageInput
 from onnxgraft.errors import InputError
 from onnxgraft.files import parsed, plain, read_json, write_json
 

@@ -107,7 +107,7 @@ def weight_axis(node: gs.Node) -> int:
 
 
 def exact_scales(amax: np.ndarray | np.floating) -> np.ndarray:
-    """float32 scales amax / 127, rounded up to what fp16 holds exactly; 1 where nothing but zero was seen."""
+    """float32 scales amax / 127 of amax [channels] or [], rounded up to what fp16 holds; 1 where nothing but zero was seen."""
     wanted = np.asarray(amax, np.float32) / np.float32(LEVELS)
     half = np.minimum(np.maximum(wanted, _SMALLEST), 65504.0).astype(np.float16)
     low = half.astype(np.float32) < wanted

@@ -70,7 +70,15 @@ def _tidy(number: float | None) -> float:
 
 
 def verify_coder(respond: Decode, reference: np.ndarray, coder: BoxCoder, node: str) -> None:
-    """Raises Refusal when the graph's decoder and the formula differ on random deltas."""
+    """Hold a graph's decoder against Box2BoxTransform on random deltas.
+
+    Args:
+        respond: deltas float32 [n, 4] to boxes float32 [n, 4] x1, y1, x2, y2 in pixels.
+        reference: the boxes [n, 4] that the deltas move.
+
+    Raises:
+        Refusal: they differ; names `node`.
+    """
     deltas = np.random.Generator(np.random.Philox(7)).uniform(-1, 1, reference.shape).astype(np.float32)
     rows = slice(None, None, max(1, len(reference) // _COMPARED))
     error = np.abs(respond(deltas)[rows] - decode(reference[rows], deltas[rows], coder)).max()
@@ -79,7 +87,11 @@ def verify_coder(respond: Decode, reference: np.ndarray, coder: BoxCoder, node: 
 
 
 def verify_linear_coder(respond: Decode, reference: np.ndarray, node: str) -> None:
-    """Raises Refusal when the graph's decoder and Box2BoxTransformLinear differ on random deltas."""
+    """As `verify_coder`, of Box2BoxTransformLinear: deltas [n, 4] are distances to the sides in sizes of the anchors [n, 4].
+
+    Raises:
+        Refusal: they differ; names `node`.
+    """
     deltas = np.random.Generator(np.random.Philox(7)).uniform(-1, 4, reference.shape).astype(np.float32)
     error = np.abs(respond(deltas) - decode_linear(reference, deltas)).max()
     if not error < 2e-3 * max(1.0, float(np.abs(reference).max()) / 1000):

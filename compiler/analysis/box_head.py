@@ -20,10 +20,9 @@ from onnxgraft.analysis.provenance import (
 from onnxgraft.detector.spec import BoxCoder, BoxHead, CascadeStage, Outputs, Pooler
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
-from onnxgraft.ir.graph import Graph, ancestors, node_inputs
-from onnxgraft.ir.traverse import ancestors_before, binary, scalar
-
-_LINEAR = {"Gemm", "MatMul"}
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.ops import LINEAR
+from onnxgraft.ir.traverse import ancestors, ancestors_before, binary, node_inputs, scalar
 
 
 def analyse_box_head(graph: Graph, outputs: Outputs, stages: list[Pooler], image: tuple[int, int]) -> BoxHead:
@@ -149,8 +148,8 @@ def _decoded_boxes(nms: gs.Node, proposals: gs.Tensor, pooled: gs.Tensor) -> gs.
 
 def _regression(decoded: gs.Tensor, proposals: gs.Tensor, context: gs.Node) -> gs.Tensor:
     earlier = {id(node) for node in ancestors(proposals)}  # of earlier stages
-    nearby = ancestors_before(decoded, _LINEAR | {"RoiAlign", "TopK"})
-    found = [node for node in nearby if node.op in _LINEAR and id(node) not in earlier]
+    nearby = ancestors_before(decoded, LINEAR | {"RoiAlign", "TopK"})
+    found = [node for node in nearby if node.op in LINEAR and id(node) not in earlier]
     if len(found) != 1:
         raise Refusal(f"the boxes depend on {len(found)} linear layers, not on one for box deltas", context.name)
     output = found[0].outputs[0]
@@ -177,5 +176,5 @@ def _coder(
         return respond
 
     large, tiny = boxes(min(image) / 4), boxes(min(image) / 512)
-    constants = scalars_near(decoded, _LINEAR | {"RoiAlign", "TopK"})
+    constants = scalars_near(decoded, LINEAR | {"RoiAlign", "TopK"})
     return measure_coder(responder(large), large, constants, deltas.name, (responder(tiny), tiny))

@@ -25,13 +25,9 @@ from onnxgraft.detector.reference import by_location, sigmoid
 from onnxgraft.detector.spec import BoxCoder, DenseHead, DenseLevel, DetectorSpec, Outputs
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
-from onnxgraft.ir.graph import Graph, ancestors
-from onnxgraft.ir.traverse import (
-    RESHAPING,
-    ancestors_before,
-    contains_op,
-    dims,
-)
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.ops import RESHAPING
+from onnxgraft.ir.traverse import ancestors, ancestors_before, contains_op, dims
 
 _TOLERANCE = 1e-5  # of scores, which are probabilities
 Coder = BoxCoder | Literal["linear"]

@@ -8,7 +8,8 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.provenance import POSTPROCESSING, refuse_change
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.traverse import RESHAPING, ancestors_before, back_through, dims, first_ancestor, producer, scalar, value
+from onnxgraft.ir.ops import RESHAPING
+from onnxgraft.ir.traverse import ancestors_before, back_through, dims, first_ancestor, producer, scalar, value
 
 
 def candidates(output: gs.Tensor, nms: gs.Node) -> list[gs.Tensor]:

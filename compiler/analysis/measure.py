@@ -28,6 +28,10 @@ Compare = Callable[[Sequence[np.ndarray]], str | None]
 def hold(graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray], compare: Compare, what: str) -> None:
     """Run the part of the graph between `feeds` and `outputs`; `compare` says how the results differ, or None.
 
+    Args:
+        feeds: arrays of the shapes and dtypes of the graph's tensors, by name: a float32 map [1, C, H, W] for a map, and so on.
+        compare: takes one array for each of `outputs`, of that tensor's shape.
+
     Raises:
         Refusal: they differ. It names the node without which they would not, or the last one of the part.
     """

@@ -8,8 +8,9 @@ import onnx_graphsurgeon as gs
 from onnxgraft.detector.outputs import MAPS, Role
 from onnxgraft.detector.spec import Outputs
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.graph import Graph, ancestors
+from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ops import CONVOLUTIONS
+from onnxgraft.ir.traverse import ancestors
 
 
 def recognise_outputs(graph: Graph, needed: tuple[Role, ...] = (Role.BOXES, Role.SCORES, Role.CLASSES)) -> Outputs:

@@ -76,28 +76,28 @@ class LevelMaps:
         return np.ascontiguousarray(shaped.transpose(2, 0, 1)[None])
 
     def maps(self) -> list[tuple[Array, Array, Array]]:
-        """(logits, deltas, centerness) of each level."""
+        """(logits [1, A * classes, H, W], deltas [1, A * 4, H, W], centerness [1, A, H, W]) float32 of each level."""
         return [(self.planes(i, self.logits[i], self.classes), self.planes(i, self.deltas[i], 4),
                  self.planes(i, self.centerness[i], 1)) for i in range(len(self.levels))]  # fmt: skip
 
     def where(self, origin: Array) -> list[Array]:
-        """Positions in `logits` of each level, of candidates by their number over all levels."""
+        """Positions int64 [k] in `logits` of each level, of candidates [n] by their number over all levels."""
         bounds = np.cumsum([0, *(len(flat) for flat in self.logits)])
         return [origin[(origin >= a) & (origin < b)] - a for a, b in itertools.pairwise(bounds)]
 
     def shrink(self, origin: Array) -> None:
-        """Let candidates leave the image, so that nothing is left of them once they are clipped."""
+        """Let candidates (int64 [n], their numbers over all levels) leave the image: clipped, nothing is left of them."""
         for index, rows in enumerate(self.where(origin)):
             self.deltas[index][rows // self.classes, 0] = OUT * 10
 
     def silence(self, origin: Array) -> None:
-        """Give candidates the lowest logit."""
+        """Give candidates (int64 [n], their numbers over all levels) the lowest logit."""
         for index, rows in enumerate(self.where(origin)):
             self.logits[index][rows] = -14
 
 
 def doubtful(found: Found, iou: float, least: float | None) -> Array:
-    """Rows whose fate float32 would decide: near the IoU threshold of another, near the score threshold, or in a tie.
+    """Rows, int64 [k], whose fate float32 decides: near the IoU threshold of another, near the score threshold, or in a tie.
 
     Args:
         least: the score threshold; None where there is none.
@@ -120,7 +120,11 @@ def doubtful(found: Found, iou: float, least: float | None) -> Array:
 def settle(
     candidates: Callable[[], Found], give_up: Callable[[Array], None], iou: float, least: float | None
 ) -> Found:
-    """Take doubtful candidates (by their `origin`) out of a probe until none is left. Returns the candidates then."""
+    """Take doubtful candidates out of a probe until none is left; `give_up` gets their `origin`, int64 [k].
+
+    Returns:
+        the candidates then.
+    """
     for _ in range(12):
         found = candidates()
         doubts = doubtful(found, iou, least)

@@ -10,7 +10,8 @@ from onnxgraft.analysis.rpn import analyse_rpn
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.graph import Graph, ancestors
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.traverse import ancestors
 
 
 def matches(graph: Graph) -> bool:

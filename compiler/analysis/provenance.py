@@ -8,14 +8,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.graph import node_inputs
+from onnxgraft.ir.ops import RESHAPING, SELECTING
 from onnxgraft.ir.traverse import (
-    RESHAPING,
-    SELECTING,
     ancestors_before,
     back_through,
     contains_op,
     first_ancestor,
+    node_inputs,
     producer,
     scalar,
     value,

@@ -18,9 +18,9 @@ from onnxgraft.analysis.rpn import analyse_rpn
 from onnxgraft.analysis.semantic_head import analyse_semantic_head
 from onnxgraft.detector.spec import DetectorSpec, Outputs, Pooler
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.graph import Graph, ancestors
+from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import infer_shapes
-from onnxgraft.ir.traverse import value
+from onnxgraft.ir.traverse import ancestors, value
 
 
 def matches(graph: Graph) -> bool:

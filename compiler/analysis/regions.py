@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError
-from onnxgraft.ir.graph import Graph, ancestors
+from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ops import WEIGHTED
-from onnxgraft.ir.traverse import back_through
+from onnxgraft.ir.traverse import ancestors, back_through
 from onnxgraft.pipeline.context import Context
 from onnxgraft.plugins import REGISTRY
 

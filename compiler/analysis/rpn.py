@@ -15,8 +15,19 @@ from onnxgraft.detector.geometry import cell_anchors
 from onnxgraft.detector.spec import RPN, BoxCoder, RPNLevel
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
-from onnxgraft.ir.graph import Graph, ancestors, node_inputs
-from onnxgraft.ir.traverse import RESHAPING, ancestors_before, back_through, descendants, dims, producer, scalar, value
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.ops import RESHAPING
+from onnxgraft.ir.traverse import (
+    ancestors,
+    ancestors_before,
+    back_through,
+    descendants,
+    dims,
+    node_inputs,
+    producer,
+    scalar,
+    value,
+)
 
 _INDEXING = RESHAPING | {"Concat", "Expand", "Mul", "Add"}
 

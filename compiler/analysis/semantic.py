@@ -8,8 +8,8 @@ from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.semantic_head import analyse_semantic_head
 from onnxgraft.detector.spec import DetectorSpec, Outputs
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.graph import Graph, ancestors
-from onnxgraft.ir.traverse import producer
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.traverse import ancestors, producer
 
 # What sem_seg_postprocess does to the logits: enlarge, cut to the image, enlarge again.
 _POSTPROCESSING = frozenset({"Resize", "Split", "Squeeze", "Slice", "Expand", "Gather", "Unsqueeze", "Identity", "Reshape"})

@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from onnxgraft.options import Checked, Declared, Options, coerce, declared, type_text
+from onnxgraft import targets
+from onnxgraft.options import Checked, Declared, NameOf, Options, coerce, declared, type_text
 
 _METAVARS = {"bool": "", "int": "N", "float": "X", "str": "TEXT", "Path": "PATH"}
+_NAMES = {"target": targets.names()}
 
 
 class Command(TyperCommand):
@@ -158,10 +160,16 @@ def metavar(hint: Any) -> str:
     """What --help writes for a value: N, X, PATH, TEXT, a|b."""
     plain = _plain(hint)
     choices = [part for part in (plain, *get_args(plain)) if get_origin(part) is Literal]
-    if choices:
-        return "|".join(map(str, get_args(choices[0])))
+    if choices or _named(hint):
+        return "|".join(_named(hint) or map(str, get_args(choices[0])))
     word = type_text(_plain(_one(hint))).partition(" ")[0]
     return _METAVARS.get(word, word)
+
+
+def _named(hint: Any) -> tuple[str, ...]:
+    """The names that an annotation with NameOf allows, else none."""
+    rules = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((_NAMES[rule.kind] for rule in rules if isinstance(rule, NameOf)), ())
 
 
 def table() -> list[tuple[str, ...]]:
@@ -193,7 +201,7 @@ def markdown() -> str:
 
 def _values(option: Declared) -> str:
     words = {"bool": "switch", "str": "text", "int": "whole number", "float": "number", "Path": "path"}
-    parts = type_text(_one(option.hint)).split(" | ")
+    parts = _named(option.hint) or type_text(_one(option.hint)).split(" | ")
     return ", ".join(" ".join(words.get(w, w) for w in part.split(" ")) for part in parts if part != "None")
 
 

@@ -1,4 +1,4 @@
-"""The commands that show what passes did: diff, report, bisect, passes."""
+"""The commands that show what passes did and what there is: diff, report, bisect, passes, plugins."""
 
 from __future__ import annotations
 
@@ -85,9 +85,23 @@ def passes(
         emit(pass_doc(doc))
 
 
+def plugins(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the docs.")] = False,
+) -> None:
+    """List the plugin operators: versions, the targets that have them, inputs."""
+    from onnxgraft.cli.console import show
+    from onnxgraft.plugins.docs import markdown, table
+
+    if as_markdown:
+        sys.stdout.write(markdown())
+    else:
+        show(table())
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     add(app, diff, examples=("onnxgraft diff out", "onnxgraft diff out box-nms", "onnxgraft diff a.onnx b.onnx --ops"))
     add(app, report)
     add(app, bisect, target="onnxruntime", examples=("onnxgraft bisect model.onnx --check parity --images photo.jpg",))
     add(app, passes, examples=("onnxgraft passes box-nms",))
+    add(app, plugins)

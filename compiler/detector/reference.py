@@ -24,21 +24,23 @@ class Found:
         return len(self.scores)
 
     def rows(self, index: np.ndarray) -> Found:
+        """Those that a mask bool [n] or indices int64 [k] pick."""
         return Found(self.boxes[index], self.scores[index], self.classes[index], self.origin[index])
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Of each element, float64 in any shape [...]."""
     return np.asarray(1.0 / (1.0 + np.exp(-logits.astype(np.float64))))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+    """Over the last axis of [..., classes], float64."""
     powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     return np.asarray(powers / powers.sum(-1, keepdims=True))
 
 
 def clip(boxes: np.ndarray, image: tuple[int, int]) -> np.ndarray:
-    """Boxes.clip (detectron2 structures/boxes.py) to an image of (height, width)."""
+    """Boxes.clip (detectron2 structures/boxes.py): boxes [n, 4] in pixels, within an image of (height, width)."""
     height, width = image
     return np.clip(boxes, 0, [width, height, width, height])
 

@@ -2,7 +2,7 @@
 
 `model.json` beside `model.onnx` (or --sidecar FILE): {"class_names": [...], "config": {...}} with any of the keys of
 `FIELDS`, as the golden graphs' meta.json has them. Numbers that stand in the graph too must agree with it. Of a Panoptic
-FPN also config.panoptic (detector.spec.Combine) and "semantic_class_names".
+FPN also config.panoptic (detector.panoptic.Combine) and "semantic_class_names".
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxgraft.detector.spec import Combine, DetectorSpec
+from onnxgraft.detector.panoptic import Combine
+from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import InputError
 from onnxgraft.files import read_json
 

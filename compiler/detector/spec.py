@@ -2,18 +2,17 @@
 
 A spec says nothing about how the detector is rewritten. Fields that end in `_tensor` are names of tensors in the graph
 that was analysed; all others are numbers that detectron2's config would give.
+It is long because it is one table, of every part with its numbers and their units; there is no algorithm in it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
 from onnxgraft.detector.outputs import Role
-from onnxgraft.errors import InputError
 
 
 class Head(Enum):
@@ -280,26 +279,3 @@ class DetectorSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; absent parts are left out."""
         return {key: value for key, value in asdict(self).items() if value is not None and value != ()}
-
-
-@dataclass(frozen=True)
-class Combine:
-    """MODEL.PANOPTIC_FPN.COMBINE: when an instance is hidden by surer ones (share of its area), the least area of stuff
-    in pixels, and the least score of an instance."""
-
-    overlap_threshold: float = 0.5
-    stuff_area_limit: int = 4096
-    instances_score_threshold: float = 0.5
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Combine:
-        """From a sidecar's "panoptic" section; detectron2's defaults where it is silent. Raises InputError."""
-        numbers: dict[str, Any] = {}
-        for name in cls.__dataclass_fields__:
-            if name not in settings:
-                continue
-            number = settings[name]
-            if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= 0:
-                raise InputError(f"panoptic.{name} is {number!r}, expected a number of at least 0")
-            numbers[name] = math.ceil(number) if name == "stuff_area_limit" else float(number)
-        return cls(**numbers)

@@ -28,12 +28,12 @@ class Stream:
         return low + (self._bits.random_raw() >> 32) * (high - low) // 2**32
 
     def bytes(self, *shape: int) -> np.ndarray:
-        """Uniform integers 0..255, int64."""
+        """Uniform integers 0..255, int64 [*shape]."""
         words = self._bits.random_raw(int(np.prod(shape))) >> np.uint64(56)
         return words.astype(np.int64).reshape(shape)
 
     def noise(self, deviation: int, *shape: int) -> np.ndarray:
-        """Integers int64 of mean 0 and this standard deviation, nearly normal: each the sum of a word's eight bytes.
+        """Integers int64 [*shape] of mean 0 and this standard deviation, nearly normal: each the sum of a word's eight bytes.
 
         Such a sum has mean 1020 and standard deviation 209.02, of which 627 / 2^17 is the reciprocal.
         """

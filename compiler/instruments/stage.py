@@ -42,7 +42,7 @@ def stage_detections(outputs: Mapping[str, NDArray[Any]], ctx: Context, io: Grap
     """The first image's detections of a graph at any stage, in pixels of the canvas.
 
     Args:
-        outputs: what the graph gave, by name.
+        outputs: what the graph gave, by name: boxes [N, D, 4], scores and classes [N, D], ...; an export's without N.
         ctx: knows which output is what.
         io: what the graph takes and gives; ctx.io without it.
 

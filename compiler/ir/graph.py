@@ -19,8 +19,7 @@ from onnxgraft.errors import Refusal
 from onnxgraft.ir.converted import was_converted
 from onnxgraft.ir.ops import WITH_GRAPHS
 from onnxgraft.ir.serde import Skeleton, Weight, mark_external, read_skeleton, write_model
-from onnxgraft.ir.traverse import ancestors as ancestors
-from onnxgraft.ir.traverse import node_inputs as node_inputs
+from onnxgraft.ir.traverse import node_inputs
 from onnxgraft.ir.weights import MappedValues, weight_of
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what graphsurgeon prints about broken graphs, the manager tells in one line

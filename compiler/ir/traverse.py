@@ -9,8 +9,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.ops import RESHAPING as RESHAPING
-from onnxgraft.ir.ops import SELECTING as SELECTING
 from onnxgraft.ir.ops import WITH_GRAPHS
 
 

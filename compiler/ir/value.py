@@ -49,6 +49,7 @@ class Constant:
     values: Any
 
     def array(self) -> np.ndarray:
+        """The operand, in its shape, with the dtype that `as_array` gives it."""
         return as_array(self.values)
 
 
@@ -58,7 +59,7 @@ def constant(hint: str, values: Any) -> Constant:
 
 
 def as_array(values: Any) -> np.ndarray:
-    """A constant operand as an array: float32 for Python floats, int64 for Python ints, else the array's own dtype."""
+    """A constant operand of any shape as an array: float32 for Python floats, int64 for ints, else the array's own dtype."""
     array = np.asarray(values)
     if isinstance(values, (np.ndarray, np.generic)) and not isinstance(values, float):
         return array

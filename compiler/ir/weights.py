@@ -32,6 +32,7 @@ class MappedValues(LazyValues):
         self.weight = weight
 
     def load(self) -> np.ndarray:
+        """The array [*dims] in the initializer's dtype, read when its elements are."""
         dtype = onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type)
         return MappedArray.open(self.weight, dtype, tuple(self.tensor.dims))
 

@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 
 from onnxgraft.errors import InputError
 from onnxgraft.options.opt import Checked, Declared, Opt, as_dict, as_flags, declared, given, settings, without_effect
-from onnxgraft.options.values import Between, Count, Share, Size, coerce, coerce_fields, hints_of, optional, type_text
+from onnxgraft.options.values import Between, Count, NameOf, Share, Size, coerce, coerce_fields, hints_of, optional, type_text
 
 __all__ = [
     "Between", "BuilderOptions", "CalibrationOptions", "Checked", "CompileOptions", "Count", "Declared", "Form",
-    "Method", "Opt", "Options", "Percentile", "RunOptions", "Share", "Size", "as_dict", "as_flags", "coerce",
+    "Method", "NameOf", "Opt", "Options", "Percentile", "RunOptions", "Share", "Size", "as_dict", "as_flags", "coerce",
     "coerce_fields", "declared", "given", "hints_of", "optional", "settings", "type_text", "without_effect",
 ]  # fmt: skip
 
@@ -105,7 +105,7 @@ _checks = partial(Opt, group="Checks", on="build")
 class RunOptions(Checked):
     """What is run: the target, the passes, and what is checked and kept on the way."""
 
-    target: Annotated[Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "auto"], Opt("Where the engine runs.")] = "auto"
+    target: Annotated[str, NameOf("target"), Opt("Where the engine runs.")] = "auto"
     sidecar: Annotated[Path | None, Opt("Class names and config [MODEL.json beside it].", on=_ALL)] = None
     passes: Annotated[str | None, _steps("A pipeline instead of the default one.")] = None
     skip: Annotated[tuple[str, ...], _steps("Leave out a pass (repeatable).")] = ()

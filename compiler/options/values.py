@@ -42,6 +42,13 @@ class Between:
         return self.low <= value <= self.high and not (self.above and value == self.low)
 
 
+@dataclass(frozen=True)
+class NameOf:
+    """Text that names one of a kind of things, such as targets, which are known where they are looked up, not here."""
+
+    kind: str
+
+
 _HINTS: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
 
 Count = Annotated[int, Between(1)]

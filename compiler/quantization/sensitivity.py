@@ -77,7 +77,7 @@ class Variants:
         return detect
 
     def in_picture(self, found: Detections, picture: NDArray[np.uint8]) -> ImageDetections:
-        """Detections on the canvas in the coordinates of the picture, as annotations have them."""
+        """Detections on the canvas in pixels of the picture (uint8 [H, W, 3]), as annotations have them."""
         image = self._ctx.spec().image
         placement = Placement.of((picture.shape[0], picture.shape[1]), (image.height, image.width), self._rule)
         return to_original(found, placement)

@@ -70,7 +70,7 @@ class Detections:
         )
 
     def select(self, index: NDArray[Any] | slice) -> Detections:
-        """The detections that a boolean mask, an index array or a slice picks; the semantic logits are of all."""
+        """The detections that a mask bool [n], indices int64 [k] or a slice pick; the semantic logits are of all."""
         return Detections(
             self.boxes[index],
             self.scores[index],

@@ -65,7 +65,7 @@ def apply(values: NDArray[np.float32], rows: Taps, columns: Taps) -> NDArray[np.
 
 
 def apply_fast(values: NDArray[np.float32], rows: Taps, columns: Taps) -> NDArray[np.float32]:
-    """The same within some 1e-6 of the largest magnitude, as two products of matrices."""
+    """[..., h, w] to [..., H, W] as `apply`, within some 1e-6 of the largest magnitude, by two products of matrices."""
     return np.asarray(rows.matrix() @ values @ columns.matrix().T, np.float32)
 
 

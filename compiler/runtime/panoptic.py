@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.detector.spec import Combine
+from onnxgraft.detector.panoptic import Combine
 from onnxgraft.runtime.postprocess import ImageDetections
 
 

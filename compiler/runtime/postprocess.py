@@ -41,7 +41,7 @@ class ImageDetections:
         return len(self.detections)
 
     def select(self, index: NDArray[Any] | slice) -> ImageDetections:
-        """Those that a boolean mask, an index array or a slice picks."""
+        """Those that a mask bool [n], indices int64 [k] or a slice pick."""
         keypoints = None if self.keypoints is None else self.keypoints[index]
         return ImageDetections(self.detections.select(index), self.size, self.mask_boxes[index], keypoints)
 

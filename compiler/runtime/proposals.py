@@ -17,7 +17,7 @@ Proposals = Callable[[Path | None, tuple[int, int]], NDArray[np.float32]]
 
 
 def none(file: Path | None, size: tuple[int, int]) -> NDArray[np.float32]:
-    """What stands in where nobody gave any. Raises InputError."""
+    """What stands in where nobody gave any boxes [R, 4]. Raises InputError."""
     raise InputError("this network classifies proposals: give them with --proposals FILE.json")
 
 

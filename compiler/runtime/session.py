@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft import targets
-from onnxgraft.detector.spec import Combine
+from onnxgraft.detector.panoptic import Combine
 from onnxgraft.errors import OnnxgraftError, TargetError
 from onnxgraft.manifest import Manifest
 from onnxgraft.runtime import images as image_ops
@@ -96,7 +96,7 @@ class Session:
             yield from self._run_batch(chunk)
 
     def run_feeds(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The network's outputs for its inputs, nothing else: what a latency is measured on."""
+        """The network's outputs for its inputs ([N, 3, H, W], ...), nothing else: what a latency is measured on."""
         return self._runner(feeds)
 
     def _run_batch(self, chunk: Sequence[str | Path | NDArray[np.uint8]]) -> Iterator[ImageResult]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from onnxgraft.errors import InputError
-from onnxgraft.plugins.op import PluginOp
+
+if TYPE_CHECKING:
+    from onnxgraft.plugins.op import PluginOp
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,6 @@ def rows_of(table: Value, index: Value, hints: tuple[str, str]) -> Value:
 def first_valid_rows(b: Builder, valid: Value, batch: int) -> Value:
     """Row numbers, int64 [found], of the first image's real rows among bool [N, P]."""
     flat = first_image(valid, batch).reshape(-1, hint="flat").named("first_valid")
-    flat.handle.shape = None  # the part behind it takes a varying number: it is not to be told the fixed one
+    flat.handle.shape = None  # it is fixed, but only NonZero reads it: the recorded texts of this stage leave it open
     found = b.op("NonZero", [flat], "found", dtype=np.int64, shape=[1, f"{b.prefix}/rows"])
     return b.of(found).squeeze(0, hint="axis").named("valid_rows")

@@ -137,7 +137,7 @@ def test_sizes(refused: Refused) -> None:
         (["--print-after", "simplfy"], "pipeline has no pass 'simplfy'; it has upgrade-opset, repair-roi-align"),
         (["--load", "gone.py"], "gone.py: no such file to load passes from"),
         (["--precision", "fp8"], "--precision: 'fp8' is not one of fp32, fp16, bf16, int8"),
-        (["--target", "cuda"], "--target: 'cuda' is not one of tensorrt, tensorrt-rtx, onnxruntime, auto"),
+        (["--target", "cuda"], "there is no target 'cuda': give one of tensorrt, tensorrt-rtx, onnxruntime, auto"),
     ],
 )  # fmt: skip
 def test_options(arguments: list[str], reason: str, refused: Refused) -> None:

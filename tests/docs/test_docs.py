@@ -14,6 +14,10 @@ import pytest
 from onnxgraft.cli.options import markdown as options_page
 from onnxgraft.passes.default import known_passes
 from onnxgraft.pipeline.docs import describe_all
+from onnxgraft.pipeline.docs import markdown as passes_page
+from onnxgraft.pipeline.registry import Registry
+from onnxgraft.plugins import REGISTRY
+from onnxgraft.plugins import docs as plugins_docs
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -53,13 +57,27 @@ def test_every_page_is_reached_from_the_start() -> None:
     assert seen == set(DOCS.glob("*.md"))
 
 
-def test_the_page_of_passes_knows_all_of_them() -> None:
-    page = (DOCS / "passes.md").read_text()
-    for doc in describe_all(known_passes()):
-        part = page.partition(f"## {doc.name}\n")[2].partition("\n## ")[0]
-        assert part, f"docs/passes.md lacks {doc.name}: onnxgraft passes --markdown > docs/passes.md"
-        for option in doc.options:
-            assert f"| `{option.name}` |" in part, f"docs/passes.md: {doc.name} lacks {option.name}"
+def test_the_page_of_passes_is_what_the_program_prints() -> None:
+    built_in = [kind for kind in known_passes() if kind.__module__.startswith("onnxgraft.")]
+    hint = "onnxgraft passes --markdown > docs/passes.md"
+    assert (DOCS / "passes.md").read_text() == passes_page(describe_all(Registry(built_in))), hint
+
+
+def test_the_page_of_plugins_has_the_table_that_the_program_prints() -> None:
+    page = (DOCS / "plugins.md").read_text()
+    table = plugins_docs.BEGIN + page.partition(plugins_docs.BEGIN)[2].partition(plugins_docs.END)[0] + plugins_docs.END
+    assert table == plugins_docs.markdown(), "put what onnxgraft plugins --markdown prints into docs/plugins.md"
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_the_page_of_plugins_tells_every_attribute(name: str) -> None:
+    section = (DOCS / "plugins.md").read_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    assert section
+    kinds = [type(plugin) for plugin in REGISTRY.values()]
+    if any(kind in kinds for kind in type(REGISTRY[name]).__mro__[1:]):
+        return  # the page refers to the op that it derives from
+    for attribute in REGISTRY[name].attributes:
+        assert f"`{attribute.name}`" in section, attribute.name
 
 
 def test_the_page_of_options_is_what_the_program_prints() -> None:

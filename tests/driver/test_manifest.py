@@ -10,7 +10,7 @@ import pytest
 from helpers.small_models import MODEL
 
 from onnxgraft import InputError, Options, compile
-from onnxgraft.detector.spec import Combine
+from onnxgraft.detector.panoptic import Combine
 from onnxgraft.files import plain
 from onnxgraft.manifest import GraphIO, ImageIO, Manifest, PassTime, Preprocess, Source, TensorIO, Times
 from onnxgraft.report.reader import read_run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from onnxgraft.cli.main import app
 from onnxgraft.errors import InputError
+from onnxgraft.frontends.detectron2 import configs
 from onnxgraft.frontends.detectron2 import export as frontend
 from onnxgraft.golden.sidecars import find
 
@@ -150,12 +152,7 @@ def test_an_opset_that_cannot_say_it_is_refused(tmp_path: Path) -> None:
 
 @torched
 def test_checkpoints_fit_or_are_refused(tmp_path: Path) -> None:
-    import pickle
-
-    import torch
-
-    from onnxgraft.frontends.detectron2 import configs
-
+    torch = importlib.import_module("torch")
     source = configs.load(FASTER, THIN)
     weights = source.model.state_dict()
     torch.save({"model": weights}, tmp_path / "w.pth")

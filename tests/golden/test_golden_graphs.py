@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from faster_coco_eval.core import mask as rle
 
 from onnxgraft.errors import InputError
 from onnxgraft.golden import catalog, scenes, shapes
@@ -216,8 +217,6 @@ def test_pictures_show_the_scenes() -> None:
 
 
 def test_annotations_fit_the_pictures() -> None:
-    from faster_coco_eval.core import mask as rle
-
     truth = scenes.coco([3], scenes.GOLDEN)
     drawn = scenes.scene_instances(3)
     assert len(truth["annotations"]) == len(drawn) > 20

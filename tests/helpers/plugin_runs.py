@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnx import helper, numpy_helper
 
 from onnxgraft.plugins import DOMAIN, PluginOp
@@ -98,8 +99,7 @@ def run_lowered(
 
 def build_rtx(model: onnx.ModelProto) -> int:
     """Bytes of the engine that TensorRT for RTX builds, without a GPU."""
-    import tensorrt_rtx as trt
-
+    trt = pytest.importorskip("tensorrt_rtx")
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     flags = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)

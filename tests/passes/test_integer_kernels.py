@@ -11,6 +11,7 @@ import pytest
 from helpers.graphs import parse_graph
 from helpers.stages import Stages, run_unordered
 
+from onnxgraft.analysis.qdq_placement import Sites
 from onnxgraft.analysis.regions import find_regions
 from onnxgraft.errors import InputError, PassError
 from onnxgraft.instruments.verify import verify_graph
@@ -18,6 +19,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.options import CompileOptions
 from onnxgraft.passes import IntegerKernels, Quantize
 from onnxgraft.passes.default import default_pipeline
+from onnxgraft.passes.quantize import _dequantized
 from onnxgraft.pipeline.context import Context, Ranges
 from onnxgraft.pipeline.manager import PassManager
 
@@ -46,15 +48,11 @@ def numbers(seed: int) -> str:
 
 def quantize(graph: Graph, scales: dict[str, float]) -> None:
     """Q/DQ before each Conv, as the quantize pass writes them."""
-    from onnxgraft.analysis.qdq_placement import Sites
-    from onnxgraft.passes.quantize import Quantize as Pass
-    from onnxgraft.passes.quantize import _dequantized
-
     sites = Sites()
     convolutions = [node for node in graph.nodes if node.op == "Conv"]
     for node in convolutions:
         sites.add(node.inputs[0], (node, 0))
-    Pass._activations(graph, Context(), sites, scales, set())
+    Quantize._activations(graph, Context(), sites, scales, set())
     for node in convolutions:
         node.inputs[1] = _dequantized(graph, node.inputs[1], 0, node.name)
     graph.cleanup()

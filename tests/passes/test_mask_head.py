@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from helpers.stages import Stages, run_unordered, same
@@ -39,8 +41,6 @@ def test_each_detection_gets_the_mask_of_its_class(stages: Stages) -> None:
 
 
 def test_a_detector_without_masks_is_left_alone(stages: Stages) -> None:
-    import dataclasses
-
     graph, ctx = stages.before_pass("mask-head")
     ctx.detector = dataclasses.replace(ctx.spec(), mask_head=None, mask_pooler=None)
     assert not run_unordered([MaskHead()], graph, ctx).records[0].changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,6 @@ def test_the_order_matters(stages: Stages, tmp_path: Path) -> None:
 
 def test_a_std_is_divided_by(stages: Stages, tmp_path: Path) -> None:
     """A detector with std 57 on an image stretched by 57 around the mean sees what one with std 1 sees."""
-    import dataclasses
-
     graph, ctx = stages.before_pass("normalize-input")
     spec = ctx.spec()
     ctx.detector = dataclasses.replace(spec, image=dataclasses.replace(spec.image, std=(2.0, 4.0, 0.5)))

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 from helpers.small_models import MODEL
+from rich.console import Console
 from typer.testing import CliRunner
 
 from onnxgraft import InputError, Options, compile
@@ -16,6 +17,7 @@ from onnxgraft.cli.main import app
 from onnxgraft.golden import catalog
 from onnxgraft.ir.textdiff import count_lines, model_texts, operators, unified
 from onnxgraft.report.reader import read_run
+from onnxgraft.tools.diff import show
 
 COLOUR = re.compile(r"\x1b\[")
 
@@ -82,10 +84,6 @@ def test_diff_of_a_pass(run: Path) -> None:
 
 
 def test_a_terminal_gets_colours(run: Path) -> None:
-    from rich.console import Console
-
-    from onnxgraft.tools.diff import show
-
     console = Console(force_terminal=True, color_system="standard", width=200)
     with console.capture() as captured:
         for part in show(run, "2"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxgraft.detector.spec import Combine
+from onnxgraft.detector.panoptic import Combine
 from onnxgraft.errors import InputError
 from onnxgraft.evaluation.miou import MeanIoU, read_labels
 from onnxgraft.golden import sidecars

@@ -180,19 +180,19 @@ def test_missing_module_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     def absent(name: str) -> object:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
+    tensorrt = targets.get("tensorrt")
     monkeypatch.setattr(importlib, "import_module", absent)
-    reason = targets.get("tensorrt").available()
-    assert reason == "the module tensorrt is not installed: pip install 'onnxgraft[tensorrt]'"
+    assert tensorrt.available() == "the module tensorrt is not installed: pip install 'onnxgraft[tensorrt]'"
     with pytest.raises(TargetError, match="the module tensorrt is not installed"):
-        targets.get("tensorrt").build(Path("m.onnx"), Path("e"))
+        tensorrt.build(Path("m.onnx"), Path("e"))
 
 
 def test_module_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> object:
         raise ImportError("libnvinfer.so.10: cannot open\nshared object file")
 
+    tensorrt = targets.get("tensorrt")
     monkeypatch.setattr(importlib, "import_module", broken)
-    reason = targets.get("tensorrt").available()
-    assert reason == (
+    assert tensorrt.available() == (
         "the module tensorrt does not load: libnvinfer.so.10: cannot open shared object file"
     )

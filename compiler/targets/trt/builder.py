@@ -35,7 +35,8 @@ def build(
     """Parse the file, build, and write the engine; see Target.build for what is raised.
 
     A fresh Builder per call: with it the same file and options give the same bytes, also within
-    one process; a Builder that is used again numbers its kernels on.
+    one process; a Builder that is used again numbers its kernels on. It is long because all of it
+    happens while the log is collected, around objects that must outlive each other.
     """
     trt = dialect.load()
     notes = list(dialect.check(options))
