@@ -23,6 +23,7 @@ from onnxgraft.errors import InputError, PassError
 from onnxgraft.files import CACHE, digest
 from onnxgraft.golden import catalog, sidecars
 from onnxgraft.instruments import NumericCheck, Promises, Reproducer, Texts, Verify
+from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.graph import Graph
 from onnxgraft.manifest import Manifest, Source
 from onnxgraft.options import Options
@@ -103,7 +104,8 @@ def compile(
         progress("reading")
         beside = sidecars.find(str(model), source, options.sidecar)
         ranges = ranges_of(str(model), options, ResizeRule(*beside.edges), progress)
-        graph, ctx = Graph.load(source), Context(range_source=ranges, channel_order=beside.channel_order)
+        bounds = Bounds.times(options.bounds)
+        graph, ctx = Graph.load(source, bounds), Context(range_source=ranges, channel_order=beside.channel_order)
         recorder = Recorder(output.with_name(output.name + ".reproducer"))
         numeric = NumericCheck(images, progress=progress) if images else None
         observers = _observers(options, recorder, source, numeric, instruments, progress)
@@ -115,7 +117,7 @@ def compile(
         graph.save(folder / "model.onnx")
         another = needs_another(ctx, target.traits)
         if another:
-            write_runnable(source, pipeline, ctx, folder)
+            write_runnable(source, pipeline, ctx, folder, bounds)
         if ranges.calibration is not None:
             ranges.calibration.save(folder / "calibration.json")
         engine = _build_engine(graph, ctx, folder, target, options, progress)
