@@ -144,6 +144,24 @@ def _words(kind: Any) -> str:
     return "an object" if is_dataclass(kind) or get_origin(kind) is dict else str(getattr(kind, "__name__", kind))
 
 
+def inside(folder: Path, name: str, told_by: str) -> Path:
+    """The file `name` of a folder. Raises InputError when it lies, or leads by a link, elsewhere.
+
+    Args:
+        folder: where it must be.
+        name: as a file says it; folders within are allowed.
+        told_by: the file that says so, for the error's line.
+    """
+    try:
+        place, home = (folder / name).resolve(), folder.resolve()
+        place.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a zero byte
+        raise InputError(f"{told_by}: {name[:100]!r} is no usable path: {str(error)[:100]}") from None
+    if home not in place.parents:
+        raise InputError(f"{told_by}: {name[:100]!r} lies outside {folder}: refused")
+    return folder / name
+
+
 def digest(path: Path) -> str:
     """sha256 of a file, read in pieces."""
     state = hashlib.sha256()

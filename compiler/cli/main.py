@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import os
 import sys
 import traceback
@@ -46,6 +47,9 @@ for commands in (build, tools, export, passes, precision):
 def main() -> None:
     """Run a command: errors become one line and a non-zero exit code."""
     stops.raise_stops()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may hold what this terminal's locale, or no text at all, has
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except OnnxgraftError as error:
@@ -56,6 +60,10 @@ def main() -> None:
         if end.code == 130:
             _fail(stops.WORDS, stops.code_of(end))
         raise
+    except MemoryError:
+        _fail("the memory does not suffice for what these files and options ask for", 1)
+    except RecursionError:
+        _fail("a file is nested too deeply to be read", 1)
     except OSError as error:
         _fail(f"{error.filename or ''}: {(error.strerror or str(error)).lower()}".lstrip(": "), 1)
     except Exception as error:

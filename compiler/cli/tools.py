@@ -27,7 +27,7 @@ def inspect(
     from onnxgraft.golden import catalog
     from onnxgraft.tools.inspect import inspect as inspect_file
 
-    spec, notes = inspect_file(catalog.resolve(model, CACHE), options.pooler_type)
+    spec, notes = inspect_file(catalog.resolve(model, CACHE), options.pooler_type, options.bounds)
     if as_json:
         out.print_json(data=spec.to_dict())
         return

@@ -55,6 +55,10 @@ FIELDS = {
     "semantic.classes": "semantic.num_classes",
     "semantic.stride": "semantic.stride",
 }
+EDGES = ("shortest_edge", "longest_edge")
+_LONGEST_EDGE = 1 << 20  # pixels
+_DEEPEST = 4  # lists in lists of a number's value
+_LARGEST = 1e30  # no number of a detector is larger; NaN is not smaller
 _TOLERANCE = 1e-3  # relative: configs round what graphs hold in float32
 
 
@@ -76,7 +80,8 @@ class Sidecar:
     @property
     def edges(self) -> tuple[int, int]:
         """Shortest and longest edge of the resize rule; detectron2's defaults where the file is silent."""
-        return int(self.config.get("shortest_edge", 800)), int(self.config.get("longest_edge", 1333))
+        shortest, longest = (self.config.get(name) for name in EDGES)
+        return 800 if shortest is None else int(shortest), 1333 if longest is None else int(longest)
 
     @property
     def panoptic(self) -> Combine:
@@ -101,20 +106,62 @@ class Sidecar:
 
 
 def read(path: Path) -> Sidecar:
-    """Read a sidecar file. Raises InputError, in one line, when it cannot be read or is none."""
+    """Read a sidecar file. Raises InputError, in one line, when it cannot be read or is none; null is what is not said."""
     data = read_json(path, "sidecar")
+    if not isinstance(data, Mapping):
+        raise InputError(f"{path}: no sidecar: expected an object with class_names and config, not {_shown(data)}")
+    config = data.get("config")
+    config = {} if config is None else config
+    if not isinstance(config, Mapping):
+        raise InputError(f"{path}: config is {_shown(config)}, expected an object")
+    names, semantic = (_names(path, data, key) for key in ("class_names", "semantic_class_names"))
+    _refuse_wrong_types(path, config)
+    panoptic = config.get("panoptic")
+    if panoptic is not None and not isinstance(panoptic, Mapping):
+        raise InputError(f"{path}: panoptic is {_shown(panoptic)}, expected an object")
     try:
-        config, names = data.get("config", {}), data.get("class_names") or []
-        semantic = data.get("semantic_class_names") or []
-        order = config.get("channel_order", "BGR")
-        Combine.of(config.get("panoptic") or {})
-    except InputError as error:
+        Combine.of(panoptic or {})
+    except (InputError, OverflowError) as error:
         raise InputError(f"{path}: {error}") from error
-    except AttributeError as error:
-        raise InputError(f"{path}: no sidecar: expected an object with class_names and config ({error})") from error
-    if order not in ("BGR", "RGB"):
-        raise InputError(f"{path}: channel_order {order!r} is not BGR or RGB")
-    return Sidecar(path, tuple(map(str, names)), config, tuple(map(str, semantic)))
+    return Sidecar(path, names, config, semantic)
+
+
+def _names(path: Path, data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    held = data.get(key)
+    if held is None:
+        return ()
+    if not isinstance(held, list) or not all(isinstance(name, str) for name in held):
+        raise InputError(f"{path}: {key} is {_shown(held)}, expected a list of names")
+    return tuple(held)
+
+
+def _refuse_wrong_types(path: Path, config: Mapping[str, Any]) -> None:
+    order = config.get("channel_order")
+    if order not in (None, "BGR", "RGB"):
+        raise InputError(f"{path}: channel_order {_shown(order)} is not BGR or RGB")
+    for key in EDGES:
+        edge = config.get(key)
+        whole = isinstance(edge, (int, float)) and not isinstance(edge, bool) and edge == edge // 1
+        if edge is not None and not (whole and 1 <= edge <= _LONGEST_EDGE):
+            raise InputError(f"{path}: {key} is {_shown(edge)}, expected a number of pixels from 1 to {_LONGEST_EDGE}")
+    for key in FIELDS:
+        said = _lookup(config, key)
+        if said is not None and not _numbers(said):
+            raise InputError(f"{path}: {key} is {_shown(said)}, expected a number, or numbers in lists")
+
+
+def _numbers(value: Any, depth: int = 0) -> bool:
+    """Whether it is a finite number, or a list of such, in lists at most."""
+    if isinstance(value, (list, tuple)):
+        return depth < _DEEPEST and all(_numbers(item, depth + 1) for item in value)
+    return isinstance(value, (int, float)) and abs(value) <= _LARGEST
+
+
+def _shown(value: Any) -> str:
+    """What stands in the file, short."""
+    if isinstance(value, (list, dict)):
+        return f"a {'list' if isinstance(value, list) else 'object'} of {len(value)}"
+    return repr(value)[:60] if not isinstance(value, int) or abs(value) < 10**60 else "a number of more than 60 digits"
 
 
 def _read_spec(value: Any, path: Sequence[str]) -> Any:

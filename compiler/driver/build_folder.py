@@ -39,7 +39,8 @@ def new_folder(place: Path) -> Iterator[Path]:
             _refuse_foreign(place)
             temporary = atomic.new_beside(place)
             try:
-                yield temporary
+                with _reading_excepted(temporary):
+                    yield temporary
                 os.chmod(temporary, 0o777 & ~atomic.umask())
                 atomic.swap(temporary, place)
             finally:
@@ -54,6 +55,17 @@ def _as_input_error(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{place}: cannot be written: {os_reason(error)}") from error
+
+
+@contextmanager
+def _reading_excepted(temporary: Path) -> Iterator[None]:
+    """What fails at a file that is not the build's own is told of that file."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error.filename, (str, bytes)) and temporary not in Path(os.fsdecode(error.filename)).parents:
+            raise InputError(f"{os.fsdecode(error.filename)[:200]}: {os_reason(error)}") from error
+        raise
 
 
 def _resolved(place: Path) -> Path:

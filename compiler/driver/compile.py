@@ -24,6 +24,7 @@ from onnxgraft.errors import InputError, PassError
 from onnxgraft.files import CACHE, digest
 from onnxgraft.golden import catalog, sidecars
 from onnxgraft.instruments import NumericCheck, Promises, Reproducer, Texts, Verify
+from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.graph import Graph
 from onnxgraft.manifest import Manifest, Source
 from onnxgraft.options import Options
@@ -97,14 +98,15 @@ def compile(
         progress("reading")
         beside = sidecars.find(str(model), source, options.sidecar)
         ranges = ranges_of(str(model), options, ResizeRule(*beside.edges), progress)
-        graph, ctx = Graph.load(source), Context(range_source=ranges, channel_order=beside.channel_order)
+        bounds = Bounds.times(options.bounds)
+        graph, ctx = Graph.load(source, bounds), Context(range_source=ranges, channel_order=beside.channel_order)
         recorder = Recorder(output.with_name(output.name + ".reproducer"))
         numeric = NumericCheck(images, progress=progress) if images else None
         observers = _observers(options, recorder, source, numeric, instruments, progress)
         report = _run_passes(graph, ctx, pipeline, options, observers, beside)
         surgery = time.perf_counter() - started
         progress("writing")
-        runnable = _write_graphs(graph, ctx, source, pipeline, target, folder)
+        runnable = _write_graphs(graph, ctx, source, pipeline, target, folder, bounds)
         if ranges.calibration is not None:
             ranges.calibration.save(folder / "calibration.json")
         engine = _build_engine(graph, ctx, folder, target, options, progress)
@@ -124,13 +126,14 @@ def compile(
 
 
 def _write_graphs(
-    graph: Graph, ctx: Context, source: Path, pipeline: Pipeline, target: targets.Target, folder: Path
-) -> str:
+    graph: Graph, ctx: Context, source: Path, pipeline: Pipeline, target: targets.Target, folder: Path,
+    bounds: Bounds,
+) -> str:  # fmt: skip
     """Write model.onnx and, where ONNX Runtime cannot stand in with it, runnable.onnx; returns the one that it runs."""
     graph.save(folder / MODEL)
     if not needs_another(ctx, target.traits):
         return MODEL
-    write_runnable(source, pipeline, ctx, folder)
+    write_runnable(source, pipeline, ctx, folder, bounds)
     return RUNNABLE
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import BF16, FP16, LOWERED
@@ -27,7 +28,7 @@ def needs_another(ctx: Context, traits: TargetTraits) -> bool:
     return typed or traits.plugins == "default-domain"
 
 
-def write_runnable(source: Path, pipeline: Pipeline, first: Context, folder: Path) -> None:
+def write_runnable(source: Path, pipeline: Pipeline, first: Context, folder: Path, bounds: Bounds | None = None) -> None:
     """Write runnable.onnx: the pipeline once more over `source`, in the form that ONNX Runtime computes alike.
 
     Args:
@@ -35,8 +36,9 @@ def write_runnable(source: Path, pipeline: Pipeline, first: Context, folder: Pat
         pipeline: what was run over it.
         first: the context of that run; its ranges serve again.
         folder: where runnable.onnx is written.
+        bounds: what the model may ask for.
     """
-    graph = Graph.load(source)
+    graph = Graph.load(source, bounds)
     ctx = Context(range_source=first.ranges, channel_order=first.channel_order)
     PassManager([step.portable() for step in pipeline.passes], fingerprints=False).run(graph, ctx)
     graph.save(folder / RUNNABLE)

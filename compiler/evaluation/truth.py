@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError
 from onnxgraft.evaluation.instances import read_instances
+from onnxgraft.files import inside
 from onnxgraft.golden import scenes
 from onnxgraft.runtime.images import read_image
 
@@ -41,7 +42,7 @@ def from_files(images: Path, annotations: Path, limit: int | None = None) -> Tru
     data = read_instances(annotations)
     if not data["images"]:
         raise InputError(f"{annotations}: no COCO instances: it lists no images")
-    files = {int(image["id"]): images / str(image.get("file_name", "")) for image in data["images"]}
+    files = {int(image["id"]): inside(images, str(image.get("file_name", "")), str(annotations)) for image in data["images"]}
     missing = [path for path in files.values() if not path.is_file()]
     if missing:
         raise InputError(f"{missing[0]}: not there, but {annotations.name} annotates it")

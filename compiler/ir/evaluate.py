@@ -9,6 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import Refusal
+from onnxgraft.ir.bounds import refuse_bytes
 from onnxgraft.ir.graph import IR_VERSION, Graph
 from onnxgraft.ir.ort import open_session, told
 from onnxgraft.ir.traverse import node_inputs
@@ -28,10 +29,12 @@ def evaluate(
         The values, one array an output.
 
     Raises:
-        Refusal: when the part needs a graph input that is not fed, or ONNX Runtime cannot run it.
+        Refusal: when the part needs a graph input that is not fed, makes more than `graph.bytes_to_fold` bytes, or ONNX
+            Runtime cannot run it.
     """
     feeds = feeds or {}
     nodes, constants = _part(outputs, feeds)
+    refuse_bytes(nodes, graph.bytes_to_fold)
     wanted = [t for t in outputs if not isinstance(t, gs.Constant)]
     computed = _run(_model(graph, nodes, constants, wanted, feeds), wanted, feeds) if wanted else {}
     return [np.array(t.values) if isinstance(t, gs.Constant) else computed[t.name] for t in outputs]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import Refusal
+from onnxgraft.ir.bounds import bytes_of
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.normal_forms import normalise
 from onnxgraft.ir.ops import RANDOM
-from onnxgraft.ir.shape_inference import infer_shapes, is_static
+from onnxgraft.ir.shape_inference import infer_shapes, is_static, size_known
 from onnxgraft.ir.weights import is_large
 
 FOLD_BYTES = 4096  # larger results (anchors, grids) stay as nodes: a pass of their own shows what becomes of them
@@ -73,21 +76,47 @@ def constants_to_initializers(graph: Graph) -> int:
 
 
 def fold(graph: Graph, limit: int = FOLD_BYTES, shapes: bool = True) -> int:
-    """Replace every small tensor that does not depend on the input by its value. Returns how many."""
-    shaped = _fold_shapes(graph) if shapes else 0
+    """Replace every small tensor that does not depend on the input by its value. Returns how many.
+
+    Raises:
+        Refusal: computing them would make more than `graph.bytes_to_fold` bytes on the way.
+    """
+    folded = _fold_shapes(graph) if shapes else 0
+    while True:
+        foldable, waiting = _foldable(graph)
+        count = _evaluate_small(graph, foldable, limit)
+        folded += count
+        if not (count and waiting):
+            return folded
+
+
+def _foldable(graph: Graph) -> tuple[list[gs.Node], bool]:
+    """The nodes that depend on constants alone, and whether some of them wait.
+
+    A node waits until the size of its outputs can be told, which is when what decides it is a constant: a few bytes can
+    ask for an array that fills the memory.
+    """
     known: set[int] = set()
     foldable: list[gs.Node] = []
+    waiting = False
     for node in graph.gs.nodes:
         if node.domain or node.op in RANDOM or not node.outputs:
             continue
         if any(isinstance(value, gs.Graph) for value in node.attrs.values()):
             continue
         if all((isinstance(t, gs.Constant) and not is_large(t)) or id(t) in known or not t.name for t in node.inputs):
+            if not size_known(node, graph.gs.opset):
+                waiting = True
+                continue
             known.update(id(t) for t in node.outputs)
             foldable.append(node)
+    return foldable, waiting
+
+
+def _evaluate_small(graph: Graph, foldable: Sequence[gs.Node], limit: int) -> int:
     wanted = [t for node in foldable for t in node.outputs if t.name and _small(t, limit)]
     if not wanted:
-        return shaped
+        return 0
     values = evaluate(graph, wanted)
     folded = 0
     kept = {id(t) for t in graph.gs.outputs}
@@ -98,13 +127,13 @@ def fold(graph: Graph, limit: int = FOLD_BYTES, shapes: bool = True) -> int:
         tensor.to_constant(value)
         folded += 1
     _sweep(graph)
-    return shaped + folded
+    return folded
 
 
 def _small(tensor: gs.Tensor, limit: int) -> bool:
     if not is_static(tensor) or tensor.dtype is None:
         return True
-    return int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize <= limit
+    return bytes_of([tensor]) <= limit
 
 
 def _fold_shapes(graph: Graph) -> int:
@@ -127,25 +156,50 @@ def _fold_shapes(graph: Graph) -> int:
 
 def remove_identities(graph: Graph) -> int:
     """Let consumers read the input of Identity, of Concat of one, and of Casts that change nothing. Returns the count."""
-    removed = 0
     graph_outputs = {id(t) for t in graph.gs.outputs}
-    for node in graph.gs.nodes:
-        if node.domain or len(node.inputs) != 1 or len(node.outputs) != 1:
-            continue
-        source, output = node.inputs[0], node.outputs[0]
-        same = node.op in ("Identity", "Concat") or (
-            node.op == "Cast"
-            and source.dtype is not None
-            and not isinstance(source.dtype, int)
-            and np.dtype(source.dtype) == onnx.helper.tensor_dtype_to_np_dtype(int(node.attrs["to"]))
-        )
-        if not same or id(output) in graph_outputs:
-            continue
-        graph.replace(output, source)
+    gone = [n for n in graph.gs.nodes if _changes_nothing(n) and id(n.outputs[0]) not in graph_outputs]
+    if not gone:
+        return 0
+    sources = {id(node.outputs[0]): node.inputs[0] for node in gone}
+    names = {id(node.outputs[0]): node.name for node in gone}
+
+    def source(tensor: gs.Tensor) -> gs.Tensor:
+        passed: list[int] = []
+        while id(tensor) in sources:
+            passed.append(id(tensor))
+            if len(passed) > len(sources):
+                raise Refusal("the graph has a cycle", names[id(tensor)])
+            tensor = sources[id(tensor)]
+        sources.update(dict.fromkeys(passed, tensor))  # so that a long chain is walked once
+        return tensor
+
+    dead = {id(node) for node in gone}
+    for held in [graph.gs, *graph.subgraphs()]:
+        for node in held.nodes:
+            if id(node) not in dead:
+                _redirect(node.inputs, sources, source)
+        _redirect(held.outputs, sources, source)
+    for node in gone:
         node.outputs.clear()
-        removed += 1
     _sweep(graph)
-    return removed
+    return len(gone)
+
+
+def _redirect(tensors: list[gs.Tensor], sources: Mapping[int, gs.Tensor], source: Callable[[gs.Tensor], gs.Tensor]) -> None:
+    for index, tensor in enumerate(tensors):
+        if id(tensor) in sources:
+            tensors[index] = source(tensor)
+
+
+def _changes_nothing(node: gs.Node) -> bool:
+    if node.domain or len(node.inputs) != 1 or len(node.outputs) != 1:
+        return False
+    if node.op in ("Identity", "Concat"):
+        return True
+    dtype = node.inputs[0].dtype
+    if node.op != "Cast" or dtype is None or isinstance(dtype, int):
+        return False
+    return bool(np.dtype(dtype) == onnx.helper.tensor_dtype_to_np_dtype(int(node.attrs["to"])))
 
 
 def inline_constant_ifs(graph: Graph) -> int:

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxgraft.errors import Refusal
+from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.converted import was_converted
 from onnxgraft.ir.ops import WITH_GRAPHS
 from onnxgraft.ir.serde import Skeleton, Weight, mark_external, read_skeleton, write_model
@@ -43,6 +44,7 @@ class Graph:
         functions: model-local functions (bodies of plugin ops) written with the graph.
         origins: provenance by node name; a node that is absent came with the model.
         converted: whether ONNX's version converter raised the file's opset before it came here.
+        bytes_to_fold: what one evaluation ahead of time may make.
     """
 
     def __init__(self, graph: gs.Graph, functions: Sequence[onnx.FunctionProto] = ()) -> None:
@@ -52,14 +54,18 @@ class Graph:
         self.current_pass = ""
         self.source_opset = graph.opset
         self.converted = False
+        self.bytes_to_fold = Bounds().bytes_to_fold(0)
         self._serial = 0
 
     # -- reading and writing -------------------------------------------------------------------------------------
 
     @staticmethod
-    def load(path: str | Path) -> Graph:
-        """Read an ONNX file; weights stay on disk. Raises InputError."""
-        return Graph.from_skeleton(read_skeleton(path))
+    def load(path: str | Path, bounds: Bounds | None = None) -> Graph:
+        """Read an ONNX file; weights stay on disk. Raises InputError, and Refusal for what exceeds the bounds."""
+        bounds = bounds or Bounds()
+        graph = Graph.from_skeleton(read_skeleton(path, bounds))
+        graph.bytes_to_fold = bounds.bytes_to_fold(Path(path).stat().st_size)
+        return graph
 
     @staticmethod
     def from_skeleton(skeleton: Skeleton) -> Graph:

@@ -28,3 +28,9 @@ RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
 """Give another result each time."""
+
+DATA_DEPENDENT = frozenset({
+    "NonZero", "Unique", "Compress", "NonMaxSuppression", "SplitToSequence", "SequenceConstruct", "SequenceEmpty",
+    "SequenceInsert", "SequenceErase", "SequenceAt", "ConcatFromSequence", "Optional", "OptionalGetElement",
+})  # fmt: skip
+"""Give as many values as those of their inputs decide, and no more than a few times what they get."""

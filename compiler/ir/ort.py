@@ -6,6 +6,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from onnxgraft.errors import InputError
+
 SILENT = 4  # of ONNX Runtime's severities: only what is fatal is written to stderr
 
 
@@ -36,6 +38,8 @@ def open_session(
     options.enable_cpu_mem_arena = options.enable_mem_pattern = keep_memory
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     source = model if isinstance(model, bytes) else str(model)
+    if isinstance(source, str) and source.encode(errors="replace").decode() != source:
+        raise InputError(f"{source}: ONNX Runtime opens no file whose name is not UTF-8: rename it, or its folder")
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 

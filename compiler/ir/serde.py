@@ -18,9 +18,11 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from onnxgraft.errors import InputError
+from onnxgraft.errors import InputError, os_reason
 from onnxgraft.files import write_atomically
 from onnxgraft.ir import wire
+from onnxgraft.ir.bounds import Bounds, elements
+from onnxgraft.ir.wellformed import refuse_malformed
 from onnxgraft.ir.wire import GRAPH_INITIALIZER, MODEL_GRAPH, TENSOR_RAW_DATA, fields
 
 INLINE_BYTES = 1024  # smaller initializers hold shapes and thresholds: the analysis wants to see them
@@ -67,7 +69,7 @@ def mark_external(tensor: onnx.TensorProto, weight: Weight) -> None:
     tensor.data_location = onnx.TensorProto.EXTERNAL
     del tensor.external_data[:]
     for key, value in (
-        ("location", weight.path.name),
+        ("location", weight.path.name.encode(errors="replace").decode()),  # a name that is no text is told in `weights` alone
         ("offset", str(weight.offset)),
         ("length", str(weight.length)),
     ):
@@ -76,11 +78,16 @@ def mark_external(tensor: onnx.TensorProto, weight: Weight) -> None:
 
 def _resolve_external(tensor: onnx.TensorProto, model_path: Path) -> Weight:
     """The place that an initializer's external data names; refuses missing files and paths outside the folder."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
     folder = model_path.parent.resolve()
-    target = (folder / location).resolve()
-    where = f"{model_path}: tensor {tensor.name!r} keeps its data in {location!r}"
+    where = f"{model_path}: tensor {tensor.name!r} keeps its data in "
+    try:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        where += repr(location)[:100]
+        target = (folder / location).resolve()
+        target.is_file()
+    except (OSError, RuntimeError, ValueError, TypeError) as error:  # too long, a loop of links, a zero byte, no text
+        raise InputError(f"{where}, which is no usable path: {_why(error)}") from None
     if not location or Path(location).is_absolute() or folder not in target.parents:
         raise InputError(f"{where}, outside the model's folder: refused; move the file beside the model")
     if not target.is_file():
@@ -99,6 +106,10 @@ def _resolve_external(tensor: onnx.TensorProto, model_path: Path) -> Weight:
     return Weight(target, offset, length)
 
 
+def _why(error: Exception) -> str:
+    return os_reason(error) if isinstance(error, OSError) else str(error).splitlines()[0][:100]
+
+
 def expected_bytes(tensor: onnx.TensorProto) -> int | None:
     """Bytes that the raw data of a tensor must have, or None for types packed below one byte."""
     try:
@@ -107,14 +118,16 @@ def expected_bytes(tensor: onnx.TensorProto) -> int | None:
         return None
     if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.STRING):
         return None
-    return int(np.prod(tensor.dims, dtype=np.int64)) * itemsize
+    return elements(tensor.dims) * itemsize
 
 
-def read_skeleton(path: str | Path) -> Skeleton:
-    """Parse an ONNX file, leaving large initializers on disk.
+def read_skeleton(path: str | Path, bounds: Bounds | None = None) -> Skeleton:
+    """Parse an ONNX file, leaving large initializers on disk; `bounds` are what it may hold, the usual ones without.
 
     Raises:
-        InputError: no such file, not ONNX, truncated, or external data that is missing or outside the folder.
+        InputError: no such file, not ONNX, truncated, a part that contradicts itself or has a type that is not supported,
+            or external data that is missing or outside the folder.
+        Refusal: more nodes or levels of subgraphs than are allowed.
     """
     path = Path(path).absolute()
     if not path.is_file():
@@ -134,6 +147,7 @@ def read_skeleton(path: str | Path) -> Skeleton:
             raise InputError(f"{path}: not an ONNX file (protobuf cannot decode it)") from None
     if not model.graph.node or not model.opset_import:
         raise InputError(f"{path}: not an ONNX model (no nodes or no opset)")
+    refuse_malformed(model, str(path), bounds or Bounds())
     return Skeleton(model, weights)
 
 

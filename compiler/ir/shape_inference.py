@@ -7,7 +7,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import Refusal
+from onnxgraft.ir.bounds import elements
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.ops import DATA_DEPENDENT
 
 _LONGEST_SHAPE = 64  # numbers in a constant that an operator's shape may depend on
 
@@ -46,17 +48,7 @@ def infer_node(node: gs.Node, opset: int) -> None:
     """
     if node.domain or all(t.dtype is not None and t.shape is not None for t in node.outputs):
         return
-    inputs = [t for t in node.inputs if t.name]
-    try:
-        inferred = onnx.shape_inference.infer_node_outputs(
-            onnx.defs.get_schema(node.op, opset, ""),
-            gs.exporters.onnx_exporter.OnnxExporter.export_node(node),
-            {t.name: onnx.helper.make_tensor_type_proto(_element_type(t), t.shape) for t in inputs},
-            {t.name: onnx.numpy_helper.from_array(np.array(t.values), t.name) for t in inputs if _says_shape(t)},
-            opset_imports=[onnx.helper.make_opsetid("", opset)],
-        )
-    except onnx.shape_inference.InferenceError as error:
-        raise Refusal(f"{node.op} does not fit its inputs: {' '.join(str(error).split())[:200]}", node.name) from None
+    inferred = _infer(node, opset)
     for tensor in node.outputs:
         kind = inferred[tensor.name].tensor_type
         if tensor.dtype is None:
@@ -65,14 +57,52 @@ def infer_node(node: gs.Node, opset: int) -> None:
             tensor.shape = _dims(kind.shape, tensor.name)
 
 
+def size_known(node: gs.Node, opset: int) -> bool:
+    """Whether the size of what a node makes is known; where its inputs tell, it is set.
+
+    Of operators whose size the values decide (NonZero), it counts as known: they give no more than they get, times the rank.
+    """
+    if node.op in DATA_DEPENDENT or all(is_static(t) for t in node.outputs if t.name):
+        return True
+    try:
+        inferred = _infer(node, opset)
+    except (Refusal, KeyError, onnx.defs.SchemaError):  # whoever runs it says what is wrong with it
+        return False
+    if node.op == "OneHot" and is_static(node.inputs[0]) and isinstance(node.inputs[1], gs.Constant):
+        shape = list(node.inputs[0].shape)  # ONNX's own rule does not look at the depth
+        axis = node.attrs.get("axis", -1) % (len(shape) + 1)
+        node.outputs[0].shape = [*shape[:axis], int(np.ravel(node.inputs[1].values)[0]), *shape[axis:]]
+    for tensor in node.outputs:
+        kind = inferred[tensor.name].tensor_type if tensor.name in inferred else None
+        if kind is not None and kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
+            tensor.shape = _dims(kind.shape, tensor.name)
+    return all(is_static(t) for t in node.outputs if t.name)
+
+
+def _infer(node: gs.Node, opset: int) -> dict[str, onnx.TypeProto]:
+    """The types of a node's outputs by name. Raises Refusal when the operator does not take such inputs."""
+    inputs = [t for t in node.inputs if t.name]
+    try:
+        inferred: dict[str, onnx.TypeProto] = onnx.shape_inference.infer_node_outputs(
+            onnx.defs.get_schema(node.op, opset, ""),
+            gs.exporters.onnx_exporter.OnnxExporter.export_node(node),
+            {t.name: onnx.helper.make_tensor_type_proto(_element_type(t), t.shape) for t in inputs},
+            {t.name: onnx.numpy_helper.from_array(np.array(t.values), t.name) for t in inputs if _says_shape(t)},
+            opset_imports=[onnx.helper.make_opsetid("", opset)],
+        )
+    except onnx.shape_inference.InferenceError as error:
+        raise Refusal(f"{node.op} does not fit its inputs: {' '.join(str(error).split())[:200]}", node.name) from None
+    return inferred
+
+
 def _element_type(tensor: gs.Tensor) -> int:
     dtype = tensor.dtype or np.float32
     return dtype if isinstance(dtype, int) else int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 def _says_shape(tensor: gs.Tensor) -> bool:
-    """Whether a constant may be a shape, axes, bounds or a count."""
-    return isinstance(tensor, gs.Constant) and tensor.dtype == np.int64 and np.prod(tensor.shape) <= _LONGEST_SHAPE
+    """Whether a constant may be a shape, axes, bounds, scales or a count."""
+    return isinstance(tensor, gs.Constant) and elements(tensor.shape) <= _LONGEST_SHAPE
 
 
 def _dims(shape: onnx.TensorShapeProto, name: str) -> list[int | str]:

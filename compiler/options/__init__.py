@@ -44,6 +44,7 @@ class CompileOptions(Checked):
     keep_fp32: Annotated[str | None, _precision(
         "Layers that stay in fp32, named alike.", ("fp16.keep", "bf16.keep"), when="--precision fp16 or bf16",
     )] = None
+    bounds: Annotated[Count, Opt("Widen the bounds on what a model may ask for, so many times.", on=_ALL + " inspect")] = 1
     size: Annotated[Size, _input("Canvas of the input, multiples of 32.", ("fix-input",), on=_ALL)] = _CANVAS
     batch: Annotated[Count, _input("Images per inference.", ("fix-input",))] = 1
     proposals: Annotated[Count | None, _input(

@@ -10,6 +10,7 @@ from onnxgraft.analysis.regions import find_regions
 from onnxgraft.errors import InputError
 from onnxgraft.files import CACHE
 from onnxgraft.golden import catalog, sidecars
+from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.graph import Graph
 from onnxgraft.options import Options
 from onnxgraft.passes.default import default_pipeline
@@ -45,7 +46,7 @@ def prepare(model: str, options: Options | None = None) -> Prepared:
     source = catalog.resolve(model, CACHE)
     options = options or Options()
     beside = sidecars.find(model, source, options.sidecar)
-    graph, ctx = Graph.load(source), Context(channel_order=beside.channel_order)
+    graph, ctx = Graph.load(source, Bounds.times(options.bounds)), Context(channel_order=beside.channel_order)
     rule = ResizeRule(*beside.edges)
     steps = default_pipeline(options, "onnxruntime").stop_after("name-outputs").passes
     PassManager(steps, fingerprints=False).run(graph, ctx)

@@ -86,7 +86,7 @@ class Calibration:
                 [str(line) for line in data["skipped"]],
                 {str(name): Histogram.from_dict(held) for name, held in data["tensors"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"{path}: damaged ({error}); calibrate again") from error
 
     def unusable(

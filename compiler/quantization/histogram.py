@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 BINS = 4096  # at least half of them are in use
 _CHUNK = 1 << 16  # values binned at a time, so that the scratch arrays stay in the cache
+_HIGHEST = 128  # of float32
 _LOWEST = -100  # smaller ranges are not told apart
 
 
@@ -121,9 +122,11 @@ class Histogram:
         """The inverse of to_dict. Raises ValueError or KeyError for anything else."""
         counts = np.zeros(BINS, np.int64)
         try:
-            held = np.frombuffer(zlib.decompress(base64.b64decode(data["counts"])), "<i8")
+            held = np.frombuffer(zlib.decompressobj().decompress(base64.b64decode(data["counts"]), counts.nbytes + 1), "<i8")
         except zlib.error as error:
             raise ValueError(f"damaged counts: {error}") from error
+        if held.size > BINS or (held < 0).any():
+            raise ValueError("damaged counts")
         counts[: held.size] = held
         numbers = {key: int(data[key]) for key in ("total", "zeros", "negatives", "bad")}
         if int(counts.sum()) != numbers["total"]:
@@ -131,6 +134,10 @@ class Histogram:
         low = math.inf if data["low"] is None else float(data["low"])
         high = -math.inf if data["high"] is None else float(data["high"])
         exponent = None if data["exponent"] is None else int(data["exponent"])
+        if exponent is not None and not _LOWEST <= exponent <= _HIGHEST:
+            raise ValueError(f"damaged exponent {str(exponent)[:20]}")
+        if math.isnan(low) or math.isnan(high) or (numbers["total"] and not math.isfinite(high - low)):
+            raise ValueError("damaged range")
         return Histogram(exponent, counts, **numbers, low=low, high=high)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +19,25 @@ from onnxgraft.pipeline.record import Check, check_from_dict
 REPORT, REPRODUCER = "report.json", "reproducer.json"
 
 
+def _number(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 10_000:
+        raise ValueError(f"{str(value)[:60]} is not the number of a pass")
+    return value
+
+
+def _file_name(value: Any) -> str:
+    """The name of a pass, which names files too."""
+    if not isinstance(value, str) or not re.fullmatch(r"[\w.-]{1,200}", value):
+        raise ValueError(f"{str(value)[:60]!r} is not the name of a pass")
+    return value
+
+
 @dataclass(frozen=True)
 class _Entry:
     """One pass as report.json has it."""
 
-    index: int
-    name: str
+    index: int = field(metadata={"read": _number})
+    name: str = field(metadata={"read": _file_name})
     spec: str
     changed: bool
     nodes_before: int

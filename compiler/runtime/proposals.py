@@ -48,7 +48,7 @@ def read(path: Path) -> Proposals:
     held = read_json(path, "proposals")
     try:
         boxes = {Path(row["file"]).name: np.asarray(row["boxes"], np.float32).reshape(-1, 4) for row in held}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise InputError(f'{path}: no proposals: expected a list of {{"file", "boxes"}} ({error!r})') from error
 
     def of(file: Path | None, size: tuple[int, int]) -> NDArray[np.float32]:

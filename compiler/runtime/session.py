@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnxgraft import targets
 from onnxgraft.detector.panoptic import Combine
 from onnxgraft.errors import OnnxgraftError, TargetError
-from onnxgraft.manifest import Manifest
+from onnxgraft.files import inside
+from onnxgraft.manifest import MANIFEST, Manifest
 from onnxgraft.runtime import images as image_ops
 from onnxgraft.runtime import proposals as proposal_ops
 from onnxgraft.runtime import semantic
@@ -131,7 +132,7 @@ def _runner(directory: Path, manifest: Manifest, engine: str, threads: int | Non
         if engine == "required":
             raise TargetError(f"the engine cannot run here: {reason or 'the build has none'}")
     notice = f"the engine cannot run here ({reason}): the same graph runs in ONNX Runtime instead"
-    runnable = targets.OrtRunner(directory / manifest.runnable, threads)
+    runnable = targets.OrtRunner(inside(directory, manifest.runnable, MANIFEST), threads)
     return runnable, notice if reason else ""
 
 
@@ -143,7 +144,7 @@ def _engine_runner(directory: Path, manifest: Manifest) -> tuple[targets.Runner 
         target = targets.get(manifest.target)
         reason = target.can_run()
         if reason is None:
-            return target.runner(directory / manifest.engine), ""
+            return target.runner(inside(directory, manifest.engine, MANIFEST)), ""
         return None, reason
     except OnnxgraftError as error:
         return None, str(error)

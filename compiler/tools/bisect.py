@@ -18,6 +18,7 @@ from onnxgraft.files import CACHE
 from onnxgraft.golden import catalog, sidecars
 from onnxgraft.instruments.numeric import not_runnable
 from onnxgraft.instruments.stage import detect, fits
+from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.serde import Skeleton, write_model
 from onnxgraft.options import Options
@@ -153,7 +154,7 @@ def _stages(model: str, options: Options, progress: Callable[[str], None]) -> tu
     ctx.range_source = ranges_of(model, options, ResizeRule(*beside.edges), progress)
     progress("running the passes")
     try:
-        PassManager(pipeline.passes, [snapshots]).run(Graph.load(source), ctx)
+        PassManager(pipeline.passes, [snapshots]).run(Graph.load(source, Bounds.times(options.bounds)), ctx)
     except PassError as error:
         return snapshots.stages, error
     return snapshots.stages, None

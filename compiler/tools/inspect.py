@@ -7,6 +7,7 @@ from typing import Literal
 
 from onnxgraft.analysis import analyse
 from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import Graph
 from onnxgraft.passes import RepairRoiAlign, UpgradeOpset
@@ -14,13 +15,15 @@ from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
 
 
-def inspect(path: str | Path, pooler_type: Literal["ROIAlignV2", "ROIAlign"] = "ROIAlignV2") -> tuple[DetectorSpec, list[str]]:
-    """The detector in a file and notes about repairs.
+def inspect(
+    path: str | Path, pooler_type: Literal["ROIAlignV2", "ROIAlign"] = "ROIAlignV2", bounds: int = 1
+) -> tuple[DetectorSpec, list[str]]:
+    """The detector in a file and notes about repairs; `bounds` widens what the file may ask for.
 
     Raises:
         InputError: not an ONNX file. Refusal: not a known detector; names the node and the reason.
     """
-    graph, ctx = Graph.load(path), Context()
+    graph, ctx = Graph.load(path, Bounds.times(bounds)), Context()
     PassManager([UpgradeOpset(), RepairRoiAlign(pooler_type=pooler_type)], fingerprints=False).run(graph, ctx)
     settle(graph)
     return analyse(graph), ctx.notes

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from onnxgraft.detector import sidecar
-from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.detector.spec import Combine, DetectorSpec
 from onnxgraft.errors import InputError
 from onnxgraft.golden import catalog, sidecars
 from onnxgraft.tools.inspect import inspect
@@ -75,3 +75,48 @@ def test_bad_files_are_refused_in_a_line(tmp_path: Path) -> None:
 
 def test_detections_are_dataclasses_of_plain_data(spec: DetectorSpec) -> None:
     assert json.loads(json.dumps(spec.to_dict()))["box_head"] == json.loads(json.dumps(dataclasses.asdict(spec.box_head)))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"class_names": 5}', "class_names is 5, expected a list of names"),
+        ('{"class_names": "cat"}', "class_names is 'cat', expected a list of names"),
+        ('{"class_names": ["cat", 5]}', "class_names is a list of 2, expected a list of names"),
+        ('{"semantic_class_names": {}}', "semantic_class_names is a object of 0, expected a list of names"),
+        ('{"config": {"shortest_edge": "abc"}}', "shortest_edge is 'abc', expected a number of pixels from 1 to 1048576"),
+        ('{"config": {"longest_edge": Infinity}}', "longest_edge is inf, expected a number of pixels from 1 to 1048576"),
+        ('{"config": {"longest_edge": NaN}}', "longest_edge is nan, expected a number of pixels from 1 to 1048576"),
+        ('{"config": {"shortest_edge": 0}}', "shortest_edge is 0, expected a number of pixels from 1 to 1048576"),
+        ('{"config": {"shortest_edge": true}}', "shortest_edge is True, expected a number of pixels from 1 to 1048576"),
+        ('{"config": {"channel_order": 7}}', "channel_order 7 is not BGR or RGB"),
+        ('{"config": {"channel_order": ["BGR"]}}', "channel_order a list of 1 is not BGR or RGB"),
+        ('{"config": {"pixel_mean": [1, null]}}', "pixel_mean is a list of 2, expected a number, or numbers in lists"),
+        ('{"config": {"rpn": {"nms_threshold": NaN}}}', "rpn.nms_threshold is nan, expected a number, or numbers in lists"),
+        ('{"config": {"strides": [[[[[[4]]]]]]}}', "strides is a list of 1, expected a number, or numbers in lists"),
+        ('{"config": {"strides": ' + "9" * 400 + "}}", "strides is a number of more than 60 digits, expected a number"),
+        ('{"config": {"panoptic": {"overlap_threshold": -1}}}', "panoptic.overlap_threshold is -1, expected a number of at least 0"),
+        ('{"config": {"panoptic": {"stuff_area_limit": Infinity}}}', "cannot convert float infinity to integer"),
+        ('{"config": {"panoptic": [1]}}', "panoptic is a list of 1, expected an object"),
+        ('{"config": "x"}', "config is 'x', expected an object"),
+        ("[1]", "no sidecar: expected an object with class_names and config, not a list of 1"),
+        ("[" * 100_000, "no sidecar: not JSON, or truncated"),
+        ('{"config": ' + "9" * 100_000 + "}", "no sidecar: not JSON, or truncated"),
+        ("\xff", "no sidecar: not JSON, or truncated"),
+    ],
+)  # fmt: skip
+def test_wrong_types_are_refused_in_a_line(content: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError) as refused:
+        sidecar.read(path)
+    assert str(refused.value).startswith(f"{path}: {reason}")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_null_is_what_is_not_said(tmp_path: Path) -> None:
+    config = {"shortest_edge": None, "channel_order": None, "strides": None, "panoptic": None}
+    held = sidecar.read(write(tmp_path, config))
+    assert (held.edges, held.channel_order, held.panoptic) == ((800, 1333), None, Combine())
+    (tmp_path / "model.json").write_text('{"class_names": null, "config": null}')
+    assert sidecar.read(tmp_path / "model.json").config == {}

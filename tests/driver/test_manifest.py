@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -14,6 +15,7 @@ from onnxgraft.detector.panoptic import Combine
 from onnxgraft.files import plain
 from onnxgraft.manifest import GraphIO, ImageIO, Manifest, PassTime, Preprocess, Source, TensorIO, Times
 from onnxgraft.report.reader import read_run
+from onnxgraft.runtime.session import Session
 
 IO = GraphIO(
     ImageIO("input_tensor", (2, 64, 96, 3), "uint8", "NHWC", "RGB"), True, TensorIO("proposals", (2, 50, 4)),
@@ -86,3 +88,43 @@ def test_what_is_damaged_is_refused_in_a_line(file: str, content: str, reason: s
         read_run(tmp_path)
     assert str(refused.value).startswith(f"{tmp_path / file}: ")
     assert "\n" not in str(refused.value)
+
+
+PLACES = ["../secret.onnx", "/etc/hostname", "link.onnx", ".", "..", "a" * 5000, "a\0b", "loop"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_files_that_it_names_lie_in_its_folder(place: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.onnx").touch()
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "link.onnx").symlink_to(tmp_path / "secret.onnx")
+    (folder / "loop").symlink_to("loop")
+    replace(FULL, target="onnxruntime", precision="fp32", calibration=None, runnable=place).write(folder)
+    with pytest.raises(InputError, match=r"^manifest.json: .* (lies outside .*: refused|is no usable path: .*)$"):
+        Session(folder)
+
+
+@pytest.mark.parametrize("name", ["../../secret", "a/b", "", "x\0", 5])
+def test_names_of_passes_lead_nowhere_else(name: object, tmp_path: Path) -> None:
+    entry = {"index": 1, "name": name, "spec": "", "changed": True, "nodes_before": 1, "nodes_after": 1, "statistics": {}}
+    (tmp_path / "report.json").write_text(json.dumps({"passes": [entry]}))
+    (tmp_path / "passes").mkdir()
+    with pytest.raises(InputError, match=r"report.json: passes\[0\].name is damaged"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("index", [0, -5, 10**9, 1.5, True])
+def test_numbers_of_passes(index: object, tmp_path: Path) -> None:
+    entry = {"index": index, "name": "a", "spec": "", "changed": True, "nodes_before": 1, "nodes_after": 1, "statistics": {}}
+    (tmp_path / "report.json").write_text(json.dumps({"passes": [entry]}))
+    (tmp_path / "passes").mkdir()
+    with pytest.raises(InputError, match=r"report.json: passes\[0\].index is damaged"):
+        read_run(tmp_path)
+
+
+def test_a_reproducer_that_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"passes": []}')
+    (tmp_path / "reproducer.json").write_text("{}")
+    with pytest.raises(InputError, match=r"reproducer.json: 'pass' is missing"):
+        read_run(tmp_path)

@@ -99,7 +99,7 @@ def test_notebook_shows_a_table(build: Build) -> None:
 
 @pytest.fixture
 def page(browser: Any, build: Build) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1500, "height": 950}, color_scheme="light")
+    context = browser.new_context(viewport={"width": 1500, "height": 950}, color_scheme="light", bypass_csp=True)
     context.set_default_timeout(PATIENCE_MS)
     tab = context.new_page()
     errors: list[str] = []
@@ -217,7 +217,7 @@ def test_a_failed_build_opens_too(browser: Any, tmp_path: Path) -> None:
     options = Options(passes="upgrade-opset,simplify,fix-input,throws", load=(str(BAD),), target="onnxruntime", engine=False)
     with pytest.raises(Exception, match="ZeroDivisionError"):
         compile(catalog.ROOT / "mask_rcnn" / "model.onnx", tmp_path / "out", options)
-    tab = browser.new_page()
+    tab = browser.new_page(bypass_csp=True)  # what waits for the page is a script too
     tab.set_default_timeout(PATIENCE_MS)
     tab.goto((tmp_path / "out.reproducer" / "report.html").as_uri())
     tab.wait_for_function("window.onnxgraft && onnxgraft.ready")
