@@ -18,6 +18,7 @@ from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import LOWERED, NAMED_OUTPUTS, OPSET, Fact
 from onnxgraft.plugins import REGISTRY
+from onnxgraft.plugins.op import Group
 from onnxgraft.targets.traits import traits_of
 
 
@@ -45,10 +46,13 @@ class LowerPlugins(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> None:
         traits = traits_of(self.target)
+        forms: dict[Group | None, Form] = {
+            "nms": self.nms, "roi-align": self.roi_align, "deform-conv": self.deform_conv,
+        }  # fmt: skip
         taken: set[str] = set()
         for node in [n for n in graph.nodes if n.domain == PLUGIN_DOMAIN]:
             plugin = REGISTRY[node.op]
-            form = {"nms": self.nms, "roi-align": self.roi_align, "deform-conv": self.deform_conv}[plugin.group]
+            form = forms.get(plugin.group, "auto")
             native = form == "native" or (not traits.has(plugin) and (form == "auto" or not plugin.targets))
             if native:
                 options = self._options(node, ctx)

@@ -13,7 +13,7 @@ def table() -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("operator", "version", "plugin of", "native form anywhere", "inputs")]
     for plugin in REGISTRY.values():
         targets = ", ".join(sorted(plugin.targets)) or "nobody"
-        flag = f"--{plugin.group} native" if plugin.targets else ""
+        flag = f"--{plugin.group} native" if plugin.targets and plugin.group else ""
         rows.append((plugin.op_type, plugin.version, targets, flag, ", ".join(plugin.inputs)))
     return rows
 

@@ -29,7 +29,8 @@ class PluginOp(ABC):
     inputs: ClassVar[tuple[str, ...]]
     outputs: ClassVar[tuple[str, ...]]
     targets: ClassVar[frozenset[str]]
-    group: ClassVar[Group]
+    group: ClassVar[Group | None] = None
+    """The option of lower-plugins that forces its native form; None where nobody asked for one."""
 
     def validate(self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], node: str = "") -> dict[str, Any]:
         """All attributes, defaults filled in.
