@@ -98,8 +98,8 @@ def compile(
         progress("reading")
         beside = sidecars.find(str(model), source, options.sidecar)
         ranges = ranges_of(str(model), options, ResizeRule(*beside.edges), progress)
-        bounds = Bounds.times(options.bounds)
-        graph, ctx = Graph.load(source, bounds), Context(range_source=ranges, channel_order=beside.channel_order)
+        graph = Graph.load(source, bounds := Bounds.times(options.bounds))
+        ctx = Context(range_source=ranges, channel_order=beside.channel_order)
         recorder = Recorder(output.with_name(output.name + ".reproducer"))
         numeric = NumericCheck(images, progress=progress) if images else None
         observers = _observers(options, recorder, source, numeric, instruments, progress)

@@ -57,8 +57,6 @@ class Graph:
         self.bytes_to_fold = Bounds().bytes_to_fold(0)
         self._serial = 0
 
-    # -- reading and writing -------------------------------------------------------------------------------------
-
     @staticmethod
     def load(path: str | Path, bounds: Bounds | None = None) -> Graph:
         """Read an ONNX file; weights stay on disk. Raises InputError, and Refusal for what exceeds the bounds."""
@@ -116,8 +114,6 @@ class Graph:
     def save(self, path: str | Path) -> None:
         """Write the graph; weights are streamed from the file they came from."""
         write_model(self.skeleton(), path)
-
-    # -- structure -----------------------------------------------------------------------------------------------
 
     @property
     def nodes(self) -> list[gs.Node]:

@@ -21,8 +21,8 @@ from google.protobuf.message import DecodeError
 from onnxgraft.errors import InputError, os_reason
 from onnxgraft.files import write_atomically
 from onnxgraft.ir import wire
-from onnxgraft.ir.bounds import Bounds, elements
-from onnxgraft.ir.wellformed import refuse_malformed
+from onnxgraft.ir.bounds import Bounds
+from onnxgraft.ir.wellformed import expected_bytes, refuse_malformed
 from onnxgraft.ir.wire import GRAPH_INITIALIZER, MODEL_GRAPH, TENSOR_RAW_DATA, fields
 
 INLINE_BYTES = 1024  # smaller initializers hold shapes and thresholds: the analysis wants to see them
@@ -108,17 +108,6 @@ def _resolve_external(tensor: onnx.TensorProto, model_path: Path) -> Weight:
 
 def _why(error: Exception) -> str:
     return os_reason(error) if isinstance(error, OSError) else str(error).splitlines()[0][:100]
-
-
-def expected_bytes(tensor: onnx.TensorProto) -> int | None:
-    """Bytes that the raw data of a tensor must have, or None for types packed below one byte."""
-    try:
-        itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    except (KeyError, ValueError, TypeError):
-        return None
-    if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.STRING):
-        return None
-    return elements(tensor.dims) * itemsize
 
 
 def read_skeleton(path: str | Path, bounds: Bounds | None = None) -> Skeleton:

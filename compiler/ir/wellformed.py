@@ -11,12 +11,12 @@ from onnxgraft.errors import InputError
 from onnxgraft.ir.bounds import Bounds, elements
 
 RANK = 32  # NumPy has 64 axes, ONNX Runtime fewer
-_WIDTHS = {
+_WIDTHS: dict[int, int] = {
     TensorProto.FLOAT: 4, TensorProto.UINT8: 1, TensorProto.INT8: 1, TensorProto.UINT16: 2, TensorProto.INT16: 2,
     TensorProto.INT32: 4, TensorProto.INT64: 8, TensorProto.BOOL: 1, TensorProto.FLOAT16: 2, TensorProto.DOUBLE: 8,
     TensorProto.UINT32: 4, TensorProto.UINT64: 8, TensorProto.COMPLEX64: 8, TensorProto.COMPLEX128: 16,
 }  # fmt: skip
-_FIELDS = {
+_FIELDS: dict[int, tuple[str, int]] = {
     TensorProto.FLOAT: ("float_data", 1), TensorProto.COMPLEX64: ("float_data", 2), TensorProto.DOUBLE: ("double_data", 1),
     TensorProto.COMPLEX128: ("double_data", 2), TensorProto.INT64: ("int64_data", 1), TensorProto.UINT32: ("uint64_data", 1),
     TensorProto.UINT64: ("uint64_data", 1),
@@ -158,3 +158,14 @@ def _is_text(value: bytes) -> bool:
 
 def _shown(name: str | bytes) -> str:
     return repr(name)[:80]
+
+
+def expected_bytes(tensor: TensorProto) -> int | None:
+    """Bytes that the raw data of a tensor must have, or None for types packed below one byte."""
+    try:
+        itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except (KeyError, ValueError, TypeError):
+        return None
+    if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.STRING):
+        return None
+    return elements(tensor.dims) * itemsize

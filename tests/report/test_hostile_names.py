@@ -163,7 +163,9 @@ def test_nothing_runs_in_a_browser(policy: str, browser: Any, tmp_path: Path) ->
     })).flat()""")
     assert len(shown) > 400
     assert all(shown)
-    drawn = tab.evaluate("layout(2, 0, 'after').then(({ nodes, positions }) => nodes.every((n, i) => positions[`n${i}`].x > 0))")
+    drawn = tab.evaluate(
+        "layout(2, 0, 'after').then(({ nodes, positions }) => nodes.every((n, i) => positions[`n${i}`].x > 0))"
+    )
     assert drawn
     tab.wait_for_timeout(500)
     assert tab.evaluate("typeof onnxgraft_ran") == "undefined"
