@@ -139,6 +139,7 @@ def _hand_over(graph: Graph, ctx: Context, b: Builder, boxes: Value, classes: Va
         maps = [part.of(ctx.current(name)) for name in pooler.feature_tensors]
         pooled = pool(part, ctx, pooler, part.of(boxes), maps, some_empty=True).handle
         graph.replace(old, pooled)
+        ctx.replaced |= {pooler.boxes_tensor: boxes.name, pooler.pooled_tensor: pooled.name}
         _forget_shapes_after(graph, pooled)
 
 

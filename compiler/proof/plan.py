@@ -1,0 +1,197 @@
+"""Which parts a detector has, and at which tensors they begin and end in the file's graph and in the compiled one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from onnxgraft.detector.spec import BoxHead, CascadeStage, DetectorSpec, Pooler
+from onnxgraft.ir.graph import Graph
+from onnxgraft.pipeline.context import Context
+from onnxgraft.proof import map_probes, parts, probes
+from onnxgraft.proof.parts import Part, Port
+
+
+@dataclass
+class Sides:
+    """The file's graph after folding at the build's size (one image), the compiled one with plugin ops as functions."""
+
+    file: Graph
+    build: Graph
+    ctx: Context
+
+    def __post_init__(self) -> None:
+        self.spec: DetectorSpec = self.ctx.spec()
+        self._tensors = {t.name: t for t in self.build.gs.inputs}
+        self._tensors |= {t.name: t for node in self.build.nodes for t in node.outputs}
+
+    def now(self, name: str) -> str:
+        """The compiled graph's name for a tensor of the spec: its own where it is still there, else what took its place."""
+        return name if name in self._tensors else self.ctx.current(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor of the compiled graph; -1 where a dimension is not known."""
+        known = self._tensors[name].shape if name in self._tensors else None
+        return tuple(d if isinstance(d, int) else -1 for d in known or ())
+
+    def port(self, role: str, name: str, lay: parts.Layout) -> Port:
+        """A tensor of the spec on both sides."""
+        now = self.now(name)
+        return Port(role, name, now, lay, self.shape(now))
+
+    def site(self, role: str, name: str, lay: parts.Layout, file: str | None = None) -> Port:
+        """A tensor that passes made for all images, and what it stands for in the file."""
+        return Port(role, file, name, lay, self.shape(name))
+
+    @property
+    def graphs(self) -> tuple[Graph, Graph]:
+        return self.file, self.build
+
+    def whole_canvas(self) -> list[Port]:
+        """The true size of each image, where that is an input: all of the canvas."""
+        if not self.ctx.io.get("image_sizes"):
+            return []
+        image = self.spec.image
+        size = np.array([image.height, image.width], np.float32)
+        return [Port("", None, "image_sizes", lambda _, shape: np.broadcast_to(size, shape), self.shape("image_sizes"))]
+
+
+def parts_of(sides: Sides) -> Iterator[Part]:
+    """The parts, in the order in which a picture passes them. Raises CutError where one cannot be cut out."""
+    spec = sides.spec
+    if spec.rpn is not None:
+        yield _proposals(sides)
+    if spec.box_head is not None:
+        yield from _pooled_proposals(sides)
+        yield _detections(sides, spec.box_head)
+    if spec.dense is not None:
+        yield _dense(sides)
+    for head, pooler in spec.detection_poolers().items():
+        yield _pooling(sides, f"pooling of the {head}s", pooler, sides.ctx.current(pooler.boxes_tensor))
+    if spec.mask_head is not None:
+        yield _masks(sides)
+    if spec.keypoint_head is not None:
+        yield _heatmaps(sides)
+
+
+def _level_ports(sides: Sides) -> list[Port]:
+    found = []
+    for index, level in enumerate(sides.spec.anchor_levels()):
+        found += [sides.port(f"logits{index}", level.logits_tensor, parts.maps),
+                  sides.port(f"deltas{index}", level.deltas_tensor, parts.maps)]  # fmt: skip
+        sure = getattr(level, "centerness_tensor", None)
+        if sure is not None:
+            found.append(sides.port(f"centerness{index}", sure, parts.maps))
+    return [*found, *sides.whole_canvas()]
+
+
+def _proposals(sides: Sides) -> Part:
+    rpn, sites = sides.spec.rpn, sides.ctx.sites
+    assert rpn is not None
+    feed = partial(probes.proposal_probes, sides.spec, rpn)
+    if sides.spec.box_head is None:
+        return _detected(sides, "proposals", _level_ports(sides), feed)
+    ends = {"boxes": rpn.proposals_tensor}, {"boxes": sites["proposals"], "valid": sites["valid"]}
+    return parts.Proposed("proposals", sides.graphs, _level_ports(sides), ends, feed)
+
+
+def _dense(sides: Sides) -> Part:
+    assert sides.spec.dense is not None
+    feed = partial(probes.dense_probes, sides.spec, sides.spec.dense)
+    return _detected(sides, "detections", _level_ports(sides), feed)
+
+
+def _detected(sides: Sides, name: str, ports: Sequence[Port], feed: object) -> Part:
+    outputs, sites, image = sides.spec.outputs, sides.ctx.sites, sides.spec.image
+    roles = {"boxes": outputs.boxes_tensor, "scores": outputs.scores_tensor, "classes": outputs.classes_tensor}
+    file = {role: tensor for role, tensor in roles.items() if tensor}
+    build = {"number": sites["num_detections"], **{role: sites[role] for role in roles if role in sites}}
+    part = parts.Detected(name, sides.graphs, ports, (file, build), feed)  # type: ignore[arg-type]
+    if sides.ctx.io.get("boxes") == "normalized":
+        part.scale = np.array([image.width, image.height] * 2, np.float32)
+    return part
+
+
+def _detections(sides: Sides, head: BoxHead) -> Part:
+    spec, sites = sides.spec, sides.ctx.sites
+    assert spec.box_pooler is not None
+    scores = [*(stage.scores_tensor for stage in spec.cascade), head.scores_tensor]
+    boxes = sites["head_boxes"]
+    number = sides.shape(boxes)[1]
+    ports = [
+        *(sides.port(f"scores{i}", name, parts.rows) for i, name in enumerate(scores)),
+        sides.port("deltas", head.deltas_tensor, parts.rows),
+        sides.site("boxes", boxes, parts.per_image, spec.box_pooler.boxes_tensor),
+        *(Port("boxes", p.boxes_tensor, None, parts.rows) for p in spec.box_poolers()[:-1]),
+        sides.site("boxes", sites["valid"], parts.valid),
+        *sides.whole_canvas(),
+    ]
+    ports = [p if p.lay is not parts.rows else _with_rows(p, sides.ctx.batch * number) for p in ports]
+    return _detected(sides, "detections", ports, partial(probes.detection_probes, spec, head, number))
+
+
+def _with_rows(port: Port, number: int) -> Port:
+    return Port(port.role, port.file, port.build, port.lay, (number, *port.shape[1:]))
+
+
+def _pooled_proposals(sides: Sides) -> Iterator[Part]:
+    spec = sides.spec
+    boxes = sides.ctx.sites["proposals"]
+    for number, pooler in enumerate(spec.box_poolers(), start=1):
+        which = f" of stage {number}" if spec.cascade else ""
+        yield _pooling(sides, f"pooling of the boxes{which}", pooler, boxes)
+        if number <= len(spec.cascade):
+            stage, following = spec.cascade[number - 1], spec.box_poolers()[number].boxes_tensor
+            yield _refinement(sides, f"boxes after stage {number}", stage, boxes, following)
+            boxes = sides.ctx.current(following)
+
+
+def _pooling(sides: Sides, name: str, pooler: Pooler, boxes: str) -> Part:
+    shapes = [(1, *sides.shape(sides.now(f))[1:]) for f in pooler.feature_tensors]
+    ports = [
+        sides.site("boxes", boxes, parts.per_image, pooler.boxes_tensor),
+        *(sides.port(f"map{i}", tensor, parts.maps) for i, tensor in enumerate(pooler.feature_tensors)),
+        *sides.whole_canvas(),
+    ]
+    ends = {"value": pooler.pooled_tensor}, {"value": sides.ctx.current(pooler.pooled_tensor)}
+    feed = partial(map_probes.pooling_probes, sides.spec, pooler, shapes, sides.shape(boxes)[1])
+    return parts.Valued(name, sides.graphs, ports, ends, feed)
+
+
+def _refinement(sides: Sides, name: str, stage: CascadeStage, boxes: str, following: str) -> Part:
+    number = sides.shape(boxes)[1]
+    ports = [
+        sides.site("boxes", boxes, parts.per_image, stage.pooler.boxes_tensor),
+        _with_rows(sides.port("deltas", stage.deltas_tensor, parts.rows), sides.ctx.batch * number),
+        *sides.whole_canvas(),
+    ]
+    ends = {"value": following}, {"value": sides.ctx.current(following)}
+    return parts.Moved(name, sides.graphs, ports, ends, partial(map_probes.refinement_probes, sides.spec, stage, number))
+
+
+def _masks(sides: Sides) -> Part:
+    spec, sites = sides.spec, sides.ctx.sites
+    assert spec.mask_head is not None
+    number = sides.shape(sites["classes"])[1]
+    channels = 1 if spec.mask_head.class_agnostic else spec.num_classes or 1
+    logits = sides.port("logits", spec.mask_head.logits_tensor, parts.rows)
+    ports = [
+        _with_rows(logits, sides.ctx.batch * number),
+        sides.site("classes", sites["classes"], parts.classes, spec.outputs.classes_tensor),
+        Port("boxes", spec.outputs.boxes_tensor, None, parts.rows),  # only their number is read
+    ]
+    ends = {"value": spec.outputs.masks_tensor or ""}, {"value": sites["masks"]}
+    part = parts.Masked("masks", sides.graphs, ports, ends, partial(map_probes.mask_probes, spec, channels, number))
+    return part
+
+
+def _heatmaps(sides: Sides) -> Part:
+    spec, sites = sides.spec, sides.ctx.sites
+    assert spec.keypoint_head is not None
+    number = sides.shape(sites["classes"])[1]
+    logits = _with_rows(sides.port("logits", spec.keypoint_head.logits_tensor, parts.rows), sides.ctx.batch * number)
+    ends = {"value": spec.outputs.heatmaps_tensor or ""}, {"value": sites["heatmaps"]}
+    return parts.Valued("heatmaps", sides.graphs, [logits], ends, partial(map_probes.heatmap_probes, spec, number))
