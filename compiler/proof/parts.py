@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,21 +66,37 @@ class Part(ABC):
 
 
 class Detected(Part):
-    """Ends in detections: num_detections, boxes, scores and, where there are any, classes."""
+    """Ends in detections: num_detections, boxes, scores and, where there are any, classes. Before the pass that makes them for
+    all images, what the build has is the file's form, of the first image.
+
+    scale: makes the build's boxes pixels. logits: the file gives logits where the build gives their probabilities.
+    """
 
     scale: NDArray[np.float32] = np.ones(4, np.float32)
+    logits = False
 
     def compare(self, probe: Probe, file: Arrays, build: Arrays, image: int, batch: int) -> Outcome:
+        if "number" not in build:
+            return Outcome() if image else compare_rows(_rows(file), _rows(build))
         n = int(build["number"].reshape(-1)[image])
-        classes = build["classes"][image, :n].astype(np.int64) if "classes" in build else None
-        got = Rows(build["boxes"][image, :n] * self.scale, build["scores"][image, :n], classes)
-        return compare_rows(Rows(file["boxes"].reshape(-1, 4), file["scores"], file.get("classes")), got)
+        kinds = build["classes"][image, :n].astype(np.int64) if "classes" in build else None
+        got = Rows(build["boxes"][image, :n] * self.scale, build["scores"][image, :n], kinds)
+        expected = _rows(file)
+        if self.logits and expected.scores is not None:
+            expected = replace(expected, scores=(1 / (1 + np.exp(-expected.scores.astype(np.float64)))).astype(np.float32))
+        return compare_rows(expected, got)
+
+
+def _rows(arrays: Arrays) -> Rows:
+    return Rows(arrays["boxes"].reshape(-1, 4), arrays["scores"], arrays.get("classes"))
 
 
 class Proposed(Part):
-    """Ends in proposals [N, P, 4] of which some are real."""
+    """Ends in proposals [N, P, 4] of which some are real; before they are made for all images, in those of the first."""
 
     def compare(self, probe: Probe, file: Arrays, build: Arrays, image: int, batch: int) -> Outcome:
+        if "valid" not in build:
+            return Outcome() if image else compare_rows(Rows(file["boxes"].reshape(-1, 4)), Rows(build["boxes"].reshape(-1, 4)))
         real = build["valid"][image]
         return compare_rows(Rows(file["boxes"].reshape(-1, 4)), Rows(build["boxes"][image][real]))
 

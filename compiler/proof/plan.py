@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
-from onnxgraft.detector.spec import BoxHead, CascadeStage, DetectorSpec, Pooler
+from onnxgraft.detector.spec import BoxHead, DetectorSpec, Pooler
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.context import Context
 from onnxgraft.proof import map_probes, parts, probes
@@ -31,6 +32,10 @@ class Sides:
     def now(self, name: str) -> str:
         """The compiled graph's name for a tensor of the spec: its own where it is still there, else what took its place."""
         return name if name in self._tensors else self.ctx.current(name)
+
+    def tensor(self, name: str) -> gs.Tensor:
+        """A tensor of the compiled graph."""
+        return self._tensors[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor of the compiled graph; -1 where a dimension is not known."""
@@ -59,22 +64,28 @@ class Sides:
         return [Port("", None, "image_sizes", lambda _, shape: np.broadcast_to(size, shape), self.shape("image_sizes"))]
 
 
-def parts_of(sides: Sides) -> Iterator[Part]:
-    """The parts, in the order in which a picture passes them. Raises CutError where one cannot be cut out."""
+def parts_of(sides: Sides, only: str | None = None) -> Iterator[Part]:
+    """The parts, in the order in which a picture passes them; `only` one by its name. Raises CutError where one cannot be
+    cut out."""
     spec = sides.spec
+    makers: dict[str, Callable[[], Part]] = {}
     if spec.rpn is not None:
-        yield _proposals(sides)
+        makers["proposals"] = partial(_proposals, sides)
     if spec.box_head is not None:
-        yield from _pooled_proposals(sides)
-        yield _detections(sides, spec.box_head)
+        makers |= _proposal_heads(sides)
+        makers["detections"] = partial(_detections, sides, spec.box_head)
     if spec.dense is not None:
-        yield _dense(sides)
+        makers["detections"] = partial(_dense, sides)
     for head, pooler in spec.detection_poolers().items():
-        yield _pooling(sides, f"pooling of the {head}s", pooler, sides.ctx.current(pooler.boxes_tensor))
+        name = f"pooling of the {head}s"
+        makers[name] = partial(_pooling, sides, name, pooler, pooler.boxes_tensor)
     if spec.mask_head is not None:
-        yield _masks(sides)
+        makers["masks"] = partial(_masks, sides)
     if spec.keypoint_head is not None:
-        yield _heatmaps(sides)
+        makers["heatmaps"] = partial(_heatmaps, sides)
+    for name, make in makers.items():
+        if only in (None, name):
+            yield make()
 
 
 def _level_ports(sides: Sides) -> list[Port]:
@@ -94,7 +105,8 @@ def _proposals(sides: Sides) -> Part:
     feed = partial(probes.proposal_probes, sides.spec, rpn)
     if sides.spec.box_head is None:
         return _detected(sides, "proposals", _level_ports(sides), feed)
-    ends = {"boxes": rpn.proposals_tensor}, {"boxes": sites["proposals"], "valid": sites["valid"]}
+    made = {"boxes": sites["proposals"], "valid": sites["valid"]} if "proposals" in sites else {"boxes": rpn.proposals_tensor}
+    ends = {"boxes": rpn.proposals_tensor}, made
     return parts.Proposed("proposals", sides.graphs, _level_ports(sides), ends, feed)
 
 
@@ -108,8 +120,11 @@ def _detected(sides: Sides, name: str, ports: Sequence[Port], feed: object) -> P
     outputs, sites, image = sides.spec.outputs, sides.ctx.sites, sides.spec.image
     roles = {"boxes": outputs.boxes_tensor, "scores": outputs.scores_tensor, "classes": outputs.classes_tensor}
     file = {role: tensor for role, tensor in roles.items() if tensor}
-    build = {"number": sites["num_detections"], **{role: sites[role] for role in roles if role in sites}}
+    build = file
+    if "num_detections" in sites:
+        build = {"number": sites["num_detections"], **{role: sites[role] for role in roles if role in sites}}
     part = parts.Detected(name, sides.graphs, ports, (file, build), feed)  # type: ignore[arg-type]
+    part.logits = sides.spec.rpn is not None and sides.spec.box_head is None
     if sides.ctx.io.get("boxes") == "normalized":
         part.scale = np.array([image.width, image.height] * 2, np.float32)
     return part
@@ -137,19 +152,20 @@ def _with_rows(port: Port, number: int) -> Port:
     return Port(port.role, port.file, port.build, port.lay, (number, *port.shape[1:]))
 
 
-def _pooled_proposals(sides: Sides) -> Iterator[Part]:
+def _proposal_heads(sides: Sides) -> dict[str, Callable[[], Part]]:
     spec = sides.spec
-    boxes = sides.ctx.sites["proposals"]
+    found: dict[str, Callable[[], Part]] = {}
     for number, pooler in enumerate(spec.box_poolers(), start=1):
-        which = f" of stage {number}" if spec.cascade else ""
-        yield _pooling(sides, f"pooling of the boxes{which}", pooler, boxes)
+        name = f"pooling of the boxes{f' of stage {number}' if spec.cascade else ''}"
+        found[name] = partial(_pooling, sides, name, pooler, pooler.boxes_tensor if number > 1 else None)
         if number <= len(spec.cascade):
-            stage, following = spec.cascade[number - 1], spec.box_poolers()[number].boxes_tensor
-            yield _refinement(sides, f"boxes after stage {number}", stage, boxes, following)
-            boxes = sides.ctx.current(following)
+            name = f"boxes after stage {number}"
+            found[name] = partial(_refinement, sides, name, number)
+    return found
 
 
-def _pooling(sides: Sides, name: str, pooler: Pooler, boxes: str) -> Part:
+def _pooling(sides: Sides, name: str, pooler: Pooler, boxes_of: str | None) -> Part:
+    boxes = sides.ctx.current(boxes_of) if boxes_of else sides.ctx.sites["proposals"]
     shapes = [(1, *sides.shape(sides.now(f))[1:]) for f in pooler.feature_tensors]
     ports = [
         sides.site("boxes", boxes, parts.per_image, pooler.boxes_tensor),
@@ -161,15 +177,18 @@ def _pooling(sides: Sides, name: str, pooler: Pooler, boxes: str) -> Part:
     return parts.Valued(name, sides.graphs, ports, ends, feed)
 
 
-def _refinement(sides: Sides, name: str, stage: CascadeStage, boxes: str, following: str) -> Part:
-    number = sides.shape(boxes)[1]
+def _refinement(sides: Sides, name: str, number: int) -> Part:
+    spec = sides.spec
+    stage, following = spec.cascade[number - 1], spec.box_poolers()[number].boxes_tensor
+    boxes = sides.ctx.current(stage.pooler.boxes_tensor) if number > 1 else sides.ctx.sites["proposals"]
+    rows = sides.shape(boxes)[1]
     ports = [
         sides.site("boxes", boxes, parts.per_image, stage.pooler.boxes_tensor),
-        _with_rows(sides.port("deltas", stage.deltas_tensor, parts.rows), sides.ctx.batch * number),
+        _with_rows(sides.port("deltas", stage.deltas_tensor, parts.rows), sides.ctx.batch * rows),
         *sides.whole_canvas(),
     ]
     ends = {"value": following}, {"value": sides.ctx.current(following)}
-    return parts.Moved(name, sides.graphs, ports, ends, partial(map_probes.refinement_probes, sides.spec, stage, number))
+    return parts.Moved(name, sides.graphs, ports, ends, partial(map_probes.refinement_probes, spec, stage, rows))
 
 
 def _masks(sides: Sides) -> Part:

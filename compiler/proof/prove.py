@@ -1,0 +1,222 @@
+"""Proves that a compiled graph gives the file's answers, or says what was not proved."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onnxgraft.errors import OnnxgraftError, ProofError
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.proof import witness as witnesses
+from onnxgraft.proof.cut import CutError
+from onnxgraft.proof.feeds import Picture
+from onnxgraft.proof.models import BuildModel, FileModel
+from onnxgraft.proof.network import compare_network
+from onnxgraft.proof.parts import Part
+from onnxgraft.proof.pictures import Compared, compare_pictures, pictures_of
+from onnxgraft.proof.plan import Sides, parts_of
+from onnxgraft.proof.probes import Probe
+from onnxgraft.proof.witness import Kept, Witness
+
+_SMALLER = 64  # pixels by which a picture is smaller than the canvas, where that must not matter
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was proved of a build.
+
+    parts, probes: how many parts agreed, on how many inputs. nodes: nodes of the network that are the file's own.
+    network: where the network is not the file's own, or None. pictures: how many; detections, matched: the file's, and those
+    that were found again. box_px, score, mask, heatmap, semantic: worst differences on pictures. lowered: the score threshold
+    that was set on both sides. missing: the first thing that was not proved; None when all was. seconds: what it took.
+    """
+
+    parts: int = 0
+    probes: int = 0
+    nodes: int = 0
+    network: str | None = None
+    pictures: int = 0
+    detections: int = 0
+    matched: int = 0
+    box_px: float = 0.0
+    score: float = 0.0
+    mask: float | None = None
+    heatmap: float | None = None
+    semantic: float | None = None
+    lowered: float | None = None
+    missing: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything was proved."""
+        return self.missing is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the manifest: the same on every machine, so without the time."""
+        return {key: value for key, value in asdict(self).items() if value is not None and key != "seconds"}
+
+    def __str__(self) -> str:
+        found = [f"{self.parts} parts on {self.probes} probes"] if self.parts else []
+        if self.pictures:
+            on = f"on {self.pictures} picture{'s' * (self.pictures != 1)}"
+            if self.lowered is not None:
+                on += f" above a score of {self.lowered:.2g}"
+            if self.detections:
+                maps = (("masks", self.mask), ("heatmaps", self.heatmap))
+                told = "".join(f", {what} {worst:.1g}" for what, worst in maps if worst is not None)
+                found.append(f"{self.matched} of {self.detections} detections {on}, boxes within {self.box_px:.1g} px, "
+                             f"scores {self.score:.1g}{told}")  # fmt: skip
+            if self.semantic is not None:
+                found.append(f"semantic logits within {self.semantic:.1g}" + ("" if self.detections else f" {on}"))
+        said = "; ".join(found)
+        time_taken = f" ({self.seconds:.1f} s)"
+        if self.missing is None:
+            return f"proved: {said}{time_taken}"
+        return f"not proved: {self.missing}" + (f"; proved: {said}" if said else "") + time_taken
+
+
+def prove(
+    source: Path,
+    steps: Sequence[Pass],
+    seen: Witness | None = None,
+    pictures: Sequence[Picture] = (),
+    number: int = 1,
+    order: str | None = None,
+    exact_padding: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Proof:
+    """Compare the file with what passes make of it, part by part on probes and as a whole on pictures.
+
+    Args:
+        source: the file as it was given.
+        steps: the passes of the build.
+        seen: what was kept while they ran; they run again when None.
+        pictures: uint8 BGR of the canvas size; others are made where these are too few.
+        number: how many pictures; a batch takes at least as many as it has rows.
+        order: the channel order that a sidecar names.
+        exact_padding: answers must not depend on the canvas around a picture.
+        progress: called with a word on what runs.
+
+    Raises:
+        ProofError: the answers differ.
+    """
+    started = time.perf_counter()
+    kept = seen if seen is not None and seen.finished is not None else witnesses.run(source, steps, order)
+    if kept.recognised is None or kept.finished is None:
+        return Proof(missing="the pipeline does not go from a recognised detector to named outputs")
+    if kept.of_one_image:
+        recognised = kept.recognised
+    else:
+        alone = witnesses.run(source, witnesses.for_one_image(steps), order).recognised
+        assert alone is not None
+        recognised = alone
+    prover = _Prover(source, steps, order, recognised, kept, progress)
+    proof = prover.parts()
+    compared = prover.pictures(pictures, number, exact_padding)
+    return replace(_with_pictures(proof, compared), seconds=round(time.perf_counter() - started, 2))
+
+
+def _with_pictures(proof: Proof, compared: Compared) -> Proof:
+    reports = compared.reports
+    missing = proof.missing or compared.missing
+
+    def worst(kind: str) -> float | None:
+        return max((w for r in reports if (w := getattr(r, kind)) is not None), default=None)
+
+    return replace(
+        proof, pictures=len(reports), detections=sum(r.reference for r in reports), matched=sum(r.matched for r in reports),
+        box_px=worst("box_px") or 0.0, score=worst("score") or 0.0, mask=worst("mask"), heatmap=worst("heatmap"),
+        semantic=worst("semantic"), lowered=compared.lowered, missing=missing,
+    )  # fmt: skip
+
+
+class _Prover:
+    def __init__(
+        self, source: Path, steps: Sequence[Pass], order: str | None, recognised: Kept, kept: Witness,
+        progress: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._source, self._steps, self._order = source, steps, order
+        self._recognised, self._progress = recognised, progress
+        self._sides = kept.sides(recognised)
+
+    def parts(self) -> Proof:
+        """All parts on their probes, and the network between them node by node. Raises ProofError."""
+        parts = probes = 0
+        missing = None
+        try:
+            for part in parts_of(self._sides):
+                self._progress(f"proving {part.name}")
+                fed = list(part.probes())
+                failure = first_failure(part, fed, self._sides.ctx.batch)
+                if failure is not None:
+                    probe, words = failure
+                    raise ProofError(f"{part.name}, fed {probe.name!r}: {words}{self._blame(part.name, fed)}")
+                parts, probes = parts + 1, probes + len(fed)
+        except CutError as error:
+            missing = f"a part cannot be cut out: {error}"
+        network = compare_network(self._sides, self._recognised.ctx.sites["normalized"])
+        return Proof(parts, probes, network.nodes, network.differs, missing=missing)
+
+    def _blame(self, name: str, probes: Sequence[Probe]) -> str:
+        """The first pass after which a part differs, in words; "" where no stage shows it."""
+        try:
+            stages = witnesses.run(self._source, self._steps, self._order, every=True).stages
+        except OnnxgraftError:
+            return ""
+        for stage in stages[1:]:
+            try:
+                sides = Sides(self._recognised.graph(), stage.graph(), stage.ctx)
+                part = next((p for p in parts_of(sides, name)), None)
+                if part is not None and first_failure(part, probes, stage.ctx.batch) is not None:
+                    return f" [first after pass {stage.after!r}]"
+            except (OnnxgraftError, KeyError, StopIteration):
+                continue
+        return ""
+
+    def pictures(self, given: Sequence[Picture], number: int, exact_padding: bool) -> Compared:
+        """The file against the compiled graph on whole pictures. Raises ProofError."""
+        image, batch = self._sides.spec.image, self._sides.ctx.batch
+        canvas = image.height, image.width
+        shown = pictures_of(given, canvas, max(number, batch))
+        if exact_padding:
+            small = canvas[0] - _SMALLER, canvas[1] - _SMALLER // 2
+            shown += [picture[: small[0], : small[1]] for picture in shown[:1]]
+        with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
+            place = Path(folder)
+
+            def file(size: tuple[int, int]) -> FileModel:
+                own = place / f"{size[0]}x{size[1]}"
+                own.mkdir()
+                rows = int(self._sides.ctx.io.get("proposals", (0, 1))[1])
+                return FileModel(self._source, witnesses.restoring(self._steps), self._sides.spec, size, own, rows)
+
+            self._progress("proving on pictures")
+            compared = compare_pictures(file, BuildModel(self._sides, place), shown, canvas)
+        if compared.difference is not None and compared.missing is None:
+            raise ProofError(compared.difference)
+        return compared
+
+
+def first_failure(part: Part, probes: Sequence[Probe], batch: int) -> tuple[Probe, str] | None:
+    """The first probe on which both sides of a part differ, and how. Each row of a batch is held against the file's own run."""
+    expected = [part.of_file(probe) for probe in probes]
+    for start in range(0, len(probes), batch):
+        rows = [(start + i) % len(probes) for i in range(batch)]
+        found = part.of_build([probes[row] for row in rows])
+        for image, row in enumerate(rows):
+            outcome = part.compare(probes[row], expected[row], found, image, batch)
+            if outcome.difference is not None:
+                where = f"image {image} of the batch, " if batch > 1 else ""
+                return probes[row], where + outcome.difference
+    return None
+
+
+def summary(proofs: Iterable[Proof]) -> str:
+    """The first proof that lacks something, else the last."""
+    told = list(proofs)
+    return str(next((p for p in told if not p.whole), told[-1]))
