@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.ir.graph import IR_VERSION, PLUGIN_DOMAIN, Graph, node_inputs
 
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 _NPY = onnx.helper.np_dtype_to_tensor_dtype
 
 

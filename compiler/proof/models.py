@@ -11,14 +11,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph, ancestors
 from onnxgraft.ir.traverse import scalar
 from onnxgraft.passes.emit.boxes import just_above
 from onnxgraft.passes.fix_input import resize_image
-from onnxgraft.pipeline.base import Pass
-from onnxgraft.pipeline.context import Context
-from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.proof.feeds import Picture, build_feeds, file_feeds
 from onnxgraft.proof.plan import Sides
 from onnxgraft.runtime.detections import Detections, from_outputs, from_raw_export
@@ -31,23 +29,16 @@ class FileModel:
     """The file as it was given, after the passes that give back what the export lost, with an input of one size.
 
     Args:
-        source: the file.
-        steps: passes that restore; folding comes in only where the size is not the export's own, to find where it is
-            written down.
+        graph: the file's graph, as its witness kept it.
         spec: what was recognised.
         size: height and width of the pictures.
         folder: where the graph is written for ONNX Runtime.
         rows: proposals that a Fast R-CNN gets.
     """
 
-    def __init__(
-        self, source: Path, steps: Sequence[Pass], spec: DetectorSpec, size: tuple[int, int], folder: Path, rows: int = 1000
-    ) -> None:
+    def __init__(self, graph: Graph, spec: DetectorSpec, size: tuple[int, int], folder: Path, rows: int = 1000) -> None:
         self.spec, self.size, self._rows = spec, size, rows
-        self.graph = Graph.load(source)
-        same = set(size) <= set(self.graph.gs.inputs[0].shape or ())
-        chosen = [step for step in steps if not (same and "simplified" in step.provides)]
-        PassManager(chosen, fingerprints=False).run(self.graph, Context())
+        self.graph = graph
         resize_image(self.graph, *size)
         self._file = folder / "file.onnx"
         self._runner: OrtRunner | None = None
@@ -132,7 +123,7 @@ class BuildModel:
 
     def lower(self, new: float) -> bool:
         """Let another score threshold hold in the suppression that makes the detections."""
-        number = self._sides.tensor(self._sides.ctx.sites["num_detections"])
+        number = self._sides.tensor(self._sides.ctx.values.results[Role.NUM_DETECTIONS])
         for node in ancestors(number):
             if node.domain == PLUGIN_DOMAIN and "score_threshold" in node.attrs:
                 node.attrs["score_threshold"] = just_above(new)

@@ -25,7 +25,7 @@ def compare_network(sides: Sides, normalized: str) -> Network:
     """Compare what lies between the normalised image (`normalized` in the file's graph), pooled features and all tensors of
     the spec at which parts begin. A batch may write the first dimension of a Reshape anew."""
     spec, ctx = sides.spec, sides.ctx
-    starts = {normalized: ctx.sites["normalized"]}
+    starts = {normalized: ctx.values.normalized}
     starts |= {p.pooled_tensor: ctx.current(p.pooled_tensor) for p in spec.poolers()}
     heads = [spec.box_head.scores_tensor, spec.box_head.deltas_tensor] if spec.box_head else []
     heads += [name for stage in spec.cascade for name in (stage.scores_tensor, stage.deltas_tensor)]

@@ -57,7 +57,7 @@ class Part(ABC):
 
     def of_build(self, probes: Sequence[Probe]) -> Arrays:
         """What the build's part gives for one batch."""
-        found = self.build({p.build: p.lay([q.feeds[p.role] for q in probes], p.shape) for p in self._ports if p.build})
+        found = self.build({p.build: p.lay([q.feeds.get(p.role) for q in probes], p.shape) for p in self._ports if p.build})
         return {role: found[name] for role, name in self._build_ends.items()}
 
     @abstractmethod

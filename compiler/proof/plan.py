@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import BoxHead, DetectorSpec, Pooler
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.context import Context
@@ -77,8 +78,8 @@ def parts_of(sides: Sides, only: str | None = None) -> Iterator[Part]:
     if spec.dense is not None:
         makers["detections"] = partial(_dense, sides)
     for head, pooler in spec.detection_poolers().items():
-        name = f"pooling of the {head}s"
-        makers[name] = partial(_pooling, sides, name, pooler, pooler.boxes_tensor)
+        name = f"pooling of the {head.value}s"
+        makers[name] = partial(_pooling, sides, name, pooler)
     if spec.mask_head is not None:
         makers["masks"] = partial(_masks, sides)
     if spec.keypoint_head is not None:
@@ -100,12 +101,14 @@ def _level_ports(sides: Sides) -> list[Port]:
 
 
 def _proposals(sides: Sides) -> Part:
-    rpn, sites = sides.spec.rpn, sides.ctx.sites
+    rpn, values = sides.spec.rpn, sides.ctx.values
     assert rpn is not None
     feed = partial(probes.proposal_probes, sides.spec, rpn)
     if sides.spec.box_head is None:
         return _detected(sides, "proposals", _level_ports(sides), feed)
-    made = {"boxes": sites["proposals"], "valid": sites["valid"]} if "proposals" in sites else {"boxes": rpn.proposals_tensor}
+    made = {"boxes": rpn.proposals_tensor}
+    if values.has("proposals"):
+        made = {"boxes": values.proposals.boxes, "valid": values.proposals.valid}
     ends = {"boxes": rpn.proposals_tensor}, made
     return parts.Proposed("proposals", sides.graphs, _level_ports(sides), ends, feed)
 
@@ -117,12 +120,13 @@ def _dense(sides: Sides) -> Part:
 
 
 def _detected(sides: Sides, name: str, ports: Sequence[Port], feed: object) -> Part:
-    outputs, sites, image = sides.spec.outputs, sides.ctx.sites, sides.spec.image
-    roles = {"boxes": outputs.boxes_tensor, "scores": outputs.scores_tensor, "classes": outputs.classes_tensor}
-    file = {role: tensor for role, tensor in roles.items() if tensor}
+    outputs, results, image = sides.spec.outputs, sides.ctx.values.results, sides.spec.image
+    tensors = {"boxes": outputs.boxes_tensor, "scores": outputs.scores_tensor, "classes": outputs.classes_tensor}
+    file = {role: tensor for role, tensor in tensors.items() if tensor}
     build = file
-    if "num_detections" in sites:
-        build = {"number": sites["num_detections"], **{role: sites[role] for role in roles if role in sites}}
+    if Role.NUM_DETECTIONS in results:
+        roles = {"number": Role.NUM_DETECTIONS, "boxes": Role.BOXES, "scores": Role.SCORES, "classes": Role.CLASSES}
+        build = {name: results[role] for name, role in roles.items() if role in results}
     part = parts.Detected(name, sides.graphs, ports, (file, build), feed)  # type: ignore[arg-type]
     part.logits = sides.spec.rpn is not None and sides.spec.box_head is None
     if sides.ctx.io.get("boxes") == "normalized":
@@ -131,17 +135,17 @@ def _detected(sides: Sides, name: str, ports: Sequence[Port], feed: object) -> P
 
 
 def _detections(sides: Sides, head: BoxHead) -> Part:
-    spec, sites = sides.spec, sides.ctx.sites
+    spec, values = sides.spec, sides.ctx.values
     assert spec.box_pooler is not None
     scores = [*(stage.scores_tensor for stage in spec.cascade), head.scores_tensor]
-    boxes = sites["head_boxes"]
+    boxes = values.head_boxes
     number = sides.shape(boxes)[1]
     ports = [
         *(sides.port(f"scores{i}", name, parts.rows) for i, name in enumerate(scores)),
         sides.port("deltas", head.deltas_tensor, parts.rows),
         sides.site("boxes", boxes, parts.per_image, spec.box_pooler.boxes_tensor),
         *(Port("boxes", p.boxes_tensor, None, parts.rows) for p in spec.box_poolers()[:-1]),
-        sides.site("boxes", sites["valid"], parts.valid),
+        sides.site("boxes", values.proposals.valid, parts.valid),
         *sides.whole_canvas(),
     ]
     ports = [p if p.lay is not parts.rows else _with_rows(p, sides.ctx.batch * number) for p in ports]
@@ -157,15 +161,15 @@ def _proposal_heads(sides: Sides) -> dict[str, Callable[[], Part]]:
     found: dict[str, Callable[[], Part]] = {}
     for number, pooler in enumerate(spec.box_poolers(), start=1):
         name = f"pooling of the boxes{f' of stage {number}' if spec.cascade else ''}"
-        found[name] = partial(_pooling, sides, name, pooler, pooler.boxes_tensor if number > 1 else None)
+        found[name] = partial(_pooling, sides, name, pooler)
         if number <= len(spec.cascade):
             name = f"boxes after stage {number}"
             found[name] = partial(_refinement, sides, name, number)
     return found
 
 
-def _pooling(sides: Sides, name: str, pooler: Pooler, boxes_of: str | None) -> Part:
-    boxes = sides.ctx.current(boxes_of) if boxes_of else sides.ctx.sites["proposals"]
+def _pooling(sides: Sides, name: str, pooler: Pooler) -> Part:
+    boxes = sides.ctx.current(pooler.boxes_tensor)
     shapes = [(1, *sides.shape(sides.now(f))[1:]) for f in pooler.feature_tensors]
     ports = [
         sides.site("boxes", boxes, parts.per_image, pooler.boxes_tensor),
@@ -180,7 +184,7 @@ def _pooling(sides: Sides, name: str, pooler: Pooler, boxes_of: str | None) -> P
 def _refinement(sides: Sides, name: str, number: int) -> Part:
     spec = sides.spec
     stage, following = spec.cascade[number - 1], spec.box_poolers()[number].boxes_tensor
-    boxes = sides.ctx.current(stage.pooler.boxes_tensor) if number > 1 else sides.ctx.sites["proposals"]
+    boxes = sides.ctx.current(stage.pooler.boxes_tensor)
     rows = sides.shape(boxes)[1]
     ports = [
         sides.site("boxes", boxes, parts.per_image, stage.pooler.boxes_tensor),
@@ -192,25 +196,25 @@ def _refinement(sides: Sides, name: str, number: int) -> Part:
 
 
 def _masks(sides: Sides) -> Part:
-    spec, sites = sides.spec, sides.ctx.sites
+    spec, results = sides.spec, sides.ctx.values.results
     assert spec.mask_head is not None
-    number = sides.shape(sites["classes"])[1]
+    number = sides.shape(results[Role.CLASSES])[1]
     channels = 1 if spec.mask_head.class_agnostic else spec.num_classes or 1
     logits = sides.port("logits", spec.mask_head.logits_tensor, parts.rows)
     ports = [
         _with_rows(logits, sides.ctx.batch * number),
-        sides.site("classes", sites["classes"], parts.classes, spec.outputs.classes_tensor),
+        sides.site("classes", results[Role.CLASSES], parts.classes, spec.outputs.classes_tensor),
         Port("boxes", spec.outputs.boxes_tensor, None, parts.rows),  # only their number is read
     ]
-    ends = {"value": spec.outputs.masks_tensor or ""}, {"value": sites["masks"]}
+    ends = {"value": spec.outputs.masks_tensor or ""}, {"value": results[Role.MASKS]}
     part = parts.Masked("masks", sides.graphs, ports, ends, partial(map_probes.mask_probes, spec, channels, number))
     return part
 
 
 def _heatmaps(sides: Sides) -> Part:
-    spec, sites = sides.spec, sides.ctx.sites
+    spec, results = sides.spec, sides.ctx.values.results
     assert spec.keypoint_head is not None
-    number = sides.shape(sites["classes"])[1]
+    number = sides.shape(results[Role.CLASSES])[1]
     logits = _with_rows(sides.port("logits", spec.keypoint_head.logits_tensor, parts.rows), sides.ctx.batch * number)
-    ends = {"value": spec.outputs.heatmaps_tensor or ""}, {"value": sites["heatmaps"]}
+    ends = {"value": spec.outputs.heatmaps_tensor or ""}, {"value": results[Role.HEATMAPS]}
     return parts.Valued("heatmaps", sides.graphs, [logits], ends, partial(map_probes.heatmap_probes, spec, number))

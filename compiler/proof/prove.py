@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ class Proof:
 
     parts, probes: how many parts agreed, on how many inputs. nodes: nodes of the network that are the file's own.
     network: where the network is not the file's own, or None. pictures: how many; detections, matched: the file's, and those
-    that were found again. box_px, score, mask, heatmap, semantic: worst differences on pictures. lowered: the score threshold
+    that were found again; undecided: those that are not, and that the file itself loses when its pixels change by a
+    thousandth. box_px, score, mask, heatmap, semantic: worst differences on pictures. lowered: the score threshold
     that was set on both sides. missing: the first thing that was not proved; None when all was. seconds: what it took.
     """
 
@@ -40,6 +41,7 @@ class Proof:
     nodes: int = 0
     network: str | None = None
     pictures: int = 0
+    undecided: int = 0
     detections: int = 0
     matched: int = 0
     box_px: float = 0.0
@@ -68,8 +70,9 @@ class Proof:
                 on += f" above a score of {self.lowered:.2g}"
             if self.detections:
                 maps = (("masks", self.mask), ("heatmaps", self.heatmap))
+                unsure = f" ({self.undecided} that rounding decides)" if self.undecided else ""
                 told = "".join(f", {what} {worst:.1g}" for what, worst in maps if worst is not None)
-                found.append(f"{self.matched} of {self.detections} detections {on}, boxes within {self.box_px:.1g} px, "
+                found.append(f"{self.matched} of {self.detections} detections{unsure} {on}, boxes within {self.box_px:.1g} px, "
                              f"scores {self.score:.1g}{told}")  # fmt: skip
             if self.semantic is not None:
                 found.append(f"semantic logits within {self.semantic:.1g}" + ("" if self.detections else f" {on}"))
@@ -106,10 +109,19 @@ def prove(
         ProofError: the answers differ.
     """
     started = time.perf_counter()
-    kept = seen if seen is not None and seen.finished is not None else witnesses.run(source, steps, order)
-    if kept.recognised is None or kept.finished is None:
-        return Proof(missing="the pipeline does not go from a recognised detector to named outputs")
-    if kept.of_one_image:
+    plain = [step.as_exported() for step in steps]
+    rewrites = witnesses.rewrites(plain)
+    intended = next((step for step in rewrites if step.changes_answers), None)
+    if not rewrites or intended is not None:
+        why = "the pipeline does not go from a recognised detector to named outputs"
+        if intended is not None:
+            why = f"pass {intended.name()!r} changes answers by intent: {intended.changes_answers}"
+        return Proof(missing=why)
+    kept = seen if seen is not None and seen.finished is not None and plain == list(steps) else None
+    kept = kept or witnesses.run(source, plain, order)
+    steps = plain
+    assert kept.recognised is not None
+    if kept.recognised.ctx.batch == 1:
         recognised = kept.recognised
     else:
         alone = witnesses.run(source, witnesses.for_one_image(steps), order).recognised
@@ -131,7 +143,7 @@ def _with_pictures(proof: Proof, compared: Compared) -> Proof:
     return replace(
         proof, pictures=len(reports), detections=sum(r.reference for r in reports), matched=sum(r.matched for r in reports),
         box_px=worst("box_px") or 0.0, score=worst("score") or 0.0, mask=worst("mask"), heatmap=worst("heatmap"),
-        semantic=worst("semantic"), lowered=compared.lowered, missing=missing,
+        semantic=worst("semantic"), undecided=sum(compared.undecided), lowered=compared.lowered, missing=missing,
     )  # fmt: skip
 
 
@@ -141,7 +153,7 @@ class _Prover:
         progress: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._source, self._steps, self._order = source, steps, order
-        self._recognised, self._progress = recognised, progress
+        self._recognised, self._kept, self._progress = recognised, kept, progress
         self._sides = kept.sides(recognised)
 
     def parts(self) -> Proof:
@@ -159,7 +171,7 @@ class _Prover:
                 parts, probes = parts + 1, probes + len(fed)
         except CutError as error:
             missing = f"a part cannot be cut out: {error}"
-        network = compare_network(self._sides, self._recognised.ctx.sites["normalized"])
+        network = compare_network(self._sides, self._recognised.ctx.values.normalized)
         return Proof(parts, probes, network.nodes, network.differs, missing=missing)
 
     def _blame(self, name: str, probes: Sequence[Probe]) -> str:
@@ -193,7 +205,7 @@ class _Prover:
                 own = place / f"{size[0]}x{size[1]}"
                 own.mkdir()
                 rows = int(self._sides.ctx.io.get("proposals", (0, 1))[1])
-                return FileModel(self._source, witnesses.restoring(self._steps), self._sides.spec, size, own, rows)
+                return FileModel(self._kept.file(size), self._sides.spec, size, own, rows)
 
             self._progress("proving on pictures")
             compared = compare_pictures(file, BuildModel(self._sides, place), shown, canvas)
@@ -215,8 +227,3 @@ def first_failure(part: Part, probes: Sequence[Probe], batch: int) -> tuple[Prob
                 return probes[row], where + outcome.difference
     return None
 
-
-def summary(proofs: Iterable[Proof]) -> str:
-    """The first proof that lacks something, else the last."""
-    told = list(proofs)
-    return str(next((p for p in told if not p.whole), told[-1]))

@@ -126,7 +126,7 @@ class Stage:
         the one with the lower score. Class offsets make coordinates large, and overlaps uncertain with them."""
         clipped = self.clip(scene.boxes) if self.clipped else scene.boxes
         sides = clipped[:, 2:] - clipped[:, :2]
-        keep = ~((sides > 0) & (sides < _LEAST_SIDE)).any(axis=1)
+        keep: NDArray[np.bool_] = ~((sides > 0) & (sides < _LEAST_SIDE)).any(axis=1)
         grain = float(np.spacing(np.float32(self.kinds * (max(self.height, self.width) + 1))))
         least = np.maximum(sides.min(axis=1), 1e-6)
         for kind in np.unique(scene.kinds):
