@@ -57,9 +57,9 @@ def made_picture(seed: int, size: tuple[int, int]) -> Picture:
     """A picture with structure at every scale, the same on every machine: uint8 [H, W, 3]."""
     height, width = size
     picture = np.zeros((height, width, 3), np.float64)
-    for number, cell in enumerate((128, 48, 16, 4)):
+    for number, cell in enumerate((128, 48, 16)):
         rows, columns = height // cell + 1, width // cell + 1
         bits = np.random.Philox(seed + number).random_raw(3 * rows * columns)
         coarse = (bits % 256).astype(np.float64).reshape(rows, columns, 3)
-        picture += coarse.repeat(cell, 0).repeat(cell, 1)[:height, :width] * (0.4, 0.3, 0.2, 0.1)[number]
+        picture += coarse.repeat(cell, 0).repeat(cell, 1)[:height, :width] * (0.5, 0.3, 0.2)[number]
     return picture.round().clip(0, 255).astype(np.uint8)

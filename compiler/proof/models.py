@@ -23,6 +23,7 @@ from onnxgraft.runtime.detections import Detections, from_outputs, from_raw_expo
 from onnxgraft.targets import OrtRunner
 
 _SAME = 1e-6
+_COMPARISONS = {"Greater", "Less", "GreaterOrEqual", "LessOrEqual"}
 
 
 class FileModel:
@@ -84,7 +85,7 @@ class FileModel:
         scores = next((t for t in self.graph.gs.outputs if t.name == self.spec.outputs.scores_tensor), None)
         changed = False
         for node in ancestors(scores) if scores is not None else ():
-            for index, tensor in enumerate(node.inputs) if node.op in ("Greater", "Less", "GreaterOrEqual", "LessOrEqual") else ():
+            for index, tensor in enumerate(node.inputs if node.op in _COMPARISONS else ()):
                 number = _number(tensor)
                 if number is not None and abs(number - old) <= _SAME:
                     node.inputs[index] = gs.Constant(f"{node.name}/lowered", np.array(new, np.float32))

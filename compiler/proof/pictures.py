@@ -61,12 +61,10 @@ def compare_pictures(
         pictures: uint8 BGR; smaller than the canvas only where the build's answers do not depend on what lies around.
         canvas: the build's size.
     """
-    models: dict[tuple[int, int], FileModel] = {}
+    models = {size: file(size) for size in dict.fromkeys((p.shape[0], p.shape[1]) for p in pictures)}
     expected: list[Detections] = []
     for picture in pictures:
         size = picture.shape[0], picture.shape[1]
-        if size not in models:
-            models[size] = file(size)
         try:
             expected.append(models[size](picture))
         except TargetError as error:

@@ -29,6 +29,8 @@ class Sides:
         self.spec: DetectorSpec = self.ctx.spec()
         self._tensors = {t.name: t for t in self.build.gs.inputs}
         self._tensors |= {t.name: t for node in self.build.nodes for t in node.outputs}
+        self._of_file = {t.name: t for t in self.file.gs.inputs}
+        self._of_file |= {t.name: t for node in self.file.nodes for t in node.outputs}
 
     def now(self, name: str) -> str:
         """The compiled graph's name for a tensor of the spec: its own where it is still there, else what took its place."""
@@ -37,6 +39,10 @@ class Sides:
     def tensor(self, name: str) -> gs.Tensor:
         """A tensor of the compiled graph."""
         return self._tensors[name]
+
+    def file_tensor(self, name: str) -> gs.Tensor:
+        """A tensor of the file's graph."""
+        return self._of_file[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor of the compiled graph; -1 where a dimension is not known."""

@@ -14,6 +14,7 @@ from onnxgraft.pipeline.base import Pass
 from onnxgraft.proof import witness as witnesses
 from onnxgraft.proof.cut import CutError
 from onnxgraft.proof.feeds import Picture
+from onnxgraft.proof.image import compare_image
 from onnxgraft.proof.models import BuildModel, FileModel
 from onnxgraft.proof.network import compare_network
 from onnxgraft.proof.parts import Part
@@ -127,9 +128,10 @@ def prove(
         alone = witnesses.run(source, witnesses.for_one_image(steps), order).recognised
         assert alone is not None
         recognised = alone
-    prover = _Prover(source, steps, order, recognised, kept, progress)
-    proof = prover.parts()
-    compared = prover.pictures(pictures, number, exact_padding)
+    with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
+        prover = _Prover(source, steps, order, recognised, kept, progress, Path(folder))
+        proof = prover.parts()
+        compared = prover.pictures(pictures, number, exact_padding)
     return replace(_with_pictures(proof, compared), seconds=round(time.perf_counter() - started, 2))
 
 
@@ -150,17 +152,34 @@ def _with_pictures(proof: Proof, compared: Compared) -> Proof:
 class _Prover:
     def __init__(
         self, source: Path, steps: Sequence[Pass], order: str | None, recognised: Kept, kept: Witness,
-        progress: Callable[[str], None],
+        progress: Callable[[str], None], folder: Path,
     ) -> None:  # fmt: skip
         self._source, self._steps, self._order = source, steps, order
         self._recognised, self._kept, self._progress = recognised, kept, progress
-        self._sides = kept.sides(recognised)
+        self._sides, self._folder = kept.sides(recognised), folder
+        self._models: dict[tuple[int, int], FileModel] = {}
+
+    def _model(self, size: tuple[int, int]) -> FileModel:
+        """The file for pictures of a size."""
+        if size not in self._models:
+            own = self._folder / f"{size[0]}x{size[1]}"
+            own.mkdir()
+            rows = int(self._sides.ctx.io.get("proposals", (0, 1))[1])
+            self._models[size] = FileModel(self._kept.file(size), self._sides.spec, size, own, rows)
+        return self._models[size]
 
     def parts(self) -> Proof:
         """All parts on their probes, and the network between them node by node. Raises ProofError."""
         parts = probes = 0
         missing = None
+        normalized = self._recognised.ctx.values.normalized
         try:
+            self._progress("proving the image")
+            image = self._sides.spec.image
+            difference = compare_image(self._model((image.height, image.width)).graph, self._sides, normalized)
+            if difference is not None:
+                raise ProofError(f"the image as the network reads it: {difference}")
+            parts = probes = 1
             for part in parts_of(self._sides):
                 self._progress(f"proving {part.name}")
                 fed = list(part.probes())
@@ -171,7 +190,7 @@ class _Prover:
                 parts, probes = parts + 1, probes + len(fed)
         except CutError as error:
             missing = f"a part cannot be cut out: {error}"
-        network = compare_network(self._sides, self._recognised.ctx.values.normalized)
+        network = compare_network(self._sides, normalized)
         return Proof(parts, probes, network.nodes, network.differs, missing=missing)
 
     def _blame(self, name: str, probes: Sequence[Probe]) -> str:
@@ -198,17 +217,8 @@ class _Prover:
         if exact_padding:
             small = canvas[0] - _SMALLER, canvas[1] - _SMALLER // 2
             shown += [picture[: small[0], : small[1]] for picture in shown[:1]]
-        with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-            place = Path(folder)
-
-            def file(size: tuple[int, int]) -> FileModel:
-                own = place / f"{size[0]}x{size[1]}"
-                own.mkdir()
-                rows = int(self._sides.ctx.io.get("proposals", (0, 1))[1])
-                return FileModel(self._kept.file(size), self._sides.spec, size, own, rows)
-
-            self._progress("proving on pictures")
-            compared = compare_pictures(file, BuildModel(self._sides, place), shown, canvas)
+        self._progress("proving on pictures")
+        compared = compare_pictures(self._model, BuildModel(self._sides, self._folder), shown, canvas)
         if compared.difference is not None and compared.missing is None:
             raise ProofError(compared.difference)
         return compared

@@ -70,7 +70,8 @@ class Stage:
         """Chains of suppression, overlaps just under and over the threshold, one box twice, one box in two kinds."""
         pitch = min(self.height, self.width) / 4
         side = 0.6 * pitch
-        cells = [(x, y) for y in np.arange(0, self.height - pitch + 1, pitch) for x in np.arange(0, self.width - pitch + 1, pitch)]
+        xs, ys = (np.arange(0, extent - pitch + 1, pitch) for extent in (self.width, self.height))
+        cells = [(x, y) for y in ys for x in xs]
         boxes: list[tuple[float, float, float, float]] = []
         kinds: list[int] = []
         for number, (x, y) in enumerate(cells):
@@ -126,7 +127,7 @@ class Stage:
         the one with the lower score. Class offsets make coordinates large, and overlaps uncertain with them."""
         clipped = self.clip(scene.boxes) if self.clipped else scene.boxes
         sides = clipped[:, 2:] - clipped[:, :2]
-        keep: NDArray[np.bool_] = ~((sides > 0) & (sides < _LEAST_SIDE)).any(axis=1)
+        keep = np.array(~((sides > 0) & (sides < _LEAST_SIDE)).any(axis=1))
         grain = float(np.spacing(np.float32(self.kinds * (max(self.height, self.width) + 1))))
         least = np.maximum(sides.min(axis=1), 1e-6)
         for kind in np.unique(scene.kinds):

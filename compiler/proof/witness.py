@@ -75,7 +75,8 @@ class Witness(Instrument):
     def file(self, size: tuple[int, int]) -> Graph:
         """The file's graph for a size: untouched where that is its own."""
         given = self.given or self.folded
-        assert given is not None and self.folded is not None
+        assert given is not None
+        assert self.folded is not None
         graph = given.graph()
         return graph if set(size) <= set(graph.gs.inputs[0].shape or ()) else self.folded.graph()
 
