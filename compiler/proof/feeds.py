@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxgraft.manifest import IMAGE_SIZES, GraphIO
 from onnxgraft.runtime.proposals import grid
 
 Picture = NDArray[np.uint8]
@@ -27,29 +28,29 @@ def file_feeds(inputs: Sequence[gs.Tensor], picture: Picture, order: str, rows: 
 
 
 def build_feeds(
-    io: Mapping[str, Any], pictures: Sequence[Picture], canvas: tuple[int, int], mean: Sequence[float]
+    io: GraphIO, pictures: Sequence[Picture], canvas: tuple[int, int], mean: Sequence[float]
 ) -> dict[str, NDArray[Any]]:
     """Pictures, uint8 BGR [h, w, 3], at the top left of the canvas, as the compiled graph wants them.
 
     mean: what fills the rest, in BGR.
     """
-    described = io["input"]
+    described = io.image
     batch = []
     for picture in pictures:
         lying = np.empty((*canvas, 3), np.float32)
         lying[:] = np.asarray(mean, np.float32)
         lying[: picture.shape[0], : picture.shape[1]] = picture
-        lying = lying if described["order"] == "BGR" else lying[..., ::-1]
-        batch.append(lying if described["layout"] == "NHWC" else lying.transpose(2, 0, 1))
+        lying = lying if described.order == "BGR" else lying[..., ::-1]
+        batch.append(lying if described.layout == "NHWC" else lying.transpose(2, 0, 1))
     images = np.ascontiguousarray(np.stack(batch))
-    if described["dtype"] == "uint8":
+    if described.dtype == "uint8":
         images = images.round().astype(np.uint8)
-    feeds: dict[str, NDArray[Any]] = {described["name"]: images}
-    if io.get("image_sizes"):
-        feeds["image_sizes"] = np.array([p.shape[:2] for p in pictures], np.float32)
-    if io.get("proposals"):
-        rows = int(io["proposals"][1])
-        feeds["proposals"] = np.stack([grid(None, (p.shape[0], p.shape[1]), rows) for p in pictures])
+    feeds: dict[str, NDArray[Any]] = {described.name: images}
+    if io.image_sizes:
+        feeds[IMAGE_SIZES] = np.array([p.shape[:2] for p in pictures], np.float32)
+    if io.proposals is not None:
+        rows = io.proposals.shape[-2]
+        feeds[io.proposals.name] = np.stack([grid(None, (p.shape[0], p.shape[1]), rows) for p in pictures])
     return feeds
 
 

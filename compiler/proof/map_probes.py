@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from onnxgraft.detector.spec import CascadeStage, DetectorSpec, Pooler
 from onnxgraft.proof.probes import Probe, clamp_deltas, rng_of
-from onnxgraft.proof.scenes import Boxes
+from onnxgraft.proof.scenes import Boxes, Stage
 
 _TILE = 10_007  # a prime, so that rows of a map do not repeat each other
 
@@ -81,9 +81,10 @@ def _anywhere(spec: DetectorSpec, rng: np.random.Generator) -> Boxes:
 
 def refinement_probes(spec: DetectorSpec, stage: CascadeStage, rows: int) -> Iterator[Probe]:
     """Boxes and deltas between two stages."""
-    rng, n = rng_of(5), min(rows, 60)
-    boxes = np.concatenate([_shapes(spec), _anywhere(spec, rng)])[:n]
-    deltas = clamp_deltas(rng, stage.coder, len(boxes))
+    rng = rng_of(5)
+    boxes = np.concatenate([_shapes(spec), _anywhere(spec, rng)])[:rows]
+    canvas = Stage(spec.image.height, spec.image.width, 1, 0.0, 0.5, rows, rows)
+    deltas = clamp_deltas(rng, stage.coder, boxes, canvas)
     deltas[::2] = rng.normal(0, 1, (len(deltas[::2]), 4))
     yield Probe("moved boxes", {"boxes": boxes.astype(np.float32), "deltas": deltas.astype(np.float32)})
 

@@ -16,10 +16,12 @@ from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph, ancestors
 from onnxgraft.ir.traverse import scalar
 from onnxgraft.passes.emit.boxes import just_above
+from onnxgraft.passes.emit.plain_input import make_plain
 from onnxgraft.passes.fix_input import resize_image
 from onnxgraft.proof.feeds import Picture, build_feeds, file_feeds
 from onnxgraft.proof.plan import Sides
-from onnxgraft.runtime.detections import Detections, from_outputs, from_raw_export
+from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.read_outputs import from_outputs, from_raw_export
 from onnxgraft.targets import OrtRunner
 
 _SAME = 1e-6
@@ -40,7 +42,9 @@ class FileModel:
     def __init__(self, graph: Graph, spec: DetectorSpec, size: tuple[int, int], folder: Path, rows: int = 1000) -> None:
         self.spec, self.size, self._rows = spec, size, rows
         self.graph = graph
-        resize_image(self.graph, *size)
+        if not set(size) <= set(graph.gs.inputs[0].shape or ()):
+            make_plain(self.graph)
+            resize_image(self.graph, *size)
         self._file = folder / "file.onnx"
         self._runner: OrtRunner | None = None
         self._own = [t.name for t in self.graph.gs.outputs]

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import BoxHead, DetectorSpec, Pooler
 from onnxgraft.ir.graph import Graph
+from onnxgraft.manifest import IMAGE_SIZES
 from onnxgraft.pipeline.context import Context
 from onnxgraft.proof import map_probes, parts, probes
 from onnxgraft.proof.parts import Part, Port
@@ -64,11 +65,11 @@ class Sides:
 
     def whole_canvas(self) -> list[Port]:
         """The true size of each image, where that is an input: all of the canvas."""
-        if not self.ctx.io.get("image_sizes"):
+        if not self.ctx.io.image_sizes:
             return []
         image = self.spec.image
         size = np.array([image.height, image.width], np.float32)
-        return [Port("", None, "image_sizes", lambda _, shape: np.broadcast_to(size, shape), self.shape("image_sizes"))]
+        return [Port("", None, IMAGE_SIZES, lambda _, shape: np.broadcast_to(size, shape), self.shape(IMAGE_SIZES))]
 
 
 def parts_of(sides: Sides, only: str | None = None) -> Iterator[Part]:
@@ -135,7 +136,7 @@ def _detected(sides: Sides, name: str, ports: Sequence[Port], feed: object) -> P
         build = {name: results[role] for name, role in roles.items() if role in results}
     part = parts.Detected(name, sides.graphs, ports, (file, build), feed)  # type: ignore[arg-type]
     part.logits = sides.spec.rpn is not None and sides.spec.box_head is None
-    if sides.ctx.io.get("boxes") == "normalized":
+    if sides.ctx.io.boxes == "normalized":
         part.scale = np.array([image.width, image.height] * 2, np.float32)
     return part
 

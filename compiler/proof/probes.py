@@ -55,19 +55,24 @@ def _clamped(stage: Stage, anchors: Sequence[Boxes], coder: BoxCoder, rng: np.ra
     boxes, kinds = [], []
     for kind, around in enumerate(anchors):
         chosen = around[rng.integers(0, len(around), 16)]
-        boxes.append(decode(chosen, clamp_deltas(rng, coder, len(chosen)), coder))
+        boxes.append(decode(chosen, clamp_deltas(rng, coder, chosen, stage), coder))
         kinds += [kind] * len(chosen)
     stacked = np.concatenate(boxes)
     scores = rng.permutation(np.linspace(0.3, 0.99, len(stacked)))
     return stage.settled(Scene("beyond the clamp", stacked, np.array(kinds), scores))
 
 
-def clamp_deltas(rng: np.random.Generator, coder: BoxCoder, n: int) -> NDArray[np.float64]:
-    """[n, 4] deltas whose dw and dh lie at, above and below the clamp."""
+def clamp_deltas(rng: np.random.Generator, coder: BoxCoder, reference: Boxes, stage: Stage) -> NDArray[np.float64]:
+    """[n, 4] deltas whose dw and dh lie at, above and below the clamp. Of a box as large as the clamp allows, one corner lies
+    on the canvas, so that a larger one shows."""
+    n = len(reference)
     steps = np.array([0.0, 1.0, 30.0, -0.05, -2.0, -6.0, -30.0])
-    deltas = rng.normal(0, 1.5, (n, 4))
-    deltas[:, 2:] = coder.scale_clamp + steps[rng.integers(0, len(steps), (n, 2))]
-    return deltas * np.array(coder.weights)
+    growth = coder.scale_clamp + steps[rng.integers(0, len(steps), (n, 2))]
+    size, centre = reference[:, 2:] - reference[:, :2], (reference[:, 2:] + reference[:, :2]) / 2
+    reach = np.exp(np.minimum(growth, coder.scale_clamp)) * size / 2
+    corner = rng.uniform(0.2, 0.8, (n, 2)) * (stage.width, stage.height)
+    shift = (corner + rng.choice([-1.0, 1.0], (n, 2)) * reach - centre) / size
+    return np.concatenate([shift, growth], axis=1) * np.array(coder.weights)
 
 
 def encode(reference: Boxes, boxes: Boxes, coder: BoxCoder) -> NDArray[np.float64]:
@@ -177,7 +182,7 @@ def _head_feeds(
 def _head_clamped(spec: DetectorSpec, head: BoxHead, stage: Stage, rng: np.random.Generator) -> Probe:
     n = 40
     proposals = _proposals(stage, rng, n)
-    raw = clamp_deltas(rng, head.coder, n)
+    raw = clamp_deltas(rng, head.coder, proposals, stage)
     kinds = np.arange(n) % head.num_classes
     scene = Scene("beyond the clamp", decode(proposals, raw, head.coder), kinds, np.linspace(0.99, 0.3, n))
     keep = np.isin(scene.scores, stage.settled(scene).scores)

@@ -164,7 +164,8 @@ class _Prover:
         if size not in self._models:
             own = self._folder / f"{size[0]}x{size[1]}"
             own.mkdir()
-            rows = int(self._sides.ctx.io.get("proposals", (0, 1))[1])
+            proposals = self._sides.ctx.io.proposals
+            rows = proposals.shape[-2] if proposals is not None else 1
             self._models[size] = FileModel(self._kept.file(size), self._sides.spec, size, own, rows)
         return self._models[size]
 

@@ -73,7 +73,8 @@ def _constant(op: str, prefix: str, index: int, change: Callable[[np.ndarray], n
         node = _node(graph, op, prefix)
         old = node.inputs[index]
         assert isinstance(old, gs.Constant)
-        node.inputs[index] = gs.Constant(f"{old.name}/wrong", change(np.asarray(old.values)))
+        values = np.asarray(old.values)
+        node.inputs[index] = gs.Constant(f"{old.name}/wrong", np.asarray(change(values), values.dtype))
 
     return edit
 
@@ -83,7 +84,7 @@ def _swapped_levels(graph: Graph) -> None:
     node.attrs["fpn_scale"] *= 2
 
 
-NMS = "EfficientNMS_TRT"
+NMS, POOL = "EfficientNMS_TRT", "PyramidROIAlign_TRT"
 FAULTS = {
     "another score threshold": ("detections", _attribute(NMS, "box_nms", "score_threshold", lambda t: t * 1.5)),
     ">= instead of >": ("detections", _attribute(NMS, "box_nms", "score_threshold", lambda t: float(np.float32(0.05)))),
@@ -93,11 +94,12 @@ FAULTS = {
     "the clamp is lost": ("detections", _constant("Min", "box_nms/clamped", 1, lambda c: c + 1)),
     "proposals not clipped": ("proposals", _constant("Min", "rpn/stride8/clipped", 1, lambda b: b * 10)),
     "levels suppress each other": ("proposals", _attribute(NMS, "rpn/nms", "class_agnostic", lambda _: 1)),
+    "the clamp of proposals is lost": ("proposals", _constant("Min", "rpn/stride4/clamped", 1, lambda c: c + 1)),
     "another threshold of proposals": ("proposals", _attribute(NMS, "rpn/nms", "iou_threshold", lambda t: t - 0.02)),
-    "fewer of a level": ("proposals", _constant("Gather", "rpn/stride16/selected_anchors", 0, lambda a: a + np.float32(0.1))),
-    "levels mixed": ("pooling of the boxes", _swapped_levels),
-    "another sampling": ("pooling of the boxes", _attribute("PyramidROIAlign_TRT", "box_pooler", "sampling_ratio", lambda _: 2)),
-    "half a pixel": ("pooling of the masks", _attribute("PyramidROIAlign_TRT", "mask_pooler", "roi_coords_transform", lambda _: 1)),
+    "anchors moved": ("proposals", _constant("Gather", "rpn/stride16/selected_anchors", 0, lambda a: a + 0.1)),
+    "levels mixed": ("pooling of the boxes", _attribute(POOL, "box_pooler", "fpn_scale", lambda scale: scale * 2)),
+    "another sampling": ("pooling of the boxes", _attribute(POOL, "box_pooler", "sampling_ratio", lambda _: 2)),
+    "half a pixel": ("pooling of the masks", _attribute(POOL, "mask_pooler", "roi_coords_transform", lambda _: 1)),
     "another class's mask": ("masks", _constant("Add", "mask_head/index", 1, lambda first: first + 1)),
 }
 
@@ -131,22 +133,22 @@ def test_faults_of_a_cascade(cascade: Witness) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unclip(Pass):
-    """Clips proposals of one level to a larger canvas."""
+class ShiftAnchors(Pass):
+    """Moves the anchors of one level a little."""
 
     modifies: ClassVar[tuple[str, ...]] = ()
 
     def run(self, graph: Graph, ctx: Context) -> None:
-        FAULTS["proposals not clipped"][1](graph)
+        FAULTS["anchors moved"][1](graph)
 
 
 def test_a_failed_proof_names_part_probe_row_and_pass(tmp_path: Path) -> None:
     steps = _pipeline()
     at = next(index for index, step in enumerate(steps) if step.name() == "decode-boxes")
-    steps.insert(at + 1, Unclip())
+    steps.insert(at + 1, ShiftAnchors())
     with pytest.raises(ProofError) as caught:
         prove(catalog.resolve("mask_rcnn", tmp_path), steps)
     message = str(caught.value)
     assert message.startswith("proposals, fed ")
     assert "row " in message
-    assert message.endswith("[first after pass 'unclip']")
+    assert message.endswith("[first after pass 'shift-anchors']")
