@@ -13,16 +13,28 @@ from onnxgraft.manifest import IMAGE_SIZES, GraphIO
 from onnxgraft.runtime.proposals import grid
 
 Picture = NDArray[np.uint8]
+WHITE = 255.0
 
 
-def file_feeds(inputs: Sequence[gs.Tensor], picture: Picture, order: str, rows: int = 1000) -> dict[str, NDArray[Any]]:
-    """A picture, uint8 BGR [H, W, 3], as the inputs of the file want it; proposals are drawn, where it takes any."""
+def file_feeds(
+    inputs: Sequence[gs.Tensor], picture: Picture, order: str, rows: int = 1000, white: float = WHITE
+) -> dict[str, NDArray[Any]]:
+    """A picture, uint8 BGR [H, W, 3], as the inputs of the file want it.
+
+    Args:
+        inputs: of the file, the image first.
+        order: of its channels, BGR or RGB.
+        rows: proposals that are drawn, where it takes any.
+        white: what white is in its image.
+    """
     image, *others = inputs
     array: NDArray[Any] = picture if order == "BGR" else picture[..., ::-1]
     shape = list(image.shape)
     if shape[-1] != 3 or shape[-3:][0] == 3:
         array = array.transpose(2, 0, 1)
     array = np.ascontiguousarray(array.reshape([1] * (len(shape) - 3) + list(array.shape)), np.dtype(image.dtype))
+    if white != WHITE:
+        array = array * np.float32(white / WHITE)
     size = picture.shape[0], picture.shape[1]
     return {image.name: array} | {t.name: grid(None, size, rows) for t in others}
 

@@ -18,7 +18,7 @@ from onnxgraft.ir.traverse import scalar
 from onnxgraft.passes.emit.boxes import just_above
 from onnxgraft.passes.emit.plain_input import make_plain
 from onnxgraft.passes.fix_input import resize_image
-from onnxgraft.proof.feeds import Picture, build_feeds, file_feeds
+from onnxgraft.proof.feeds import WHITE, Picture, build_feeds, file_feeds
 from onnxgraft.proof.plan import Sides
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.read_outputs import from_outputs, from_raw_export
@@ -37,10 +37,13 @@ class FileModel:
         size: height and width of the pictures.
         folder: where the graph is written for ONNX Runtime.
         rows: proposals that a Fast R-CNN gets.
+
+    Attributes:
+        white: what white is in the file's input.
     """
 
     def __init__(self, graph: Graph, spec: DetectorSpec, size: tuple[int, int], folder: Path, rows: int = 1000) -> None:
-        self.spec, self.size, self._rows = spec, size, rows
+        self.spec, self.size, self._rows, self.white = spec, size, rows, WHITE
         self.graph = graph
         if not set(size) <= set(graph.gs.inputs[0].shape or ()):
             make_plain(self.graph)
@@ -66,7 +69,7 @@ class FileModel:
         if self._runner is None:
             self.graph.save(self._file)
             self._runner = OrtRunner(self._file)
-        return self._runner(file_feeds(self.graph.gs.inputs, picture, self.spec.image.order, self._rows))
+        return self._runner(file_feeds(self.graph.gs.inputs, picture, self.spec.image.order, self._rows, self.white))
 
     def __call__(self, picture: Picture) -> Detections:
         """What the file detects, in pixels."""

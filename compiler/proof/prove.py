@@ -13,8 +13,8 @@ from onnxgraft.errors import OnnxgraftError, ProofError
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.proof import witness as witnesses
 from onnxgraft.proof.cut import CutError
-from onnxgraft.proof.feeds import Picture
-from onnxgraft.proof.image import compare_image
+from onnxgraft.proof.feeds import WHITE, Picture
+from onnxgraft.proof.image import compare_image, first_read, white_level
 from onnxgraft.proof.models import BuildModel, FileModel
 from onnxgraft.proof.network import compare_network
 from onnxgraft.proof.parts import Part
@@ -60,10 +60,16 @@ class Proof:
         return self.missing is None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for the manifest: the same on every machine, so without the time."""
-        return {key: value for key, value in asdict(self).items() if value is not None and key != "seconds"}
+        """Plain data for the manifest, with the line for people as "said": without the time, which differs."""
+        plain = {key: value for key, value in asdict(self).items() if value is not None and key != "seconds"}
+        return {"said": self.said, **plain}
 
     def __str__(self) -> str:
+        return f"{self.said} ({self.seconds:.1f} s)"
+
+    @property
+    def said(self) -> str:
+        """What was proved, or the first thing that was not and why, in one line."""
         found = [f"{self.parts} parts on {self.probes} probes"] if self.parts else []
         if self.pictures:
             on = f"on {self.pictures} picture{'s' * (self.pictures != 1)}"
@@ -77,11 +83,10 @@ class Proof:
                              f"scores {self.score:.1g}{told}")  # fmt: skip
             if self.semantic is not None:
                 found.append(f"semantic logits within {self.semantic:.1g}" + ("" if self.detections else f" {on}"))
-        said = "; ".join(found)
-        time_taken = f" ({self.seconds:.1f} s)"
+        words = "; ".join(found)
         if self.missing is None:
-            return f"proved: {said}{time_taken}"
-        return f"not proved: {self.missing}" + (f"; proved: {said}" if said else "") + time_taken
+            return f"proved: {words}"
+        return f"not proved: {self.missing}" + (f"; proved: {words}" if words else "")
 
 
 def prove(
@@ -157,6 +162,7 @@ class _Prover:
         self._source, self._steps, self._order = source, steps, order
         self._recognised, self._kept, self._progress = recognised, kept, progress
         self._sides, self._folder = kept.sides(recognised), folder
+        self._white = WHITE
         self._models: dict[tuple[int, int], FileModel] = {}
 
     def _model(self, size: tuple[int, int]) -> FileModel:
@@ -167,6 +173,7 @@ class _Prover:
             proposals = self._sides.ctx.io.proposals
             rows = proposals.shape[-2] if proposals is not None else 1
             self._models[size] = FileModel(self._kept.file(size), self._sides.spec, size, own, rows)
+        self._models[size].white = self._white
         return self._models[size]
 
     def parts(self) -> Proof:
@@ -177,7 +184,10 @@ class _Prover:
         try:
             self._progress("proving the image")
             image = self._sides.spec.image
-            difference = compare_image(self._model((image.height, image.width)).graph, self._sides, normalized)
+            given = self._model((image.height, image.width)).graph
+            start = first_read(given, self._sides.file, normalized)
+            self._white = white_level(given, image, start)
+            difference = compare_image(given, self._sides, start, self._white)
             if difference is not None:
                 raise ProofError(f"the image as the network reads it: {difference}")
             parts = probes = 1
