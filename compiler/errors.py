@@ -29,6 +29,10 @@ class PassError(OnnxgraftError):
         super().__init__(f"pass {pass_name!r}: {reason}")
 
 
+class ProofError(OnnxgraftError):
+    """The compiled graph gives other answers than the file: names the part, what it was fed and what differs first."""
+
+
 class PluginError(OnnxgraftError):
     """A plugin node whose attributes or inputs its schema does not allow."""
 

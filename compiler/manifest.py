@@ -148,6 +148,7 @@ class Manifest:
         panoptic: how a Panoptic FPN merges instances and stuff.
         spec: DetectorSpec.to_dict(); None when a pipeline of one's own recognised nothing.
         notes: sentences for the user.
+        proof: what was proved of the answers (proof.prove.Proof.to_json()); None when nothing was to be.
         sizes, sha256: by file name, bytes and digests of the files beside this one.
         engine_info: what the builder told, times left out.
         trtexec: the command of NVIDIA's own tool that builds the same engine.
@@ -171,6 +172,7 @@ class Manifest:
     panoptic: Combine | None = field(default=None, metadata={"omit": True})
     spec: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    proof: dict[str, Any] | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

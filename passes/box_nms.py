@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnxgraft.options import Count, Share
 from onnxgraft.passes.emit.boxes import chosen_anew, clip, decode, just_above, set_outputs
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.passes.emit.roi_pooler import pool
-from onnxgraft.pipeline.base import DetectorPass
+from onnxgraft.pipeline.base import DetectorPass, Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTIONS, POOLED, Fact
 from onnxgraft.plugins.efficient_nms import DENSE
@@ -46,6 +46,9 @@ class BoxNMS(DetectorPass[BoxHead]):
     @property
     def changes_answers(self) -> str:
         return chosen_anew(self.score_threshold, self.iou_threshold, self.detections)
+
+    def as_exported(self) -> Pass:
+        return replace(self, score_threshold=None, iou_threshold=None, detections=None)
 
     @staticmethod
     def part(spec: DetectorSpec) -> BoxHead | None:
@@ -139,6 +142,7 @@ def _hand_over(graph: Graph, ctx: Context, b: Builder, boxes: Value, classes: Va
         maps = [part.of(ctx.current(name)) for name in pooler.feature_tensors]
         pooled = pool(part, ctx, pooler, part.of(boxes), maps, some_empty=True).handle
         graph.replace(old, pooled)
+        ctx.replaced |= {pooler.boxes_tensor: boxes.name, pooler.pooled_tensor: pooled.name}
         _forget_shapes_after(graph, pooled)
 
 

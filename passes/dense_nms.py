@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from onnxgraft.options import Count, Share
 from onnxgraft.passes.emit.boxes import chosen_anew, clip, just_above, set_outputs, shortest_side
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.passes.emit.rows import largest
-from onnxgraft.pipeline.base import DetectorPass
+from onnxgraft.pipeline.base import DetectorPass, Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DENSE_CANDIDATES, DETECTIONS, Fact
 from onnxgraft.plugins.efficient_nms import CAP
@@ -48,6 +48,9 @@ class DenseNMS(DetectorPass[DenseHead]):
     @property
     def changes_answers(self) -> str:
         return chosen_anew(self.score_threshold, self.iou_threshold, self.detections)
+
+    def as_exported(self) -> Pass:
+        return replace(self, score_threshold=None, iou_threshold=None, detections=None)
 
     @staticmethod
     def part(spec: DetectorSpec) -> DenseHead | None:

@@ -53,7 +53,7 @@ class FixInput(Pass):
     def run(self, graph: Graph, ctx: Context) -> None:
         self._check_size(ctx)
         make_plain(graph)
-        before = _resize(graph, self.height, self.width)
+        before = resize_image(graph, self.height, self.width)
         try:
             _take_padding_out(graph, before)
             ctx.count("folded", settle(graph)["folded"])
@@ -118,7 +118,7 @@ def _with_order(spec: DetectorSpec, order: str | None) -> DetectorSpec:
     return replace(spec, image=replace(spec.image, order=order, order_known=True))
 
 
-def _resize(graph: Graph, height: int, width: int) -> tuple[int, int] | None:
+def resize_image(graph: Graph, height: int, width: int) -> tuple[int, int] | None:
     """Set the image's size. Returns the old size when it changed."""
     image = next((t for t in graph.gs.inputs if t.shape is not None and len(t.shape) == 3), None)
     if image is None or len(graph.gs.inputs) > 2:

@@ -47,6 +47,7 @@ class NameOutputs(Pass):
                 height, width = _canvas(graph, ctx)
                 canvas = b.floats("canvas", [width, height, width, height])
                 tensor = b.op("Div", [tensor, canvas], "normalized_boxes", shape=list(tensor.shape))
+            ctx.replaced = {old: name if new == tensor.name else new for old, new in ctx.replaced.items()}
             tensor.name = name
             ctx.values.results[role] = name
             outputs.append(tensor)

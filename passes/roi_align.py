@@ -57,7 +57,9 @@ def _pool_proposals(graph: Graph, ctx: Context, pooler: Pooler, boxes: str, part
     old = graph.tensor(pooler.pooled_tensor)
     b = Builder(graph, part, [node.name for node in old.inputs])
     maps = [b.of(ctx.current(name)) for name in pooler.feature_tensors]
-    graph.replace(old, pool(b, ctx, pooler, b.of(boxes), maps, refined).handle)
+    pooled = pool(b, ctx, pooler, b.of(boxes), maps, refined)
+    graph.replace(old, pooled.handle)
+    ctx.replaced |= {pooler.boxes_tensor: boxes, pooler.pooled_tensor: pooled.name}
     ctx.count("poolers")
 
 

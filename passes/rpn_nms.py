@@ -17,7 +17,7 @@ from onnxgraft.passes.decode_boxes import NEVER
 from onnxgraft.passes.emit.boxes import just_above, set_outputs
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.passes.emit.rows import first_image, first_valid_rows
-from onnxgraft.pipeline.base import DetectorPass
+from onnxgraft.pipeline.base import DetectorPass, Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DECODED_BOXES, PROPOSALS, Fact
 from onnxgraft.pipeline.values import ProposalValues
@@ -46,6 +46,9 @@ class RpnNMS(DetectorPass[RPN]):
     @property
     def changes_answers(self) -> str:
         return "you chose a score threshold for proposals" if self.score_threshold else ""
+
+    def as_exported(self) -> Pass:
+        return replace(self, score_threshold=0.0)
 
     @staticmethod
     def part(spec: DetectorSpec) -> RPN | None:

@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("passes", "instruments", "golden", "report"),
     ("evaluation",),
     ("quantization",),
+    ("proof",),
     ("driver",),
     ("tools",),
     ("cli",),

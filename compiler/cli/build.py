@@ -32,6 +32,8 @@ def build(
     for note in made.manifest.notes:
         out.print(f"note: {note}", soft_wrap=True)
     out.print(_build_line(made), soft_wrap=True)
+    if made.proof is not None:
+        out.print(str(made.proof), soft_wrap=True)
 
 
 def _build_line(made: Any) -> str:

@@ -68,15 +68,18 @@ def verify(
     images: Annotated[list[Path] | None, typer.Option(help="Pictures to compare on (repeatable).")] = None,
     engine: Engine = "auto",
 ) -> None:
-    """Compare a build's detections with the reference; exits with 1 when they differ."""
+    """Compare a build's detections with the reference; exits with 1 when they differ, or when nothing was compared."""
     from onnxgraft.cli.console import out, working
     from onnxgraft.tools.verify import verify as run_verification
 
     with working("verifying") as progress:
         results, what = run_verification(run, images or [], engine, progress)
     for result in results:
-        out.print(f"{'same' if result.passed else 'DIFFERS'}  {result.name}: {result.report}", soft_wrap=True)
+        out.print(f"{result.verdict}  {result.name}: {result.report}", soft_wrap=True)
     out.print(what, soft_wrap=True)
+    if not any(result.compared for result in results):
+        out.print("nothing was compared: neither side finds anything on these pictures; give --images", soft_wrap=True)
+        raise typer.Exit(1)
     if not all(result.passed for result in results):
         raise typer.Exit(1)
 

@@ -18,6 +18,7 @@ from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.driver.build_folder import new_folder, write_passes, write_report_json
 from onnxgraft.driver.describe import manifest_of, times_of
 from onnxgraft.driver.plan import check_images, pipeline_of, ranges_of, target_of
+from onnxgraft.driver.proving import prove_build
 from onnxgraft.driver.recorder import Recorder
 from onnxgraft.driver.runnable import MODEL, RUNNABLE, needs_another, write_runnable
 from onnxgraft.errors import InputError, PassError
@@ -34,6 +35,8 @@ from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.record import PassRecord, Report
 from onnxgraft.pipeline.syntax import Pipeline
+from onnxgraft.proof.prove import Proof
+from onnxgraft.proof.witness import Witness
 from onnxgraft.report.drawn import draw_detections
 from onnxgraft.report.html import write_report
 from onnxgraft.runtime.images import ResizeRule
@@ -49,12 +52,14 @@ class Build:
         report: the records of all passes.
         spec: what was recognised; None when a custom pipeline recognised nothing.
         manifest: the content of manifest.json.
+        proof: what was proved of its answers; None when nothing was to be.
     """
 
     folder: Path
     report: Report
     spec: DetectorSpec | None
     manifest: Manifest
+    proof: Proof | None = None
 
     @property
     def passes(self) -> dict[str, PassRecord]:
@@ -87,7 +92,7 @@ def compile(
         progress: called with a word on what runs.
 
     Raises:
-        InputError, Refusal, PassError, TargetError: one line that says what is wrong and where.
+        InputError, Refusal, PassError, ProofError, TargetError: one line that says what is wrong and where.
     """
     options = _strict(options or Options())
     started = time.perf_counter()
@@ -102,9 +107,11 @@ def compile(
         ctx = Context(range_source=ranges, channel_order=beside.channel_order)
         recorder = Recorder(output.with_name(output.name + ".reproducer"))
         numeric = NumericCheck(images, progress=progress) if images else None
-        observers = _observers(options, recorder, source, numeric, instruments, progress)
+        witness = Witness(keeps=options.proof)
+        observers = _observers(options, recorder, source, numeric, [*instruments, witness], progress)
         report = _run_passes(graph, ctx, pipeline, options, observers, beside)
         surgery = time.perf_counter() - started
+        proof = prove_build(str(model), source, pipeline, witness, options, beside.channel_order, progress)
         progress("writing")
         runnable = _write_graphs(graph, ctx, source, pipeline, target, folder, bounds)
         if ranges.calibration is not None:
@@ -113,7 +120,7 @@ def compile(
         manifest = manifest_of(
             options=options, ctx=ctx, beside=beside, folder=folder, target=target, engine=engine,
             runnable=runnable, source=Source(str(model), digest(source), graph.source_opset),
-            target_reason=why, calibration=ranges.describe(), pipeline=str(pipeline),
+            target_reason=why, calibration=ranges.describe(), pipeline=str(pipeline), proof=proof,
         )  # fmt: skip
         manifest.write(folder)
         if numeric is not None:
@@ -122,7 +129,7 @@ def compile(
         times_of(report, engine, surgery, time.perf_counter() - started).write(folder)
         if options.checks:
             write_report(folder)
-    return Build(output, report, ctx.detector, manifest)
+    return Build(output, report, ctx.detector, manifest, proof)
 
 
 def _write_graphs(
@@ -149,8 +156,8 @@ def _pictures(model: str, options: Options, given: Sequence[NDArray[np.uint8]]) 
     """What detections are compared on after each pass, uint8 [H, W, 3] BGR of the canvas size; none without the check."""
     if options.check_numerics and not given:
         return check_images(model, options.images, options.size)
-    if options.images and not options.check_numerics:
-        raise InputError("--images has no effect here: give --check-numerics")
+    if options.images and not options.check_numerics and not options.proof:
+        raise InputError("--images has no effect here: give --proof or --check-numerics")
     return given
 
 

@@ -63,6 +63,11 @@ def ranges_of(model: str, options: Options, rule: ResizeRule, progress: Callable
 
 def check_images(model: str, images: Sequence[Path], size: tuple[int, int]) -> list[NDArray[np.uint8]]:
     """Pictures to compare detections on, uint8 [H, W, 3] BGR of the canvas size: those given, a golden graph's, or noise."""
+    return given_images(model, images, size) or [noise(size)]
+
+
+def given_images(model: str, images: Sequence[Path], size: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """Pictures that were given, or a golden graph's own where it fits the canvas; maybe none."""
     if images:
         grey = (127.0, 127.0, 127.0)
         placed = (place(read_image(path), size, mean=grey, layout="NHWC", dtype="uint8")[0] for path in images)
@@ -71,7 +76,7 @@ def check_images(model: str, images: Sequence[Path], size: tuple[int, int]) -> l
         scene = scenes.scene(0)
         if scene.shape[:2] == size:
             return [scene]
-    return [noise(size)]
+    return []
 
 
 def noise(size: Sequence[int]) -> NDArray[np.uint8]:

@@ -116,6 +116,8 @@ class RunOptions(Checked):
     print_changed: Annotated[bool, _checks("Print the graph after each pass that changed it.")] = False
     checks: Annotated[bool, _checks("Verify the graph and keep its text after each pass.")] = True
     check_numerics: Annotated[bool, _checks("Compare detections after each pass, in ONNX Runtime.")] = False
+    proof: Annotated[bool, _checks("Prove that the answers are those of the file.")] = True
+    proof_images: Annotated[Count, _checks("Pictures to prove it on; a batch takes as many as it has rows.")] = 1
     images: Annotated[tuple[Path, ...], _checks(
         "Pictures to compare detections on (repeatable).", on="build bisect",
     )] = ()

@@ -53,6 +53,10 @@ class Pass(ABC):
         """The form of this pass after which ONNX Runtime computes on the CPU what an engine computes."""
         return self
 
+    def as_exported(self) -> Pass:
+        """The form of this pass that keeps the export's own numbers where options choose others."""
+        return self
+
     def perform(self, graph: Graph, ctx: Context) -> str | None:
         """Run it where it applies, and hold it to its facts. Returns why it was skipped, or None.
 

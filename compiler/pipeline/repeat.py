@@ -45,6 +45,9 @@ class Repeat(Pass):
     def portable(self) -> Pass:
         return dataclasses.replace(self, steps=tuple(step.portable() for step in self.steps))
 
+    def as_exported(self) -> Pass:
+        return dataclasses.replace(self, steps=tuple(step.as_exported() for step in self.steps))
+
     def spec(self) -> str:
         options = f"{{max={self.max}}}" if self.max != 4 else ""
         return f"{self.name()}{options}({','.join(step.spec() for step in self.steps)})"

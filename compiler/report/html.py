@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ def page(run: Run) -> str:
         facts=_facts(run),
         failure=run.failure,
         notes=run.notes,
+        proof=_proof(manifest.proof) if manifest else None,
         bars=_bars(run),
         images=list(_images(run.folder / DRAWN)),
         spec=list(_spec_rows(spec, places=False)),
@@ -118,6 +119,11 @@ def _facts(run: Run) -> list[str]:
     if run.times.total:
         wanted.append(f"{run.times.total:.1f} s")
     return [fact for fact in wanted if fact]
+
+
+def _proof(proof: Mapping[str, Any] | None) -> str:
+    """What the build proved, as its last line has it."""
+    return str(proof["said"]) if proof else "nothing: the build was asked not to"
 
 
 def _pass(row: PassRow) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Is a build still the detector that was exported? Compares its detections with the reference.
 
-The reference of a golden graph is detectron2 in PyTorch, whose answers are stored. For a user's own export it is the
-exported graph in ONNX Runtime, with the alignment of RoiAlign repaired as the build repaired it.
+The reference of a golden graph is detectron2 in PyTorch, whose answers are stored. For a user's own export it is the file as
+it was given, in ONNX Runtime, with the alignment of RoiAlign repaired as the build repaired it: as the build's own proof has
+it.
 """
 
 from __future__ import annotations
@@ -16,21 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.driver.plan import noise
+from onnxgraft.errors import InputError
 from onnxgraft.files import CACHE
 from onnxgraft.golden import catalog, scenes
 from onnxgraft.golden import references as golden_references
-from onnxgraft.instruments.stage import feeder, stage_detections
-from onnxgraft.ir.graph import Graph
 from onnxgraft.passes import FixInput
 from onnxgraft.passes.default import parse_pipeline
-from onnxgraft.pipeline.context import Context
-from onnxgraft.pipeline.manager import PassManager
+from onnxgraft.proof import witness
+from onnxgraft.proof.image import first_read, white_level
+from onnxgraft.proof.models import FileModel
 from onnxgraft.runtime.comparison import MatchReport, match
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.images import place, read_image
 from onnxgraft.runtime.proposals import grid
 from onnxgraft.runtime.session import Session
-from onnxgraft.targets import OrtRunner
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Tolerance:
     mask: float
     share: float
     logits: float  # of heatmaps and semantic maps, as a share of their largest magnitude
+
+    def __str__(self) -> str:
+        least = "all" if self.share == 1.0 else f"{self.share:.0%}"
+        return (f"{least} of the detections with the same class, IoU > {self.iou:g}, scores within {self.score:g}, "
+                f"masks within {self.mask:g}, logits within {self.logits:g} of their largest")  # fmt: skip
 
 
 TOLERANCES = {
@@ -60,6 +65,16 @@ class Verification:
     report: MatchReport
     passed: bool
 
+    @property
+    def compared(self) -> bool:
+        """Whether there was anything to compare: two networks that find nothing may be any two."""
+        return bool(self.report.reference or self.report.found or self.report.semantic is not None)
+
+    @property
+    def verdict(self) -> str:
+        """One word."""
+        return ("same" if self.passed else "DIFFERS") if self.compared else "NOTHING"
+
 
 def verify(
     run: str | Path,
@@ -76,7 +91,7 @@ def verify(
         progress: called with a word on what runs.
 
     Returns:
-        One Verification per image, and a sentence on what the reference was and what ran.
+        One Verification per image, and a sentence on the reference, what ran, and the tolerance.
     """
     session = Session(run, engine=engine)
     if session.manifest.io.proposals is not None:
@@ -90,7 +105,16 @@ def verify(
         report = match(expected, found.raw, tolerance.iou, tolerance.score, tolerance.mask, tolerance.logits)
         passed = report.exact if tolerance.share == 1.0 else report.share >= tolerance.share and report.same_map
         results.append(Verification(name, report, passed))
-    return results, f"{what}; {session.notice or 'the engine itself ran'}"
+    return results, f"{what}; {_what_ran(session, engine)}; tolerance of {session.manifest.precision}: {tolerance}"
+
+
+def _what_ran(session: Session, engine: str) -> str:
+    if session.notice:
+        return session.notice
+    manifest = session.manifest
+    if manifest.engine is None:
+        return f"ONNX Runtime ran {manifest.runnable}: the build has no engine"
+    return f"ONNX Runtime ran {manifest.runnable}" if engine == "onnxruntime" else "the engine itself ran"
 
 
 Reference = tuple[str, NDArray[np.uint8], Detections]
@@ -121,13 +145,17 @@ def _on_canvas(session: Session, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _run_export(session: Session, pictures: Sequence[tuple[str, NDArray[np.uint8]]]) -> Iterator[Reference]:
-    manifest = session.manifest
-    graph, ctx = Graph.load(catalog.resolve(manifest.source.model, CACHE)), Context(channel_order=manifest.preprocess.order)
-    steps = parse_pipeline(manifest.pipeline).stop_after(FixInput.name()).passes  # as exported, on the build's canvas
-    PassManager(steps, fingerprints=False).run(graph, ctx)
-    feeds = feeder(graph, ctx)
+    manifest, canvas = session.manifest, session.canvas
+    source = catalog.resolve(manifest.source.model, CACHE)
+    steps = parse_pipeline(manifest.pipeline).stop_after(FixInput.name()).passes
+    seen = witness.run(source, steps, manifest.preprocess.order)
+    if seen.recognised is None:
+        raise InputError("the build's pipeline recognises no detector, so that its file cannot be run beside it")
+    rows = manifest.io.proposals.shape[-2] if manifest.io.proposals is not None else 1
     with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-        graph.save(Path(folder) / "reference.onnx")
-        runner = OrtRunner(Path(folder) / "reference.onnx")
+        file = FileModel(seen.file(canvas), seen.recognised.ctx.spec(), canvas, Path(folder), rows)
+        recognised = seen.recognised.graph()
+        start = first_read(file.graph, recognised, seen.recognised.ctx.values.normalized)
+        file.white = white_level(file.graph, file.spec.image, start)
         for name, image in pictures:
-            yield name, image, stage_detections(runner(feeds([image])), ctx, feeds.io)
+            yield name, image, file(image)

@@ -1,0 +1,108 @@
+"""Inputs of the parts that work on maps: the image, pooling, the boxes between a cascade's stages, masks and heatmaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxgraft.detector.spec import CascadeStage, DetectorSpec, Pooler
+from onnxgraft.proof.probes import Probe, clamp_deltas, rng_of
+from onnxgraft.proof.scenes import Boxes, Stage
+
+_TILE = 10_007  # a prime, so that rows of a map do not repeat each other
+
+
+def feature_map(rng: np.random.Generator, shape: Sequence[int]) -> NDArray[np.float32]:
+    """[1, C, H, W]: channels are noise and slopes in turn, each its own."""
+    _, c, h, w = shape
+    noise = rng.normal(0, 1, _TILE).astype(np.float32)
+    features = np.resize(noise, (1, c, h, w))
+    slopes = rng.uniform(-1, 1, (2, c, 1, 1)).astype(np.float32)
+    y, x = np.linspace(-1, 1, h, dtype=np.float32)[:, None], np.linspace(-1, 1, w, dtype=np.float32)[None]
+    features[0, 1::2] = slopes[0, 1::2] * y + slopes[1, 1::2] * x
+    return features
+
+
+def pooling_probes(spec: DetectorSpec, pooler: Pooler, maps: Sequence[Sequence[int]], rows: int) -> Iterator[Probe]:
+    """Boxes and feature maps: roles boxes, map0, map1, ...
+
+    Boxes exactly on a level boundary are left out: two correct roundings of a logarithm put them on either level. So are, of
+    a pooler without alignment, boxes at the far edge that are thinner than a cell: RoIAlign widens them beyond the canvas and
+    counts what lies there as zero, PyramidROIAlign_TRT clips them to it.
+    """
+    rng = rng_of(4)
+    feeds: dict[str, NDArray[np.generic]] = {f"map{i}": feature_map(rng, shape) for i, shape in enumerate(maps)}
+    boxes = np.concatenate([_at_levels(spec, pooler, rng), _shapes(spec), _anywhere(spec, rng)])
+    if not pooler.aligned:
+        boxes = boxes[_whole_cells(spec, pooler, boxes)]
+    rows = min(rows, 100)
+    for start in range(0, len(boxes), rows):
+        yield Probe("boxes of all sizes", {**feeds, "boxes": boxes[start : start + rows].astype(np.float32)})
+
+
+def _whole_cells(spec: DetectorSpec, pooler: Pooler, boxes: Boxes) -> NDArray[np.bool_]:
+    """Which boxes stay on the canvas when they are widened to a cell of the finest map."""
+    ends = boxes[:, :2] + 1 / pooler.scales[0]
+    return np.array((np.maximum(ends, boxes[:, 2:]) <= (spec.image.width, spec.image.height)).all(axis=1))
+
+
+def _at_levels(spec: DetectorSpec, pooler: Pooler, rng: np.random.Generator) -> Boxes:
+    """Boxes just under and over each size at which the level changes, square and elongated."""
+    canvas = np.array([spec.image.width, spec.image.height], np.float64)
+    boxes = []
+    for level in range(1, len(pooler.scales)):
+        edge = pooler.canonical_size * 2.0 ** (pooler.min_level + level - pooler.canonical_level)
+        for size in (edge * (1 - 2e-3), edge * (1 + 2e-3)):
+            for stretch in (1.03, 1.9, 0.53):
+                side = np.array([size * stretch**0.5, size / stretch**0.5])
+                if (side < canvas - 1).all():
+                    corner = rng.uniform(0, 1, 2) * (canvas - side)
+                    boxes.append([*corner, *(corner + side)])
+    return np.array(boxes).reshape(-1, 4)
+
+
+def _shapes(spec: DetectorSpec) -> Boxes:
+    """Tiny, thin, long, at the far edges, as large as the canvas."""
+    h, w = float(spec.image.height), float(spec.image.width)
+    return np.array([
+        (10.2, 20.7, 11.3, 21.6), (5.3, 5.1, 5.9, 60.3), (30.2, 8.4, 90.1, 8.9), (0, 50.3, w, 58.1), (70.7, 0, 77.2, h),
+        (w - 20.4, h - 17.3, w, h), (0, 0, 33.7, 21.3), (0, 0, w, h), (w - 1.3, 10.4, w, 55.8), (12.6, h - 2.7, 66.1, h),
+    ], np.float64)  # fmt: skip
+
+
+def _anywhere(spec: DetectorSpec, rng: np.random.Generator) -> Boxes:
+    size = np.array([spec.image.width, spec.image.height], np.float64)
+    side = np.exp(rng.uniform(np.log(3), np.log(size), (24, 2)))
+    corner = rng.uniform(0, 1, (24, 2)) * (size - side)
+    return np.concatenate([corner, corner + side], axis=1)
+
+
+def refinement_probes(spec: DetectorSpec, stage: CascadeStage, rows: int) -> Iterator[Probe]:
+    """Boxes and deltas between two stages."""
+    rng = rng_of(5)
+    boxes = np.concatenate([_shapes(spec), _anywhere(spec, rng)])[:rows]
+    canvas = Stage(spec.image.height, spec.image.width, 1, 0.0, 0.5, rows, rows)
+    deltas = clamp_deltas(rng, stage.coder, boxes, canvas)
+    deltas[::2] = rng.normal(0, 1, (len(deltas[::2]), 4))
+    yield Probe("moved boxes", {"boxes": boxes.astype(np.float32), "deltas": deltas.astype(np.float32)})
+
+
+def mask_probes(spec: DetectorSpec, channels: int, rows: int) -> Iterator[Probe]:
+    """Logits [D, C, M, M] that differ in every cell, and classes that take every value."""
+    assert spec.mask_head is not None
+    rng, m = rng_of(6), spec.mask_head.resolution
+    logits = rng.normal(0, 2, (rows, channels, m, m)).astype(np.float32)
+    classes = rng.permutation(np.arange(rows) % (spec.num_classes or 1))
+    boxes = np.concatenate([_anywhere(spec, rng)] * (1 + rows // 24))[:rows].astype(np.float32)
+    yield Probe("every class", {"logits": logits, "classes": classes.astype(np.int64), "boxes": boxes})
+
+
+def heatmap_probes(spec: DetectorSpec, rows: int) -> Iterator[Probe]:
+    """Logits [D, K, S, S] that differ in every cell."""
+    assert spec.keypoint_head is not None
+    head = spec.keypoint_head
+    shape = (rows, head.keypoints, head.resolution, head.resolution)
+    yield Probe("every keypoint", {"logits": rng_of(7).normal(0, 2, shape).astype(np.float32)})
+

@@ -1,0 +1,140 @@
+"""The file as it was given and the compiled graph, as two things that answer for pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnxgraft.detector.outputs import Role
+from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph, ancestors
+from onnxgraft.ir.traverse import scalar
+from onnxgraft.passes.emit.boxes import just_above
+from onnxgraft.passes.emit.plain_input import make_plain
+from onnxgraft.passes.fix_input import resize_image
+from onnxgraft.proof.feeds import WHITE, Picture, build_feeds, file_feeds
+from onnxgraft.proof.plan import Sides
+from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.read_outputs import from_outputs, from_raw_export
+from onnxgraft.targets import OrtRunner
+
+_SAME = 1e-6
+_COMPARISONS = {"Greater", "Less", "GreaterOrEqual", "LessOrEqual"}
+
+
+class FileModel:
+    """The file as it was given, after the passes that give back what the export lost, with an input of one size.
+
+    Args:
+        graph: the file's graph, as its witness kept it.
+        spec: what was recognised.
+        size: height and width of the pictures.
+        folder: where the graph is written for ONNX Runtime.
+        rows: proposals that a Fast R-CNN gets.
+
+    Attributes:
+        white: what white is in the file's input.
+    """
+
+    def __init__(self, graph: Graph, spec: DetectorSpec, size: tuple[int, int], folder: Path, rows: int = 1000) -> None:
+        self.spec, self.size, self._rows, self.white = spec, size, rows, WHITE
+        self.graph = graph
+        if not set(size) <= set(graph.gs.inputs[0].shape or ()):
+            make_plain(self.graph)
+            resize_image(self.graph, *size)
+        self._file = folder / "file.onnx"
+        self._runner: OrtRunner | None = None
+        self._own = [t.name for t in self.graph.gs.outputs]
+
+    def find(self, names: Sequence[str]) -> bool:
+        """Make tensors outputs, so that `look` gives them; False where the file has none of that name outside of branches."""
+        made = {t.name: t for node in self.graph.nodes for t in node.outputs}
+        if any(name not in made for name in names):
+            return False
+        for name in names:
+            if all(t.name != name for t in self.graph.gs.outputs):
+                made[name].dtype = made[name].dtype or np.dtype(np.float32)
+                self.graph.gs.outputs.append(made[name])
+                self._runner = None
+        return True
+
+    def look(self, picture: Picture) -> dict[str, NDArray[Any]]:
+        """All outputs for one picture, uint8 BGR."""
+        if self._runner is None:
+            self.graph.save(self._file)
+            self._runner = OrtRunner(self._file)
+        return self._runner(file_feeds(self.graph.gs.inputs, picture, self.spec.image.order, self._rows, self.white))
+
+    def __call__(self, picture: Picture) -> Detections:
+        """What the file detects, in pixels."""
+        spec = self.spec
+        semantic = spec.semantic.logits_tensor if spec.semantic is not None else None
+        if semantic is not None and not self.find([semantic]):
+            semantic = None
+        outputs = self.look(picture)
+        if spec.outputs.boxes_tensor is None:
+            return Detections.of([], [], [], semantic=outputs[semantic or spec.outputs.semantic_tensor or ""][0])
+        roles = dataclasses.replace(spec.outputs, semantic_tensor=semantic) if semantic else spec.outputs
+        known = {name: a for name, a in outputs.items() if name in self._own or name == semantic}
+        found = from_raw_export(known, roles)
+        if spec.box_head is None and spec.dense is None:  # an RPN on its own gives logits, the build their probabilities
+            found = dataclasses.replace(found, scores=(1 / (1 + np.exp(-found.scores))).astype(np.float32))
+        return found
+
+    def lower(self, old: float, new: float) -> bool:
+        """Let another score threshold hold. False where the comparison with the old one is not found."""
+        scores = next((t for t in self.graph.gs.outputs if t.name == self.spec.outputs.scores_tensor), None)
+        changed = False
+        for node in ancestors(scores) if scores is not None else ():
+            for index, tensor in enumerate(node.inputs if node.op in _COMPARISONS else ()):
+                number = _number(tensor)
+                if number is not None and abs(number - old) <= _SAME:
+                    node.inputs[index] = gs.Constant(f"{node.name}/lowered", np.array(new, np.float32))
+                    changed = True
+        self._runner = None
+        return changed
+
+
+def _number(tensor: gs.Tensor) -> float | None:
+    """A constant scalar, through the casts of a graph that was not folded."""
+    while (number := scalar(tensor)) is None and tensor.inputs and tensor.inputs[0].op in ("Cast", "Identity"):
+        tensor = tensor.inputs[0].inputs[0]
+    return number
+
+
+class BuildModel:
+    """The compiled graph with its plugin ops as functions."""
+
+    def __init__(self, sides: Sides, folder: Path) -> None:
+        self._sides, self._path = sides, folder / "build.onnx"
+        self._runner: OrtRunner | None = None
+
+    @property
+    def batch(self) -> int:
+        return self._sides.ctx.batch
+
+    def __call__(self, pictures: Sequence[Picture]) -> list[Detections]:
+        """What the build detects on a batch of pictures that lie on the canvas, in its pixels."""
+        if self._runner is None:
+            self._sides.build.save(self._path)
+            self._runner = OrtRunner(self._path)
+        image, io = self._sides.spec.image, self._sides.ctx.io
+        mean = image.mean if image.order == "BGR" else image.mean[::-1]
+        outputs = self._runner(build_feeds(io, pictures, (image.height, image.width), mean))
+        return [from_outputs(outputs, io, index) for index in range(len(pictures))]
+
+    def lower(self, new: float) -> bool:
+        """Let another score threshold hold in the suppression that makes the detections."""
+        number = self._sides.tensor(self._sides.ctx.values.results[Role.NUM_DETECTIONS])
+        for node in ancestors(number):
+            if node.domain == PLUGIN_DOMAIN and "score_threshold" in node.attrs:
+                node.attrs["score_threshold"] = just_above(new)
+                self._runner = None
+                return True
+        return False

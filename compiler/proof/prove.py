@@ -1,0 +1,250 @@
+"""Proves that a compiled graph gives the file's answers, or says what was not proved."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onnxgraft.errors import OnnxgraftError, ProofError
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.proof import witness as witnesses
+from onnxgraft.proof.cut import CutError
+from onnxgraft.proof.feeds import WHITE, Picture
+from onnxgraft.proof.image import compare_image, first_read, white_level
+from onnxgraft.proof.models import BuildModel, FileModel
+from onnxgraft.proof.network import compare_network
+from onnxgraft.proof.parts import Part
+from onnxgraft.proof.pictures import Compared, compare_pictures, pictures_of
+from onnxgraft.proof.plan import Sides, parts_of
+from onnxgraft.proof.probes import Probe
+from onnxgraft.proof.witness import Kept, Witness
+
+_SMALLER = 64  # pixels by which a picture is smaller than the canvas, where that must not matter
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was proved of a build.
+
+    parts, probes: how many parts agreed, on how many inputs. nodes: nodes of the network that are the file's own.
+    network: where the network is not the file's own, or None. pictures: how many; detections, matched: the file's, and those
+    that were found again; undecided: those that are not, and that the file itself loses when its pixels change by a
+    thousandth. box_px, score, mask, heatmap, semantic: worst differences on pictures. lowered: the score threshold
+    that was set on both sides. missing: the first thing that was not proved; None when all was. seconds: what it took.
+    """
+
+    parts: int = 0
+    probes: int = 0
+    nodes: int = 0
+    network: str | None = None
+    pictures: int = 0
+    undecided: int = 0
+    detections: int = 0
+    matched: int = 0
+    box_px: float = 0.0
+    score: float = 0.0
+    mask: float | None = None
+    heatmap: float | None = None
+    semantic: float | None = None
+    lowered: float | None = None
+    missing: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything was proved."""
+        return self.missing is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the manifest, with the line for people as "said": without the time, which differs."""
+        plain = {key: value for key, value in asdict(self).items() if value is not None and key != "seconds"}
+        return {"said": self.said, **plain}
+
+    def __str__(self) -> str:
+        return f"{self.said} ({self.seconds:.1f} s)"
+
+    @property
+    def said(self) -> str:
+        """What was proved, or the first thing that was not and why, in one line."""
+        found = [f"{self.parts} parts on {self.probes} probes"] if self.parts else []
+        if self.pictures:
+            on = f"on {self.pictures} picture{'s' * (self.pictures != 1)}"
+            if self.lowered is not None:
+                on += f" above a score of {self.lowered:.2g}"
+            if self.detections:
+                maps = (("masks", self.mask), ("heatmaps", self.heatmap))
+                unsure = f" ({self.undecided} that rounding decides)" if self.undecided else ""
+                told = "".join(f", {what} {worst:.1g}" for what, worst in maps if worst is not None)
+                found.append(f"{self.matched} of {self.detections} detections{unsure} {on}, boxes within {self.box_px:.1g} px, "
+                             f"scores {self.score:.1g}{told}")  # fmt: skip
+            if self.semantic is not None:
+                found.append(f"semantic logits within {self.semantic:.1g}" + ("" if self.detections else f" {on}"))
+        words = "; ".join(found)
+        if self.missing is None:
+            return f"proved: {words}"
+        return f"not proved: {self.missing}" + (f"; proved: {words}" if words else "")
+
+
+def prove(
+    source: Path,
+    steps: Sequence[Pass],
+    seen: Witness | None = None,
+    pictures: Sequence[Picture] = (),
+    number: int = 1,
+    order: str | None = None,
+    exact_padding: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Proof:
+    """Compare the file with what passes make of it, part by part on probes and as a whole on pictures.
+
+    Args:
+        source: the file as it was given.
+        steps: the passes of the build.
+        seen: what was kept while they ran; they run again when None.
+        pictures: uint8 BGR of the canvas size; others are made where these are too few.
+        number: how many pictures; a batch takes at least as many as it has rows.
+        order: the channel order that a sidecar names.
+        exact_padding: answers must not depend on the canvas around a picture.
+        progress: called with a word on what runs.
+
+    Raises:
+        ProofError: the answers differ.
+    """
+    started = time.perf_counter()
+    plain = [step.as_exported() for step in steps]
+    rewrites = witnesses.rewrites(plain)
+    intended = next((step for step in rewrites if step.changes_answers), None)
+    if not rewrites or intended is not None:
+        why = "the pipeline does not go from a recognised detector to named outputs"
+        if intended is not None:
+            why = f"pass {intended.name()!r} changes answers by intent: {intended.changes_answers}"
+        return Proof(missing=why)
+    kept = seen if seen is not None and seen.finished is not None and plain == list(steps) else None
+    kept = kept or witnesses.run(source, plain, order)
+    steps = plain
+    assert kept.recognised is not None
+    if kept.recognised.ctx.batch == 1:
+        recognised = kept.recognised
+    else:
+        alone = witnesses.run(source, witnesses.for_one_image(steps), order).recognised
+        assert alone is not None
+        recognised = alone
+    with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
+        prover = _Prover(source, steps, order, recognised, kept, progress, Path(folder))
+        proof = prover.parts()
+        compared = prover.pictures(pictures, number, exact_padding)
+    return replace(_with_pictures(proof, compared), seconds=round(time.perf_counter() - started, 2))
+
+
+def _with_pictures(proof: Proof, compared: Compared) -> Proof:
+    reports = compared.reports
+    missing = proof.missing or compared.missing
+
+    def worst(kind: str) -> float | None:
+        return max((w for r in reports if (w := getattr(r, kind)) is not None), default=None)
+
+    return replace(
+        proof, pictures=len(reports), detections=sum(r.reference for r in reports), matched=sum(r.matched for r in reports),
+        box_px=worst("box_px") or 0.0, score=worst("score") or 0.0, mask=worst("mask"), heatmap=worst("heatmap"),
+        semantic=worst("semantic"), undecided=sum(compared.undecided), lowered=compared.lowered, missing=missing,
+    )  # fmt: skip
+
+
+class _Prover:
+    def __init__(
+        self, source: Path, steps: Sequence[Pass], order: str | None, recognised: Kept, kept: Witness,
+        progress: Callable[[str], None], folder: Path,
+    ) -> None:  # fmt: skip
+        self._source, self._steps, self._order = source, steps, order
+        self._recognised, self._kept, self._progress = recognised, kept, progress
+        self._sides, self._folder = kept.sides(recognised), folder
+        self._white = WHITE
+        self._models: dict[tuple[int, int], FileModel] = {}
+
+    def _model(self, size: tuple[int, int]) -> FileModel:
+        """The file for pictures of a size."""
+        if size not in self._models:
+            own = self._folder / f"{size[0]}x{size[1]}"
+            own.mkdir()
+            proposals = self._sides.ctx.io.proposals
+            rows = proposals.shape[-2] if proposals is not None else 1
+            self._models[size] = FileModel(self._kept.file(size), self._sides.spec, size, own, rows)
+        self._models[size].white = self._white
+        return self._models[size]
+
+    def parts(self) -> Proof:
+        """All parts on their probes, and the network between them node by node. Raises ProofError."""
+        parts = probes = 0
+        missing = None
+        normalized = self._recognised.ctx.values.normalized
+        try:
+            self._progress("proving the image")
+            image = self._sides.spec.image
+            given = self._model((image.height, image.width)).graph
+            start = first_read(given, self._sides.file, normalized)
+            self._white = white_level(given, image, start)
+            difference = compare_image(given, self._sides, start, self._white)
+            if difference is not None:
+                raise ProofError(f"the image as the network reads it: {difference}")
+            parts = probes = 1
+            for part in parts_of(self._sides):
+                self._progress(f"proving {part.name}")
+                fed = list(part.probes())
+                failure = first_failure(part, fed, self._sides.ctx.batch)
+                if failure is not None:
+                    probe, words = failure
+                    raise ProofError(f"{part.name}, fed {probe.name!r}: {words}{self._blame(part.name, fed)}")
+                parts, probes = parts + 1, probes + len(fed)
+        except CutError as error:
+            missing = f"a part cannot be cut out: {error}"
+        network = compare_network(self._sides, normalized)
+        return Proof(parts, probes, network.nodes, network.differs, missing=missing)
+
+    def _blame(self, name: str, probes: Sequence[Probe]) -> str:
+        """The first pass after which a part differs, in words; "" where no stage shows it."""
+        try:
+            stages = witnesses.run(self._source, self._steps, self._order, every=True).stages
+        except OnnxgraftError:
+            return ""
+        for stage in stages[1:]:
+            try:
+                sides = Sides(self._recognised.graph(), stage.graph(), stage.ctx)
+                part = next((p for p in parts_of(sides, name)), None)
+                if part is not None and first_failure(part, probes, stage.ctx.batch) is not None:
+                    return f" [first after pass {stage.after!r}]"
+            except (OnnxgraftError, KeyError, StopIteration):
+                continue
+        return ""
+
+    def pictures(self, given: Sequence[Picture], number: int, exact_padding: bool) -> Compared:
+        """The file against the compiled graph on whole pictures. Raises ProofError."""
+        image, batch = self._sides.spec.image, self._sides.ctx.batch
+        canvas = image.height, image.width
+        shown = pictures_of(given, canvas, max(number, batch))
+        if exact_padding:
+            small = canvas[0] - _SMALLER, canvas[1] - _SMALLER // 2
+            shown += [picture[: small[0], : small[1]] for picture in shown[:1]]
+        self._progress("proving on pictures")
+        compared = compare_pictures(self._model, BuildModel(self._sides, self._folder), shown, canvas)
+        if compared.difference is not None and compared.missing is None:
+            raise ProofError(compared.difference)
+        return compared
+
+
+def first_failure(part: Part, probes: Sequence[Probe], batch: int) -> tuple[Probe, str] | None:
+    """The first probe on which both sides of a part differ, and how. Each row of a batch is held against the file's own run."""
+    expected = [part.of_file(probe) for probe in probes]
+    for start in range(0, len(probes), batch):
+        rows = [(start + i) % len(probes) for i in range(batch)]
+        found = part.of_build([probes[row] for row in rows])
+        for image, row in enumerate(rows):
+            outcome = part.compare(probes[row], expected[row], found, image, batch)
+            if outcome.difference is not None:
+                where = f"image {image} of the batch, " if batch > 1 else ""
+                return probes[row], where + outcome.difference
+    return None
+
