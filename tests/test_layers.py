@@ -144,11 +144,11 @@ def test_modules_and_functions_are_short() -> None:
     wrong = []
     for module, tree in TREES.items():
         lines = len(MODULES[module].read_text().splitlines())
-        if lines > MODULE_LINES and "long because" not in (ast.get_docstring(tree) or ""):
+        if lines > MODULE_LINES and "long because" not in (ast.get_docstring(tree) or "").lower():
             wrong.append(f"{MODULES[module].relative_to(ROOT)}: {lines} lines")
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 length = (node.end_lineno or 0) - node.lineno + 1
-                if length > FUNCTION_LINES and "long because" not in (ast.get_docstring(node) or ""):
+                if length > FUNCTION_LINES and "long because" not in (ast.get_docstring(node) or "").lower():
                     wrong.append(f"{MODULES[module].relative_to(ROOT)}: {node.name} has {length} lines")
     assert not wrong, "\n".join(wrong)

@@ -81,7 +81,7 @@ def compile(
     model: str | Path, output: str | Path, options: Options | None = None, *, images: Sequence[NDArray[np.uint8]] = (),
     instruments: Sequence[Instrument] = (), progress: Callable[[str], None] = lambda _: None,
 ) -> Build:  # fmt: skip
-    """Compile `model` into the build folder `output`.
+    """Compile `model` into the build folder `output`. Long because it is the whole road, a line for each thing that is made.
 
     Args:
         model: an .onnx file, or the name of a golden graph.
