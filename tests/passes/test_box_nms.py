@@ -49,6 +49,13 @@ def test_a_higher_score_threshold_keeps_the_better_ones(stages: Stages, tmp_path
     assert same(all_of_them.select(keep), run(stages, tmp_path, score_threshold=0.5)) is None
 
 
+def test_what_failed_a_low_threshold_is_not_counted(stages: Stages, tmp_path: Path) -> None:
+    """Below 0.007 the plugin gives out elements under the threshold, too, and counts them."""
+    found = run(stages, tmp_path, score_threshold=0.001, detections=4000)
+    assert len(stages.detections("box-nms")) < len(found) < 4000
+    assert found.scores.min() > 0.001
+
+
 def test_fewer_detections_are_the_best_ones(stages: Stages, tmp_path: Path) -> None:
     assert same(stages.detections("box-nms").select(slice(7)), run(stages, tmp_path, detections=7)) is None
 

@@ -49,8 +49,10 @@ def test_unaligned_pooling_of_two_samples(stages: Stages, tmp_path: Path) -> Non
     run_unordered([FixInput(height=height, width=width), *steps[4 : names.index("roi-align")]], graph, ctx)
     before = detect(graph, ctx, stages.image, tmp_path)
     run_unordered([RoiAlign()], graph, ctx)
-    node = next(n for n in graph.nodes if n.op == "PyramidROIAlign_TRT")
-    assert (node.attrs["roi_coords_transform"], node.attrs["sampling_ratio"]) == (1, 2)
+    nodes = [n for n in graph.nodes if n.op == "ROIAlign_TRT"]
+    settings = {(n.attrs["coordinate_transformation_mode"], n.attrs["sampling_ratio"]) for n in nodes}
+    assert settings == {(0, 2)}
+    assert len(nodes) == 8  # a map of each pooler, where the pyramid's plugin would cut thin boxes off at the far edge
     assert same(before, detect(graph, ctx, stages.image, tmp_path)) is None
     assert same(before, stages.detections("roi-align")) is not None  # it is another pooling
 

@@ -1,0 +1,82 @@
+"""Exports whose image has another form than a float picture [3, H, W] of 0..255 compile to the same detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers.stages import run_unordered
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.errors import OnnxgraftError
+from onnxgraft.golden import catalog
+from onnxgraft.ir.graph import Graph
+from onnxgraft.passes import FixInput, RepairRoiAlign, Simplify, UpgradeOpset
+from onnxgraft.pipeline.context import Context
+
+HEIGHT, WIDTH = 256, 320
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return catalog.resolve("faster_rcnn_C4_thin", tmp_path_factory.mktemp("cache"))
+
+
+def in_front(kind: int, shape: list[int], *nodes: onnx.NodeProto, **constants: np.ndarray) -> Callable[[onnx.ModelProto], None]:
+    """An input "given" of another form, which `nodes` turn into the picture "picture" that the export takes."""
+
+    def change(model: onnx.ModelProto) -> None:
+        (image,) = model.graph.input
+        for node in model.graph.node:
+            node.input[:] = ["picture" if name == image.name else name for name in node.input]
+        image.CopyFrom(helper.make_tensor_value_info("given", kind, shape))
+        model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items())
+        for node in reversed(nodes):
+            model.graph.node.insert(0, node)
+
+    return change
+
+
+def node(op: str, *inputs: str, output: str = "picture", **attrs: object) -> onnx.NodeProto:
+    return helper.make_node(op, list(inputs), [output], name=f"in-front-{op}", **attrs)
+
+
+FORMS = {
+    "a batch of one": in_front(1, [1, 3, HEIGHT, WIDTH], node("Gather", "given", "zero", axis=0), zero=np.int64(0)),
+    "integers": in_front(TensorProto.UINT8, [3, HEIGHT, WIDTH], node("Cast", "given", to=1)),
+    "channels last": in_front(TensorProto.UINT8, [HEIGHT, WIDTH, 3], node("Transpose", "given", output="moved", perm=[2, 0, 1]),
+                              node("Cast", "moved", to=1)),
+    "levels of 0..1": in_front(1, [3, HEIGHT, WIDTH], node("Mul", "given", "most"), most=np.float32(255)),
+}  # fmt: skip
+
+
+def recognise(model: onnx.ModelProto, path: Path) -> DetectorSpec:
+    onnx.save(model, path)
+    graph, ctx = Graph.load(path), Context()
+    steps = [UpgradeOpset(), RepairRoiAlign(), Simplify(), FixInput(height=HEIGHT, width=WIDTH)]
+    run_unordered(steps, graph, ctx)
+    return ctx.spec()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_picture_is_found_behind_it(form: str, export: Path, tmp_path: Path) -> None:
+    model = onnx.load(export)
+    usual = recognise(model, tmp_path / "usual.onnx").image
+    FORMS[form](model)
+    found = recognise(model, tmp_path / "other.onnx").image
+    assert (found.height, found.width, found.order) == (usual.height, usual.width, usual.order)
+    np.testing.assert_allclose(found.mean, usual.mean, rtol=1e-6)
+    np.testing.assert_allclose(found.std, usual.std, rtol=1e-6)
+
+
+def test_arithmetic_on_integers_is_refused(export: Path, tmp_path: Path) -> None:
+    model = onnx.load(export)
+    halves = in_front(TensorProto.UINT8, [3, HEIGHT, WIDTH], node("Div", "given", "two", output="half"),
+                      node("Cast", "half", to=1), two=np.uint8(2))  # fmt: skip
+    halves(model)
+    with pytest.raises(OnnxgraftError, match=r"this Div calculates with the image's integers.*\(node 'in-front-Div'\)"):
+        recognise(model, tmp_path / "other.onnx")
