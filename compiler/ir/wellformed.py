@@ -41,7 +41,7 @@ def refuse_malformed(model: onnx.ModelProto, where: str, bounds: Bounds) -> None
         count = _graph(model.graph, bounds, 0, 0, main=True)
         given = {tensor.name for tensor in model.graph.initializer}
         if all(info.name in given for info in model.graph.input):
-            raise Malformed("the graph has no input, so no image can come in: each of its inputs is an initializer, or it has none")
+            raise Malformed("the graph has no input, so no image can come in: it has none but initializers")
         for function in model.functions:
             _words([function.name, function.domain, *function.input, *function.output], "a function's name")
             count = _nodes(function.node, bounds, 1, count)
