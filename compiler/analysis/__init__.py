@@ -30,7 +30,10 @@ def analyse(graph: Graph) -> DetectorSpec:
     """
     for matches, recognise in FAMILIES:
         if matches(graph):
-            return recognise(graph)
+            try:
+                return recognise(graph)
+            except (ArithmeticError, ValueError, LookupError) as error:
+                raise Refusal(f"the graph has numbers or shapes that no detector of detectron2 has: {error}") from error
     kinds = sorted({node.op for node in graph.nodes})
     raise Refusal(
         "no family of detectron2: neither boxes pooled by RoiAlign, nor classified boxes that are suppressed; this model has "

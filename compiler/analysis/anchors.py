@@ -18,8 +18,12 @@ def grid_stride(anchors: np.ndarray, height: int, width: int, image: tuple[int, 
         node: named in refusals.
 
     Raises:
-        Refusal: the anchors are no regular grid.
+        Refusal: the anchors are no regular grid, or no boxes.
     """
+    if not anchors.size or not np.isfinite(anchors).all():
+        raise Refusal("the anchors are not finite, or there are none", node)
+    if not (anchors[:, 2:] > anchors[:, :2]).all():
+        raise Refusal("the anchors are inverted or empty: their right and bottom do not lie behind left and top", node)
     grid = anchors.reshape(height, width, -1, 4)
     steps = []
     if width > 1:

@@ -58,6 +58,8 @@ def _pooler(pooled: gs.Tensor, nodes: list[gs.Node]) -> Pooler:
     if len(boxes) != 1:
         raise Refusal("the levels of this pooler read different boxes", first.name)
     scales = tuple(float(node.attrs.get("spatial_scale", 1.0)) for node in nodes)
+    if not all(0 < scale < math.inf for scale in scales):
+        raise Refusal(f"spatial_scale {min(scales)} is no scale of a feature map", first.name)
     level_rule = (0, 0.0, 0.0, 0.0)
     if len(nodes) > 1:
         level_rule = _level_rule(first, len(nodes))
@@ -101,6 +103,12 @@ def _boxes(node: gs.Node) -> gs.Tensor:
     return joined.inputs[1]
 
 
+def _inverse(number: float, node: gs.Node) -> float:
+    if number == 0:
+        raise Refusal("the level rule multiplies by zero", node.name)
+    return 1 / number
+
+
 def _level_rule(node: gs.Node, levels: int) -> tuple[int, float, float, float]:
     """(min level, canonical level, canonical size, epsilon) of assign_boxes_to_levels (detectron2 poolers.py)."""
     floor = first_ancestor(node.inputs[1], lambda n: n.op == "Floor")
@@ -111,13 +119,13 @@ def _level_rule(node: gs.Node, levels: int) -> tuple[int, float, float, float]:
     log = producer(ratio[0])
     if log is None or log.op != "Log":
         raise Refusal("the level of a box is not computed by a logarithm", floor.name)
-    base = ratio[1] if (ratio_node := producer(level[0])) is not None and ratio_node.op == "Div" else 1 / ratio[1]
+    base = ratio[1] if (ratio_node := producer(level[0])) is not None and ratio_node.op == "Div" else _inverse(ratio[1], floor)
     if abs(base - math.log(2)) > 1e-4:
         raise Refusal(f"the level rule divides by {base:.4f}, not by ln 2", floor.name)
     shifted = _operand(log.inputs[0], {"Add"}, node)
     scaled = _operand(shifted[0], {"Div", "Mul"}, node)
     scaled_node = producer(shifted[0])
-    size = scaled[1] if scaled_node is not None and scaled_node.op == "Div" else 1 / scaled[1]
+    size = scaled[1] if scaled_node is not None and scaled_node.op == "Div" else _inverse(scaled[1], floor)
     clip = next((n for n in floor.outputs[0].outputs if n.op == "Clip"), None)
     low, high = (
         (scalar(clip.inputs[1]), scalar(clip.inputs[2])) if clip is not None and len(clip.inputs) == 3 else (None, None)

@@ -27,6 +27,8 @@ def export(
     opset: Annotated[Count | None, typer.Option(help="[16, or 19 for deformable convolution].")] = None,
     size: Annotated[Size | None, typer.Option(help="The size to trace with; build fixes its own. [640x640]")] = None,
     image: Annotated[Path | None, typer.Option(help="Any picture to trace with, instead of none.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Load weights that hold more than numbers: runs their author's code.")]
+    = False,
 ) -> None:
     """Export a detectron2 model to ONNX, with a sidecar of its numbers. Needs torch and detectron2."""
     from onnxgraft.cli.console import out, working
@@ -35,7 +37,7 @@ def export(
     with working(f"exporting {config}"):
         made = run_export(
             config, output, weights=weights, opset=opset, size=size, image=image,
-            overrides=overrides or (),
+            overrides=overrides or (), trust=trust,
         )  # fmt: skip
     for note in made.notes:
         out.print(f"note: {note}", soft_wrap=True)

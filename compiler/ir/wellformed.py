@@ -39,6 +39,9 @@ def refuse_malformed(model: onnx.ModelProto, where: str, bounds: Bounds) -> None
         _words((d.domain for d in model.opset_import), "the domain of an opset")
         _words((text for p in model.metadata_props for text in (p.key, p.value)), "a property of the model")
         count = _graph(model.graph, bounds, 0, 0, main=True)
+        given = {tensor.name for tensor in model.graph.initializer}
+        if all(info.name in given for info in model.graph.input):
+            raise Malformed("the graph has no input, so no image can come in: it has none but initializers")
         for function in model.functions:
             _words([function.name, function.domain, *function.input, *function.output], "a function's name")
             count = _nodes(function.node, bounds, 1, count)

@@ -93,6 +93,17 @@ def test_locations_that_are_no_path(location: str, reason: str, tmp_path: Path) 
     assert len(str(refused.value)) < 500
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_an_image_that_is_an_initializer(listed: bool, tmp_path: Path) -> None:
+    path = model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": np.zeros((2, 2), np.float32)}, tmp_path / "m.onnx")
+    model = onnx.load(path)
+    if not listed:
+        del model.graph.input[:]
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="the graph has no input, so no image can come in"):
+        Graph.load(path)
+
+
 def test_folding_is_bounded_by_the_file() -> None:
     graph = Graph.load(BYTES / "fold-constantofshape.onnx")
     with pytest.raises(Refusal, match=r"would take 38147 MiB, .* at most 256 MiB .*: --bounds 150 allows it \(node 'Const"):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import pickle
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 
 from onnxgraft.errors import InputError
+from onnxgraft.frontends.detectron2 import safe_pickle
 from onnxgraft.frontends.detectron2.configs import Source
 from onnxgraft.frontends.detectron2.supported import RANDOM
 
@@ -20,16 +24,38 @@ IGNORED = ("num_batches_tracked",)
 
 
 class _Checkpointer(DetectionCheckpointer):
-    """A checkpointer that keeps what did not fit instead of logging it."""
+    """A checkpointer that keeps what did not fit instead of logging it, and runs no code of a file that is not trusted."""
 
     misfit: Any = None
+    trusted = False
+
+    def _load_file(self, filename: str) -> Any:
+        if self.trusted:
+            return super()._load_file(filename)
+        if filename.endswith(".pyth"):
+            raise pickle.UnpicklingError("it is of pycls, whose files are not read the safe way")
+        if not filename.endswith(".pkl"):
+            return super()._load_file(filename)
+        data = safe_pickle.read(filename)
+        if not isinstance(data, dict):
+            raise ValueError("it holds no weights by name")
+        if "model" in data and "__author__" in data:
+            return data
+        data = data.get("blobs", data)  # Caffe2 and Detectron1: their names are matched by detectron2's heuristics
+        weights = {name: value for name, value in data.items() if not name.endswith("_momentum")}
+        return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+    def _torch_load(self, f: str) -> Any:
+        return super()._torch_load(f) if self.trusted else torch.load(f, map_location="cpu", weights_only=True)
 
     def _load_model(self, checkpoint: Any) -> Any:
         self.misfit = super()._load_model(checkpoint)
 
 
-def load(source: Source, weights: str | None) -> list[str]:
+def load(source: Source, weights: str | None, trust: bool = False) -> list[str]:
     """Load `weights` (a .pkl or .pth file, a URL, "random", or None for the config's own) into the model.
+
+    Such files are pickles, which are programs: without `trust`, one that does more than make arrays is refused.
 
     Returns notes for the user. Raises InputError when there are none, the file cannot be read, or it does not fit.
     """
@@ -41,6 +67,7 @@ def load(source: Source, weights: str | None) -> list[str]:
     if weights is None and not Path(path).is_file():
         raise InputError(f"the config's weights {path} are no file here: give --weights FILE, or --weights {RANDOM}")
     checkpointer = _Checkpointer(source.model)
+    checkpointer.trusted = trust
     for name in ("fvcore.common.checkpoint", "detectron2.checkpoint"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -49,6 +76,11 @@ def load(source: Source, weights: str | None) -> list[str]:
         checkpointer.load(path)
     except InputError:
         raise
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"(?:GLOBAL|it calls) ([\w.]+)", str(error))
+        what = f" (it calls {asked[1]})" if asked else ""
+        raise InputError(f"{path}: holds more than weights, or is no checkpoint{what}: loading it may run code of its author; "
+                         "give --trust if you trust its author") from error  # fmt: skip
     except Exception as error:  # torch, pickle and network errors have no common kind
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: not a checkpoint that detectron2 reads: {line[:200]}") from error

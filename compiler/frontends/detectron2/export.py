@@ -1,15 +1,13 @@
 """Export of detectron2 models to ONNX for the compiler (`onnxgraft export`; needs the extra [export]).
 
 This module imports without torch and detectron2; they are loaded by the first export. A config is a program (yaml
-files may hold Python tags, LazyConfigs are Python) and a checkpoint a pickle: export only what you trust.
+files may hold Python tags, LazyConfigs are Python): export only what you trust. A checkpoint is a pickle, of which only
+numbers are read unless it is trusted.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxgraft.errors import InputError
+from onnxgraft.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     import onnx
@@ -47,12 +46,14 @@ def export(
     size: tuple[int, int] | None = None,
     image: str | Path | None = None,
     overrides: Sequence[str] = (),
+    trust: bool = False,
 ) -> Exported:
     """Export the detector of a detectron2 config to `output` (.onnx) with a sidecar beside it (.json).
 
     `config` is a yaml file, a LazyConfig .py, or a name in detectron2's model zoo; `weights` a .pkl or .pth file, a URL
     that detectron2 knows, or "random"; without it the config's own. `overrides` are KEY VALUE pairs or KEY=VALUE items of
     the config. The trace does not depend on the picture: `image` (any picture, resized by the config's rule) or none.
+    `trust` loads weights that are more than numbers, which may run code of their author.
     `size` is the height and width of the traced input (640, 640); the compiler fixes its own.
 
     Raises:
@@ -74,7 +75,7 @@ def export(
     source = configs.load(config, overrides)
     supported.refuse_unknown(source.model)
     family = family_of(source.model)
-    notes = checkpoints.load(source, weights)
+    notes = checkpoints.load(source, weights, trust)
     least = tracing.smallest_opset(source.model)
     if opset is not None and opset < least:
         raise InputError(f"opset {opset} cannot say what this model computes; it needs {least} or higher")
@@ -127,22 +128,5 @@ def _multiple(side: float) -> int:
 
 def write(target: Path, model: onnx.ModelProto, sidecar: dict[str, Any]) -> None:
     """Write the model and its sidecar, each in one step. Raises InputError if the folder cannot be written."""
-    text = json.dumps(sidecar, indent=2) + "\n"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _replace(target, model.SerializeToString(deterministic=True))
-        _replace(target.with_suffix(".json"), text.encode())
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {(error.strerror or str(error)).lower()}") from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(target, model.SerializeToString(deterministic=True))
+    write_json(target.with_suffix(".json"), sidecar)

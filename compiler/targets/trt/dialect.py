@@ -120,3 +120,5 @@ TENSORRT_RTX = Dialect(
     lean_runtime=False,
     refits_without_gpu=False,
 )
+
+DIALECTS = (TENSORRT, TENSORRT_RTX)

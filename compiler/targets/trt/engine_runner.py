@@ -16,14 +16,16 @@ from onnxgraft.errors import InputError, TargetError
 from onnxgraft.targets.base import Runner
 from onnxgraft.targets.trt.dialect import Dialect
 from onnxgraft.targets.trt.messages import collected, logger_of, tidy
+from onnxgraft.targets.trt.trial import try_engine
 
 
 class EngineRunner(Runner):
     """Deserializes an engine and runs it: NumPy arrays in, NumPy arrays out.
 
     Device memory and copies come from polygraphy.cuda, which loads libcudart. All shapes of a
-    compiled graph are fixed, so buffers are made once. Raises TargetError without libcudart or when
-    the engine does not load here; InputError when the file is missing.
+    compiled graph are fixed, so buffers are made once. A process of its own loads the engine first.
+    Raises TargetError without a GPU or libcudart or when the engine does not load here; InputError
+    when the file is missing.
     """
 
     def __init__(self, dialect: Dialect, path: Path) -> None:
@@ -32,6 +34,7 @@ class EngineRunner(Runner):
             data = path.read_bytes()
         except OSError as error:
             raise InputError(f"engine {path} cannot be read: {error.strerror or error}") from error
+        try_engine(dialect, path)
         with collected(trt) as log:
             if dialect.registers_plugins:
                 trt.init_libnvinfer_plugins(logger_of(trt), "")
