@@ -95,16 +95,15 @@ def compile(
     Raises:
         InputError, Refusal, PassError, ProofError, TargetError: one line that says what is wrong and where.
     """
-    options = _strict(options or Options())
-    started = time.perf_counter()
+    options, started = _strict(options or Options()), time.perf_counter()
+    bounds = Bounds.times(options.bounds)
     source, (target, why) = catalog.resolve(str(model), CACHE), target_of(options)
-    pipeline = pipeline_of(options, target.name)
-    images = _pictures(str(model), options, images)
+    pipeline, images = pipeline_of(options, target.name), _pictures(str(model), options, images)
     with new_folder(output := Path(output)) as folder:
         progress("reading")
         beside = sidecars.find(str(model), source, options.sidecar)
         ranges = ranges_of(str(model), options, ResizeRule(*beside.edges), progress)
-        graph, ctx = Graph.load(source, Bounds.times(options.bounds)), Context(range_source=ranges, channel_order=beside.channel_order)
+        graph, ctx = Graph.load(source, bounds), Context(range_source=ranges, channel_order=beside.channel_order)
         recorder = Recorder(output.with_name(output.name + ".reproducer"))
         numeric = NumericCheck(images, progress=progress) if images else None
         watching = [*instruments, witness := Witness(keeps=options.proof)]
@@ -113,7 +112,6 @@ def compile(
         surgery = time.perf_counter() - started
         proof = prove_build(str(model), source, pipeline, witness, options, beside.channel_order, progress)
         progress("writing")
-        bounds = Bounds.times(options.bounds)
         runnable = _write_graphs(graph, ctx, source, pipeline, target, folder, bounds, ranges)
         engine = _build_engine(graph, ctx, folder, target, options, progress)
         manifest = manifest_of(

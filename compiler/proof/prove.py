@@ -65,16 +65,12 @@ def prove(
         return Proof(missing=why)
     kept = seen if seen is not None and seen.finished is not None and plain == list(steps) else None
     kept = kept or witnesses.run(source, plain, order, bounds=bounds)
-    steps = plain
-    assert kept.recognised is not None
-    if kept.recognised.ctx.batch == 1:
-        recognised = kept.recognised
-    else:
-        alone = witnesses.run(source, witnesses.for_one_image(steps), order, bounds=bounds).recognised
-        assert alone is not None
-        recognised = alone
+    alone = kept
+    if kept.recognised is not None and kept.recognised.ctx.batch > 1:
+        alone = witnesses.run(source, witnesses.for_one_image(plain), order, bounds=bounds)
+    assert alone.recognised is not None
     with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-        prover = _Prover(source, steps, order, bounds, recognised, kept, progress, Path(folder))
+        prover = _Prover(source, plain, order, bounds, alone.recognised, kept, progress, Path(folder))
         proof = prover.parts()
         compared = prover.pictures(pictures, number, exact_padding)
     return replace(proof.with_pictures(compared), seconds=round(time.perf_counter() - started, 2))
