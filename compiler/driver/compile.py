@@ -35,8 +35,9 @@ from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.record import PassRecord, Report
 from onnxgraft.pipeline.syntax import Pipeline
-from onnxgraft.proof.prove import Proof
+from onnxgraft.proof.proof import Proof
 from onnxgraft.proof.witness import Witness
+from onnxgraft.quantization.ranges import Provider
 from onnxgraft.report.drawn import draw_detections
 from onnxgraft.report.html import write_report
 from onnxgraft.runtime.images import ResizeRule
@@ -81,7 +82,7 @@ def compile(
     model: str | Path, output: str | Path, options: Options | None = None, *, images: Sequence[NDArray[np.uint8]] = (),
     instruments: Sequence[Instrument] = (), progress: Callable[[str], None] = lambda _: None,
 ) -> Build:  # fmt: skip
-    """Compile `model` into the build folder `output`. Long because it is the whole road, a line for each thing that is made.
+    """Compile `model` into the build folder `output`.
 
     Args:
         model: an .onnx file, or the name of a golden graph.
@@ -94,28 +95,24 @@ def compile(
     Raises:
         InputError, Refusal, PassError, ProofError, TargetError: one line that says what is wrong and where.
     """
-    options = _strict(options or Options())
-    started = time.perf_counter()
+    options, started = _strict(options or Options()), time.perf_counter()
+    bounds = Bounds.times(options.bounds)
     source, (target, why) = catalog.resolve(str(model), CACHE), target_of(options)
-    pipeline = pipeline_of(options, target.name)
-    images = _pictures(str(model), options, images)
+    pipeline, images = pipeline_of(options, target.name), _pictures(str(model), options, images)
     with new_folder(output := Path(output)) as folder:
         progress("reading")
         beside = sidecars.find(str(model), source, options.sidecar)
         ranges = ranges_of(str(model), options, ResizeRule(*beside.edges), progress)
-        graph = Graph.load(source, bounds := Bounds.times(options.bounds))
-        ctx = Context(range_source=ranges, channel_order=beside.channel_order)
+        graph, ctx = Graph.load(source, bounds), Context(range_source=ranges, channel_order=beside.channel_order)
         recorder = Recorder(output.with_name(output.name + ".reproducer"))
         numeric = NumericCheck(images, progress=progress) if images else None
-        witness = Witness(keeps=options.proof)
-        observers = _observers(options, recorder, source, numeric, [*instruments, witness], progress)
+        watching = [*instruments, witness := Witness(keeps=options.proof)]
+        observers = _observers(options, recorder, source, numeric, watching, progress)
         report = _run_passes(graph, ctx, pipeline, options, observers, beside)
         surgery = time.perf_counter() - started
         proof = prove_build(str(model), source, pipeline, witness, options, beside.channel_order, progress)
         progress("writing")
-        runnable = _write_graphs(graph, ctx, source, pipeline, target, folder, bounds)
-        if ranges.calibration is not None:
-            ranges.calibration.save(folder / "calibration.json")
+        runnable = _write_graphs(graph, ctx, source, pipeline, target, folder, bounds, ranges)
         engine = _build_engine(graph, ctx, folder, target, options, progress)
         manifest = manifest_of(
             options=options, ctx=ctx, beside=beside, folder=folder, target=target, engine=engine,
@@ -133,11 +130,14 @@ def compile(
 
 
 def _write_graphs(
-    graph: Graph, ctx: Context, source: Path, pipeline: Pipeline, target: targets.Target, folder: Path,
-    bounds: Bounds,
+    graph: Graph, ctx: Context, source: Path, pipeline: Pipeline, target: targets.Target, folder: Path, bounds: Bounds,
+    ranges: Provider,
 ) -> str:  # fmt: skip
-    """Write model.onnx and, where ONNX Runtime cannot stand in with it, runnable.onnx; returns the one that it runs."""
+    """Write model.onnx, what calibration measured and, where ONNX Runtime cannot stand in with model.onnx, runnable.onnx;
+    returns the one that it runs."""
     graph.save(folder / MODEL)
+    if ranges.calibration is not None:
+        ranges.calibration.save(folder / "calibration.json")
     if not needs_another(ctx, target.traits):
         return MODEL
     write_runnable(source, pipeline, ctx, folder, bounds)

@@ -11,6 +11,7 @@ from onnxgraft.manifest import Manifest, PassTime, Preprocess, Source, Times, ve
 from onnxgraft.options import CompileOptions, Options, as_dict, declared
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.record import Report
+from onnxgraft.proof.proof import Proof
 from onnxgraft.targets import EngineInfo, Target
 
 _OF_THE_PASSES = frozenset(option.name for option in declared(CompileOptions))
@@ -20,7 +21,7 @@ _SECONDS = "_seconds"  # how EngineInfo's times are named
 def manifest_of(
     *, options: Options, ctx: Context, beside: Sidecar, folder: Path, target: Target,
     engine: EngineInfo | None, runnable: str, source: Source, target_reason: str, calibration: dict[str, Any] | None,
-    pipeline: str, proof: dict[str, Any] | None,
+    pipeline: str, proof: Proof | None,
 ) -> Manifest:  # fmt: skip
     """The manifest of the files that stand in `folder` by now; see Manifest for what the arguments become."""
     spec = ctx.detector
@@ -43,7 +44,7 @@ def manifest_of(
         panoptic=beside.panoptic if spec and spec.semantic and spec.mask_head else None,
         spec=spec.to_dict() if spec else None,
         notes=tuple(ctx.notes),
-        proof=proof,
+        proof=proof.to_json() if proof is not None else None,
         sizes={path.name: path.stat().st_size for path in files},
         sha256={path.name: digest(path) for path in files},
         versions=versions(),

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from onnxgraft.driver.plan import given_images
+from onnxgraft.ir.bounds import Bounds
 from onnxgraft.options import Options
 from onnxgraft.pipeline.syntax import Pipeline
-from onnxgraft.proof.prove import Proof, prove
+from onnxgraft.proof.proof import Proof
+from onnxgraft.proof.prove import prove
 from onnxgraft.proof.witness import Witness
 
 
@@ -40,4 +42,5 @@ def prove_build(
     image = witness.recognised.ctx.spec().image
     shown = given_images(model, options.images, (image.height, image.width))
     number = max(options.proof_images, len(options.images))
-    return prove(source, pipeline.passes, witness, shown, number, order, options.exact_padding, progress)
+    bounds = Bounds.times(options.bounds)
+    return prove(source, pipeline.passes, witness, shown, number, order, options.exact_padding, bounds, progress)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import DetectorSpec
-from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph, ancestors
-from onnxgraft.ir.traverse import scalar
+from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
+from onnxgraft.ir.traverse import ancestors, scalar
 from onnxgraft.passes.emit.boxes import just_above
 from onnxgraft.passes.emit.plain_input import make_plain
 from onnxgraft.passes.fix_input import resize_image

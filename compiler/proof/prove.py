@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from onnxgraft.errors import OnnxgraftError, ProofError
+from onnxgraft.ir.bounds import Bounds
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.proof import witness as witnesses
 from onnxgraft.proof.cut import CutError
@@ -21,72 +21,10 @@ from onnxgraft.proof.parts import Part
 from onnxgraft.proof.pictures import Compared, compare_pictures, pictures_of
 from onnxgraft.proof.plan import Sides, parts_of
 from onnxgraft.proof.probes import Probe
+from onnxgraft.proof.proof import Proof
 from onnxgraft.proof.witness import Kept, Witness
 
 _SMALLER = 64  # pixels by which a picture is smaller than the canvas, where that must not matter
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What was proved of a build.
-
-    parts, probes: how many parts agreed, on how many inputs. nodes: nodes of the network that are the file's own.
-    network: where the network is not the file's own, or None. pictures: how many; detections, matched: the file's, and those
-    that were found again; undecided: those that are not, and that the file itself loses when its pixels change by a
-    thousandth. box_px, score, mask, heatmap, semantic: worst differences on pictures. lowered: the score threshold
-    that was set on both sides. missing: the first thing that was not proved; None when all was. seconds: what it took.
-    """
-
-    parts: int = 0
-    probes: int = 0
-    nodes: int = 0
-    network: str | None = None
-    pictures: int = 0
-    undecided: int = 0
-    detections: int = 0
-    matched: int = 0
-    box_px: float = 0.0
-    score: float = 0.0
-    mask: float | None = None
-    heatmap: float | None = None
-    semantic: float | None = None
-    lowered: float | None = None
-    missing: str | None = None
-    seconds: float = 0.0
-
-    @property
-    def whole(self) -> bool:
-        """Whether everything was proved."""
-        return self.missing is None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for the manifest, with the line for people as "said": without the time, which differs."""
-        plain = {key: value for key, value in asdict(self).items() if value is not None and key != "seconds"}
-        return {"said": self.said, **plain}
-
-    def __str__(self) -> str:
-        return f"{self.said} ({self.seconds:.1f} s)"
-
-    @property
-    def said(self) -> str:
-        """What was proved, or the first thing that was not and why, in one line."""
-        found = [f"{self.parts} parts on {self.probes} probes"] if self.parts else []
-        if self.pictures:
-            on = f"on {self.pictures} picture{'s' * (self.pictures != 1)}"
-            if self.lowered is not None:
-                on += f" above a score of {self.lowered:.2g}"
-            if self.detections:
-                maps = (("masks", self.mask), ("heatmaps", self.heatmap))
-                unsure = f" ({self.undecided} that rounding decides)" if self.undecided else ""
-                told = "".join(f", {what} {worst:.1g}" for what, worst in maps if worst is not None)
-                found.append(f"{self.matched} of {self.detections} detections{unsure} {on}, boxes within {self.box_px:.1g} px, "
-                             f"scores {self.score:.1g}{told}")  # fmt: skip
-            if self.semantic is not None:
-                found.append(f"semantic logits within {self.semantic:.1g}" + ("" if self.detections else f" {on}"))
-        words = "; ".join(found)
-        if self.missing is None:
-            return f"proved: {words}"
-        return f"not proved: {self.missing}" + (f"; proved: {words}" if words else "")
 
 
 def prove(
@@ -97,6 +35,7 @@ def prove(
     number: int = 1,
     order: str | None = None,
     exact_padding: bool = False,
+    bounds: Bounds | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Proof:
     """Compare the file with what passes make of it, part by part on probes and as a whole on pictures.
@@ -109,6 +48,7 @@ def prove(
         number: how many pictures; a batch takes at least as many as it has rows.
         order: the channel order that a sidecar names.
         exact_padding: answers must not depend on the canvas around a picture.
+        bounds: what the model may ask for.
         progress: called with a word on what runs.
 
     Raises:
@@ -124,42 +64,24 @@ def prove(
             why = f"pass {intended.name()!r} changes answers by intent: {intended.changes_answers}"
         return Proof(missing=why)
     kept = seen if seen is not None and seen.finished is not None and plain == list(steps) else None
-    kept = kept or witnesses.run(source, plain, order)
-    steps = plain
-    assert kept.recognised is not None
-    if kept.recognised.ctx.batch == 1:
-        recognised = kept.recognised
-    else:
-        alone = witnesses.run(source, witnesses.for_one_image(steps), order).recognised
-        assert alone is not None
-        recognised = alone
+    kept = kept or witnesses.run(source, plain, order, bounds=bounds)
+    alone = kept
+    if kept.recognised is not None and kept.recognised.ctx.batch > 1:
+        alone = witnesses.run(source, witnesses.for_one_image(plain), order, bounds=bounds)
+    assert alone.recognised is not None
     with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-        prover = _Prover(source, steps, order, recognised, kept, progress, Path(folder))
+        prover = _Prover(source, plain, order, bounds, alone.recognised, kept, progress, Path(folder))
         proof = prover.parts()
         compared = prover.pictures(pictures, number, exact_padding)
-    return replace(_with_pictures(proof, compared), seconds=round(time.perf_counter() - started, 2))
-
-
-def _with_pictures(proof: Proof, compared: Compared) -> Proof:
-    reports = compared.reports
-    missing = proof.missing or compared.missing
-
-    def worst(kind: str) -> float | None:
-        return max((w for r in reports if (w := getattr(r, kind)) is not None), default=None)
-
-    return replace(
-        proof, pictures=len(reports), detections=sum(r.reference for r in reports), matched=sum(r.matched for r in reports),
-        box_px=worst("box_px") or 0.0, score=worst("score") or 0.0, mask=worst("mask"), heatmap=worst("heatmap"),
-        semantic=worst("semantic"), undecided=sum(compared.undecided), lowered=compared.lowered, missing=missing,
-    )  # fmt: skip
+    return replace(proof.with_pictures(compared), seconds=round(time.perf_counter() - started, 2))
 
 
 class _Prover:
     def __init__(
-        self, source: Path, steps: Sequence[Pass], order: str | None, recognised: Kept, kept: Witness,
+        self, source: Path, steps: Sequence[Pass], order: str | None, bounds: Bounds | None, recognised: Kept, kept: Witness,
         progress: Callable[[str], None], folder: Path,
     ) -> None:  # fmt: skip
-        self._source, self._steps, self._order = source, steps, order
+        self._source, self._steps, self._order, self._bounds = source, steps, order, bounds
         self._recognised, self._kept, self._progress = recognised, kept, progress
         self._sides, self._folder = kept.sides(recognised), folder
         self._white = WHITE
@@ -207,7 +129,7 @@ class _Prover:
     def _blame(self, name: str, probes: Sequence[Probe]) -> str:
         """The first pass after which a part differs, in words; "" where no stage shows it."""
         try:
-            stages = witnesses.run(self._source, self._steps, self._order, every=True).stages
+            stages = witnesses.run(self._source, self._steps, self._order, every=True, bounds=self._bounds).stages
         except OnnxgraftError:
             return ""
         for stage in stages[1:]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.graph import Graph, Origin
 from onnxgraft.ir.serde import Skeleton
 from onnxgraft.pipeline.base import Pass
@@ -42,6 +43,7 @@ class Witness(Instrument):
     """Keeps the file's graph as it came in, as it was recognised, and the compiled one before it is typed or lowered.
 
     Attributes:
+        keeps: False where nothing is to be kept.
         every: keep every stage after the recognition too, to find the pass after which answers differ.
         given: the file after the passes that restore what its export lost, before anything was folded.
         folded: after what does not depend on the image's size was folded, so that numbers can be found in it.
@@ -49,8 +51,8 @@ class Witness(Instrument):
         finished: after every rewrite.
     """
 
-    def __init__(self, every: bool = False) -> None:
-        self.every = every
+    def __init__(self, keeps: bool = True, every: bool = False) -> None:
+        self.keeps, self.every = keeps, every
         self.given: Kept | None = None
         self.folded: Kept | None = None
         self.recognised: Kept | None = None
@@ -58,12 +60,16 @@ class Witness(Instrument):
         self.stages: list[Kept] = []
 
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
+        if not self.keeps:
+            return
         if SIMPLIFIED in step.provided() and self.given is None:
             self.given = keep("", graph, ctx)
         elif DETECTOR in step.provided():
             self.folded = keep("", graph, ctx)
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
+        if not self.keeps:
+            return record
         if DETECTOR in step.provided() and ctx.detector is not None:
             self.recognised = keep(step.name(), graph, ctx)
         elif NAMED_OUTPUTS in step.provided():
@@ -87,14 +93,16 @@ class Witness(Instrument):
         return Sides(recognised.graph(), stage.graph(), stage.ctx)
 
 
-def run(source: Path, steps: Sequence[Pass], order: str | None, every: bool = False) -> Witness:
+def run(
+    source: Path, steps: Sequence[Pass], order: str | None, every: bool = False, bounds: Bounds | None = None
+) -> Witness:
     """Run passes for the witness alone."""
-    witness = Witness(every)
+    witness = Witness(every=every)
     wanted = list(steps)
     named = [NAMED_OUTPUTS in step.provided() for step in wanted]
     if any(named):
         wanted = wanted[: named.index(True) + 1]
-    PassManager(wanted, [witness], fingerprints=every).run(Graph.load(source), Context(channel_order=order))
+    PassManager(wanted, [witness], fingerprints=every).run(Graph.load(source, bounds), Context(channel_order=order))
     return witness
 
 

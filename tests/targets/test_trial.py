@@ -21,8 +21,8 @@ no_gpu_here = pytest.mark.skipif(devices.no_gpu() is None, reason="a GPU answers
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "TensorRT crashed when it loaded it (SIGSEGV): damaged, or "
          "built by another version; build it again"),
-        ("import os; os.abort()", "TensorRT crashed when it loaded it (SIGABRT): damaged, or built by another version; build it "
-         "again"),
+        ("import os; os.abort()", "TensorRT crashed when it loaded it (SIGABRT): damaged, or built by another version; build "
+         "it again"),
         ("import sys; sys.stderr.write('Version\\n tag'); sys.exit(3)", "does not load on this GPU: Version tag"),
         ("raise SystemExit(1)", "does not load on this GPU: exit code 1"),
     ],

@@ -1,0 +1,85 @@
+"""What was proved of a build, and how that is said."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from onnxgraft.proof.pictures import Compared
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was proved of a build.
+
+    parts, probes: how many parts agreed, on how many inputs. nodes: nodes of the network that are the file's own.
+    network: where the network is not the file's own, or None. pictures: how many; detections, matched: the file's, and those
+    that were found again; undecided: those that are not, and that the file itself loses when its pixels change by a
+    thousandth. box_px, score, mask, heatmap, semantic: worst differences on pictures. lowered: the score threshold
+    that was set on both sides. missing: the first thing that was not proved; None when all was. seconds: what it took.
+    """
+
+    parts: int = 0
+    probes: int = 0
+    nodes: int = 0
+    network: str | None = None
+    pictures: int = 0
+    undecided: int = 0
+    detections: int = 0
+    matched: int = 0
+    box_px: float = 0.0
+    score: float = 0.0
+    mask: float | None = None
+    heatmap: float | None = None
+    semantic: float | None = None
+    lowered: float | None = None
+    missing: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything was proved."""
+        return self.missing is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the manifest, with the line for people as "said": without the time, which differs."""
+        plain = {key: value for key, value in asdict(self).items() if value is not None and key != "seconds"}
+        return {"said": self.said, **plain}
+
+    def __str__(self) -> str:
+        return f"{self.said} ({self.seconds:.1f} s)"
+
+    @property
+    def said(self) -> str:
+        """What was proved, or the first thing that was not and why, in one line."""
+        found = [f"{self.parts} parts on {self.probes} probes"] if self.parts else []
+        if self.pictures:
+            on = f"on {self.pictures} picture{'s' * (self.pictures != 1)}"
+            if self.lowered is not None:
+                on += f" above a score of {self.lowered:.2g}"
+            if self.detections:
+                maps = (("masks", self.mask), ("heatmaps", self.heatmap))
+                unsure = f" ({self.undecided} that rounding decides)" if self.undecided else ""
+                told = "".join(f", {what} {worst:.1g}" for what, worst in maps if worst is not None)
+                found.append(f"{self.matched} of {self.detections} detections{unsure} {on}, boxes within {self.box_px:.1g} px, "
+                             f"scores {self.score:.1g}{told}")  # fmt: skip
+            if self.semantic is not None:
+                found.append(f"semantic logits within {self.semantic:.1g}" + ("" if self.detections else f" {on}"))
+        words = "; ".join(found)
+        if self.missing is None:
+            return f"proved: {words}"
+        return f"not proved: {self.missing}" + (f"; proved: {words}" if words else "")
+
+    def with_pictures(self, compared: Compared) -> Proof:
+        """This and what pictures said."""
+        reports = compared.reports
+        missing = self.missing or compared.missing
+
+        def worst(kind: str) -> float | None:
+            return max((w for r in reports if (w := getattr(r, kind)) is not None), default=None)
+
+        return replace(
+            self, pictures=len(reports), detections=sum(r.reference for r in reports), matched=sum(r.matched for r in reports),
+            box_px=worst("box_px") or 0.0, score=worst("score") or 0.0, mask=worst("mask"), heatmap=worst("heatmap"),
+            semantic=worst("semantic"), undecided=sum(compared.undecided), lowered=compared.lowered, missing=missing,
+        )  # fmt: skip
