@@ -12,7 +12,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxgraft.errors import OnnxgraftError
-from onnxgraft.ir.graph import IR_VERSION, PLUGIN_DOMAIN, Graph, node_inputs
+from onnxgraft.ir.graph import IR_VERSION, PLUGIN_DOMAIN, Graph
+from onnxgraft.ir.traverse import node_inputs
 
 Arrays = dict[str, NDArray[Any]]
 _NPY = onnx.helper.np_dtype_to_tensor_dtype

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from onnxgraft.detector import sidecar
-from onnxgraft.detector.spec import Combine, DetectorSpec
+from onnxgraft.detector.panoptic import Combine
+from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import InputError
 from onnxgraft.golden import catalog, sidecars
 from onnxgraft.tools.inspect import inspect
