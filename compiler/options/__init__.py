@@ -44,7 +44,6 @@ class CompileOptions(Checked):
     keep_fp32: Annotated[str | None, _precision(
         "Layers that stay in fp32, named alike.", ("fp16.keep", "bf16.keep"), when="--precision fp16 or bf16",
     )] = None
-    bounds: Annotated[Count, Opt("Widen the bounds on what a model may ask for, so many times.", on=_ALL + " inspect")] = 1
     size: Annotated[Size, _input("Canvas of the input, multiples of 32.", ("fix-input",), on=_ALL)] = _CANVAS
     batch: Annotated[Count, _input("Images per inference.", ("fix-input",))] = 1
     proposals: Annotated[Count | None, _input(
@@ -108,6 +107,7 @@ class RunOptions(Checked):
 
     target: Annotated[str, NameOf("target"), Opt("Where the engine runs.")] = "auto"
     sidecar: Annotated[Path | None, Opt("Class names and config [MODEL.json beside it].", on=_ALL)] = None
+    bounds: Annotated[Count, Opt("Widen the bounds on what a model may ask for, so many times.", on=_ALL + " inspect")] = 1
     passes: Annotated[str | None, _steps("A pipeline instead of the default one.")] = None
     skip: Annotated[tuple[str, ...], _steps("Leave out a pass (repeatable).")] = ()
     stop_after: Annotated[str | None, _steps("Stop after this pass; no engine is built.", on="build")] = None
