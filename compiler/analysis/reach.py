@@ -39,6 +39,9 @@ def reaches(nodes: Sequence[gs.Node]) -> dict[int, Reach]:
     Raises:
         Refusal: a node looks at the whole canvas, or it is not known how far it looks.
     """
+    for node in nodes:  # named first: what leads to them (a GroupNorm's Reshape) says less
+        if node.op in _WHOLE_CANVAS:
+            raise _whole_canvas(node)
     channels_last: set[int] = set()
     found: dict[int, Reach] = {}
     for node in nodes:
@@ -67,9 +70,13 @@ def _reach(node: gs.Node, channels_last: bool) -> Reach:
         return Reach.CELL
     if node.op == "Resize" and not channels_last:
         return _resize(node)
-    if node.op in _WHOLE_CANVAS or node.op in _ALONG_CHANNELS:
-        raise Refusal(f"this {node.op} reads the whole canvas, so the padding cannot be kept out", node.name)
+    if node.op in _ALONG_CHANNELS:
+        raise _whole_canvas(node)
     raise Refusal(f"how far this {node.op} looks on a map is not known, so the padding cannot be kept out", node.name)
+
+
+def _whole_canvas(node: gs.Node) -> Refusal:
+    return Refusal(f"this {node.op} reads the whole canvas, so the padding cannot be kept out", node.name)
 
 
 def _linear(node: gs.Node, channels_last: bool) -> bool:
