@@ -226,7 +226,8 @@ def test_a_checkpoint_runs_code_only_when_it_is_trusted(suffix: str, tmp_path: P
     path = tmp_path / f"w.{suffix}"
     data = {"model": {}, "__author__": Runs(tmp_path / "made")}
     path.write_bytes(pickle.dumps(data)) if suffix == "pkl" else torch.save(data, path)
-    with pytest.raises(InputError, match=rf"w\.{suffix}: holds more than weights, .* \(it calls (posix|os|nt)\.mkdir\): loading it may run code .* give --trust"):
+    words = rf"w\.{suffix}: holds more than weights, .* \(it calls (posix|os|nt)\.mkdir\): loading it may run code .* give --trust"
+    with pytest.raises(InputError, match=words):
         export(tmp_path, weights=str(path))
     assert not (tmp_path / "made").exists()
     with pytest.raises(InputError):  # now it is loaded, and has no weights

@@ -163,8 +163,8 @@ def test_nothing_runs_in_a_browser(policy: str, browser: Any, tmp_path: Path) ->
     })).flat()""")
     assert len(shown) > 400
     assert all(shown)
-    drawn = tab.evaluate("layout(2, 0, 'after').then(({ nodes, positions }) => nodes.every((n, i) => positions[`n${i}`].x > 0))")
-    assert drawn
+    placed = "({ nodes, positions }) => nodes.every((n, i) => positions[`n${i}`].x > 0)"
+    assert tab.evaluate(f"layout(2, 0, 'after').then({placed})")
     tab.wait_for_timeout(500)
     assert tab.evaluate("typeof onnxgraft_ran") == "undefined"
     assert errors == []
