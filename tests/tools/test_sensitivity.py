@@ -15,7 +15,7 @@ from helpers.cli import cli
 
 from onnxgraft.errors import InputError
 from onnxgraft.golden import scenes
-from onnxgraft.quantization import sensitivity
+from onnxgraft.quantization import budget, sensitivity
 from onnxgraft.quantization.budget import choose
 from onnxgraft.quantization.sensitivity import Damage
 from onnxgraft.runtime.detections import Detections
@@ -74,8 +74,8 @@ def planted(monkeypatch: pytest.MonkeyPatch, loss: Callable[[int], float]) -> Si
     node = SimpleNamespace(
         op="Gemm", attrs={}, inputs=[None, SimpleNamespace(shape=[4, 4])], outputs=[SimpleNamespace(shape=[2, 4])]
     )
-    monkeypatch.setattr(sensitivity, "multiplications", lambda node: 32)
-    monkeypatch.setattr(sensitivity, "_ap", lambda variants, quantized, truth: (0.6 - loss(len(quantized)), 0.5))
+    monkeypatch.setattr(budget, "multiplications", lambda node: 32)
+    monkeypatch.setattr(budget, "_ap", lambda variants, quantized, truth: (0.6 - loss(len(quantized)), 0.5))
     return SimpleNamespace(layers={f"backbone/{i}": node for i in range(8)})
 
 
