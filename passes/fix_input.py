@@ -55,7 +55,7 @@ class FixInput(Pass):
         make_plain(graph)
         before = resize_image(graph, self.height, self.width)
         try:
-            _take_padding_out(graph, before)
+            take_padding_out(graph, before)
             ctx.count("folded", settle(graph)["folded"])
             ctx.detector = _with_order(self._analyse(graph, ctx), ctx.channel_order)
         except Refusal as refusal:
@@ -157,7 +157,7 @@ def _coordinate(clip: gs.Node) -> int | None:
     return None if index is None or index.size != 1 else 1 - int(index.reshape(-1)[0]) % 2
 
 
-def _take_padding_out(graph: Graph, traced: tuple[int, int] | None) -> None:
+def take_padding_out(graph: Graph, traced: tuple[int, int] | None) -> None:
     """Let the canvas be the input, which nothing pads any further.
 
     Args:

@@ -41,16 +41,16 @@ def hold(graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray
     culprit = _culprit(graph, outputs, feeds, compare)
     if culprit is not None:
         raise Refusal(f"{what} differ from detectron2's by what a {culprit.op} does here: {difference}", culprit.name)
-    last = _decider(outputs, feeds) or next((t.inputs[0].name for t in outputs if t.inputs), outputs[0].name)
+    last = _decider(graph, outputs, feeds) or next((t.inputs[0].name for t in outputs if t.inputs), outputs[0].name)
     raise Refusal(f"{what} differ from detectron2's: {difference}", last)
 
 
-def _decider(outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray]) -> str | None:
-    """The last node behind a suppression that decides over its results: a comparison, another suppression, a TopK."""
-    part = _part(outputs, feeds)
+def _decider(graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray]) -> str | None:
+    """The first node behind a suppression that decides over its results: a comparison, another suppression, a TopK."""
+    part = {id(node) for node in _part(outputs, feeds)}
     behind: set[int] = set()
     deciders: list[gs.Node] = []
-    for node in reversed(part):
+    for node in (n for n in graph.nodes if id(n) in part):
         suppresses = node.op == "NonMaxSuppression" or contains_op(node, "NonMaxSuppression") is not None
         later = any(id(t) in behind for t in node_inputs(node))
         if later and (suppresses or node.op in _DECIDING):

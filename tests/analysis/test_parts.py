@@ -19,7 +19,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import infer_shapes
 from onnxgraft.ir.traverse import contains_op
 from onnxgraft.passes import RepairRoiAlign, Simplify, UpgradeOpset
-from onnxgraft.passes.fix_input import _resize, _take_padding_out
+from onnxgraft.passes.fix_input import resize_image, take_padding_out
 from onnxgraft.pipeline.context import Context
 
 Change = Callable[[Graph], None]
@@ -30,7 +30,7 @@ def settled(model: Path, path: Path) -> Path:
     """The export as the analysis sees it at 256x320."""
     graph = Graph.load(model)
     run_unordered([UpgradeOpset(), RepairRoiAlign(), Simplify()], graph, Context())
-    _take_padding_out(graph, _resize(graph, 256, 320))
+    take_padding_out(graph, resize_image(graph, 256, 320))
     settle(graph)
     graph.save(path)
     return path
