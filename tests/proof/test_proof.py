@@ -1,0 +1,102 @@
+"""Unchanged detectors are proved, in every form of a build; a build that cannot be proved says so, or is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnxgraft.driver.compile import compile
+from onnxgraft.errors import ProofError
+from onnxgraft.golden import catalog
+from onnxgraft.options import CompileOptions, Options, Size
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.proof.proof import Proof
+from onnxgraft.proof.prove import prove
+
+SIZE = Size(256, 320)
+
+
+def proved(model: str, folder: Path, **options: Any) -> Proof:
+    chosen = CompileOptions(size=SIZE, **options)
+    steps = default_pipeline(chosen, "onnxruntime").passes
+    return prove(catalog.resolve(model, folder), steps, exact_padding=chosen.exact_padding)
+
+
+@pytest.mark.parametrize(
+    "model", ["mask_rcnn", "cascade_mask_rcnn_thin", "fast_rcnn_thin", "fcos_thin", "keypoint_rcnn_thin", "rpn_FPN_thin"]
+)
+def test_members_are_proved_part_by_part_and_on_a_picture(model: str, tmp_path: Path) -> None:
+    proof = proved(model, tmp_path)
+    assert proof.whole, str(proof)
+    assert proof.parts >= 2
+    assert proof.matched == proof.detections >= 20
+    assert proof.network is None
+    assert str(proof).startswith(f"proved: {proof.parts} parts on {proof.probes} probes; ")
+
+
+def test_a_network_that_only_segments_is_proved_by_its_logits(tmp_path: Path) -> None:
+    proof = proved("semantic_fpn_thin", tmp_path)
+    assert proof.whole
+    assert proof.semantic is not None
+    assert "semantic logits within" in str(proof)
+
+
+def test_rows_of_a_batch_are_each_held_against_a_run_of_their_own(tmp_path: Path) -> None:
+    proof = proved("mask_rcnn", tmp_path, batch=2)
+    assert proof.whole
+    assert (proof.pictures, proof.matched) == (2, proof.detections)
+
+
+def test_exact_padding_is_proved_on_a_picture_smaller_than_the_canvas(tmp_path: Path) -> None:
+    proof = proved("retinanet_thin", tmp_path, exact_padding=True)
+    assert proof.whole
+    assert proof.pictures == 2
+    assert proof.network is not None  # masks stand between the convolutions
+
+
+def test_numbers_of_ones_own_are_proved_with_the_exports(tmp_path: Path) -> None:
+    proof = proved("retinanet_thin", tmp_path, score_threshold=0.9, detections=3)
+    assert proof.whole
+    assert proof.detections >= 20
+
+
+def test_a_build_says_what_was_proved(tmp_path: Path) -> None:
+    options = Options(size=SIZE, target="onnxruntime", checks=False)
+    made = compile("retinanet_thin", tmp_path / "build", options)
+    assert made.proof is not None
+    manifest = json.loads((tmp_path / "build" / "manifest.json").read_text())
+    assert manifest["proof"]["said"] == made.proof.said
+    assert manifest["proof"]["matched"] == manifest["proof"]["detections"]
+
+
+def test_without_a_proof_the_manifest_says_none(tmp_path: Path) -> None:
+    options = Options(size=SIZE, target="onnxruntime", checks=False, proof=False)
+    made = compile("retinanet_thin", tmp_path / "build", options)
+    assert made.proof is None
+    assert json.loads((tmp_path / "build" / "manifest.json").read_text())["proof"] is None
+
+
+WRONG_PASS = '''
+from dataclasses import dataclass
+from onnxgraft.pipeline.base import Pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewerClasses(Pass):
+    """Lets classes suppress each other."""
+
+    def run(self, graph, ctx):
+        next(node for node in graph.nodes if node.op == "EfficientNMS_TRT").attrs["class_agnostic"] = 1
+'''
+
+
+def test_a_failed_proof_leaves_no_build(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(WRONG_PASS)
+    text = str(default_pipeline(CompileOptions(size=SIZE), "onnxruntime")).replace("dense-nms,", "dense-nms,fewer-classes,")
+    options = Options(passes=text, load=(tmp_path / "wrong.py",), target="onnxruntime", checks=False)
+    with pytest.raises(ProofError, match=r"^detections, fed .*first after pass 'fewer-classes'"):
+        compile("retinanet_thin", tmp_path / "build", options)
+    assert not (tmp_path / "build").exists()
