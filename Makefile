@@ -16,12 +16,12 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 
-.PHONY: all help install engine inspect diff report verify bench zoo test lint lock clean
+.PHONY: all help install engine inspect diff report verify bench zoo fuzz-files faults audit test lint lock clean
 
 all: install help
 
 help:  ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "Settings: MODEL=$(MODEL) PRECISION=$(PRECISION) RUN=$(RUN)"
 
 install: $(INSTALLED)  ## make .venv and install onnxgraft there (the other verbs do it by themselves)
@@ -58,6 +58,16 @@ zoo: $(INSTALLED)  ## measure every model of detectron2's zoo; needs torch and d
 	@$(BIN)/python -c 'import torch, detectron2' 2>/dev/null || { echo "error: make zoo needs torch and detectron2:" \
 		"$(BIN)/pip install -e '.[export]', then detectron2 from its source" >&2; exit 1; }
 	@$(BIN)/python -W ignore -m golden_graphs.zoo.sweep $(if $(SIZE),--size $(SIZE)) $(ARGS)
+
+fuzz-files: $(INSTALLED)  ## read 10,000 hostile files: models, sidecars, manifests, calibrations, pictures [ARGS=--cases N --seed N]
+	@PYTHONPATH=tests $(BIN)/python -W ignore -m campaigns.fuzz_files $(ARGS)
+
+faults: $(INSTALLED)  ## end commands at 260 random moments, and write where nothing can be written [ARGS=--kills N --signals N]
+	@PYTHONPATH=tests $(BIN)/python -W ignore -m campaigns.faults $(ARGS)
+
+audit: $(INSTALLED)  ## look the pinned packages up among known vulnerabilities; needs the network
+	@$(BIN)/python -m pip_audit --version >/dev/null 2>&1 || $(BIN)/python -m pip install -qq --disable-pip-version-check pip-audit
+	@$(BIN)/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip $(ARGS)
 
 test: lint  ## ruff, mypy and all tests [ARGS= for pytest]
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Literal, Union, get_args, get_origin, get_type
 from onnxgraft.atomic import open_beside, umask
 from onnxgraft.errors import InputError, os_reason
 
+_LARGEST = 1 << 1000  # a whole number that is no float any more is nobody's
 CACHE = Path("build") / ".cache"  # unpacked golden graphs and calibrations that were measured
 
 
@@ -125,7 +126,7 @@ def _read(read: Callable[[Any], Any], value: Any, where: str, key: str) -> Any:
     try:
         return read(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{where}: {key} is damaged ({error!r})") from error
+        raise InputError(f"{where}: {key} is damaged ({str(error)[:200]})") from error
 
 
 def _key(f: Any) -> str:
@@ -136,7 +137,8 @@ def _fits(kind: Any, value: Any) -> bool:
     if kind is Any:
         return True
     if kind in (int, float):
-        return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+        number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+        return number and (isinstance(value, float) or abs(value) < _LARGEST)
     return isinstance(kind, type) and isinstance(value, kind)
 
 

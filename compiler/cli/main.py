@@ -15,6 +15,8 @@ from onnxgraft.cli import build, export, passes, precision, stops, tools
 from onnxgraft.cli.options import Program
 from onnxgraft.errors import OnnxgraftError
 
+_LONGEST = 2000  # characters of an error
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -74,5 +76,12 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     if os.environ.get("ONNXGRAFT_TRACEBACK"):
         traceback.print_exc()
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"error: {one_line(message)}\n")
     sys.exit(code)
+
+
+def one_line(message: str) -> str:
+    """A message as a terminal may see it: names in it may be long, or hold what moves a cursor."""
+    line = "".join(c if c.isprintable() or c.isspace() else c.encode("unicode_escape").decode() for c in message)
+    line = " ".join(line.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

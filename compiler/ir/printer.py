@@ -12,12 +12,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.serde import Weight
 from onnxgraft.ir.weights import weight_of
+from onnxgraft.ir.wellformed import type_name
 
 _INLINE_VALUES = 8
 
@@ -57,7 +57,7 @@ def type_text(tensor: gs.Tensor) -> str:
     if tensor.dtype is None:
         return "?"
     dtype = tensor.dtype
-    name = onnx.helper.tensor_dtype_to_string(dtype) if isinstance(dtype, int) else np.dtype(dtype).name
+    name = f"TensorProto.{type_name(dtype)}" if isinstance(dtype, int) else np.dtype(dtype).name
     return f"{name}{_shape(tensor.shape)}"
 
 

@@ -10,6 +10,7 @@ from onnx import AttributeProto, TensorProto
 from onnxgraft.errors import InputError
 from onnxgraft.ir.bounds import Bounds, elements
 
+_NEWEST = 1000  # opsets are whole numbers from 1 on
 RANK = 32  # NumPy has 64 axes, ONNX Runtime fewer
 _WIDTHS: dict[int, int] = {
     TensorProto.FLOAT: 4, TensorProto.UINT8: 1, TensorProto.INT8: 1, TensorProto.UINT16: 2, TensorProto.INT16: 2,
@@ -37,6 +38,9 @@ def refuse_malformed(model: onnx.ModelProto, where: str, bounds: Bounds) -> None
     """
     try:
         _words((d.domain for d in model.opset_import), "the domain of an opset")
+        wrong = next((d for d in model.opset_import if not 0 < d.version <= _NEWEST), None)
+        if wrong is not None or all(d.domain not in ("", "ai.onnx") for d in model.opset_import):
+            raise Malformed("it names no opset of ONNX" if wrong is None else f"opset {wrong.version} is no opset")
         _words((text for p in model.metadata_props for text in (p.key, p.value)), "a property of the model")
         count = _graph(model.graph, bounds, 0, 0, main=True)
         given = {tensor.name for tensor in model.graph.initializer}

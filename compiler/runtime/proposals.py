@@ -49,7 +49,8 @@ def read(path: Path) -> Proposals:
     try:
         boxes = {Path(row["file"]).name: np.asarray(row["boxes"], np.float32).reshape(-1, 4) for row in held}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise InputError(f'{path}: no proposals: expected a list of {{"file", "boxes"}} ({error!r})') from error
+        form = '{"file": name, "boxes": [[x1, y1, x2, y2], ...]}'
+        raise InputError(f"{path}: no proposals: expected a list of {form}") from error
 
     def of(file: Path | None, size: tuple[int, int]) -> NDArray[np.float32]:
         name = file.name if file else ""

@@ -1,0 +1,1 @@
+"""Campaigns against the product: files that nobody would write, and processes that end at the worst moment."""
