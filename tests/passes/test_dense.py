@@ -239,5 +239,5 @@ def test_exact_padding(cache: Path, tmp_path: Path) -> None:
     assert len(alone) > 20
     assert match(alone, padded(model, tmp_path, picture, (416, 448), True)).exact
     assert not match(alone, padded(model, tmp_path, picture, (416, 448), False)).exact
-    with pytest.raises(PassError, match="'mask-padding': this .* reads the whole canvas, so the padding cannot be kept out"):
+    with pytest.raises(PassError, match=r"'mask-padding': this .* reads the whole canvas, so the padding cannot be kept out"):
         padded(dense_members.model("fcos", cache), tmp_path, picture, (416, 448), True)
