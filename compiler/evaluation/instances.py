@@ -33,7 +33,7 @@ def read_instances(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
             "annotations": [_annotation(i, a) for i, a in enumerate(data["annotations"], 1)],
             "categories": [{**category, "id": int(category["id"])} for category in data["categories"]],
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: no COCO instances: an entry has no usable {error}") from error
 
 

@@ -19,12 +19,16 @@ from typer.testing import CliRunner
 
 from onnxgraft.cli.main import app
 from onnxgraft.errors import InputError
-from onnxgraft.frontends.detectron2 import configs, safe_pickle
 from onnxgraft.frontends.detectron2 import export as frontend
+from onnxgraft.frontends.detectron2 import safe_pickle
 from onnxgraft.golden.sidecars import find
 
 MISSING = [name for name in ("torch", "detectron2") if importlib.util.find_spec(name) is None]
 torched = pytest.mark.skipif(bool(MISSING), reason=f"{' and '.join(MISSING)} not installed: they are the extra [export]")
+if not MISSING:
+    import torch
+
+    from onnxgraft.frontends.detectron2 import configs
 
 FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
 THIN = (
@@ -150,7 +154,6 @@ def test_an_opset_that_cannot_say_it_is_refused(tmp_path: Path) -> None:
 
 @torched
 def test_checkpoints_fit_or_are_refused(tmp_path: Path) -> None:
-    torch = importlib.import_module("torch")
     source = configs.load(FASTER, THIN)
     weights = source.model.state_dict()
     torch.save({"model": weights}, tmp_path / "w.pth")
@@ -216,7 +219,6 @@ def test_a_pickle_of_numbers_is_read_and_a_program_is_not(tmp_path: Path) -> Non
 @torched
 @pytest.mark.parametrize("suffix", ["pkl", "pth"])
 def test_a_checkpoint_runs_code_only_when_it_is_trusted(suffix: str, tmp_path: Path) -> None:
-    torch = importlib.import_module("torch")
     path = tmp_path / f"w.{suffix}"
     data = {"model": {}, "__author__": Runs(tmp_path / "made")}
     path.write_bytes(pickle.dumps(data)) if suffix == "pkl" else torch.save(data, path)

@@ -13,16 +13,15 @@ from onnxgraft.targets.trt.dialect import DIALECTS, TENSORRT
 from onnxgraft.targets.trt.engine_runner import EngineRunner
 from onnxgraft.targets.trt.trial import try_engine
 
+CRASHED = "TensorRT crashed when it loaded it ({}): damaged, or built by another version; build it again"
 no_gpu_here = pytest.mark.skipif(devices.no_gpu() is None, reason="a GPU answers")
 
 
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "TensorRT crashed when it loaded it (SIGSEGV): damaged, or "
-         "built by another version; build it again"),
-        ("import os; os.abort()", "TensorRT crashed when it loaded it (SIGABRT): damaged, or built by another version; build "
-         "it again"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", CRASHED.format("SIGSEGV")),
+        ("import os; os.abort()", CRASHED.format("SIGABRT")),
         ("import sys; sys.stderr.write('Version\\n tag'); sys.exit(3)", "does not load on this GPU: Version tag"),
         ("raise SystemExit(1)", "does not load on this GPU: exit code 1"),
     ],
