@@ -24,7 +24,7 @@ def infer_shapes(graph: Graph, propagate: bool = False) -> None:
     model = graph.skeleton().model
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=propagate)
-    except onnx.shape_inference.InferenceError as error:
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         raise Refusal(f"shape inference failed: {' '.join(str(error).split())[:300]}") from None
     tensors = graph.gs.tensors()
     for info in [*inferred.graph.value_info, *inferred.graph.output]:
@@ -90,7 +90,7 @@ def _infer(node: gs.Node, opset: int) -> dict[str, onnx.TypeProto]:
             {t.name: onnx.numpy_helper.from_array(np.array(t.values), t.name) for t in inputs if _says_shape(t)},
             opset_imports=[onnx.helper.make_opsetid("", opset)],
         )
-    except onnx.shape_inference.InferenceError as error:
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         raise Refusal(f"{node.op} does not fit its inputs: {' '.join(str(error).split())[:200]}", node.name) from None
     return inferred
 
