@@ -19,6 +19,7 @@ START = "from onnxgraft.cli.start import main; main()"
 STOPPED = """
 import importlib.abc, os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background inherits that it is ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 class Stop(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
