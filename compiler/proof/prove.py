@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from onnxgraft.atomic import scratch
 from onnxgraft.errors import OnnxgraftError, ProofError
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.pipeline.base import Pass
@@ -69,8 +69,8 @@ def prove(
     if kept.recognised is not None and kept.recognised.ctx.batch > 1:
         alone = witnesses.run(source, witnesses.for_one_image(plain), order, bounds=bounds)
     assert alone.recognised is not None
-    with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-        prover = _Prover(source, plain, order, bounds, alone.recognised, kept, progress, Path(folder))
+    with scratch() as folder:
+        prover = _Prover(source, plain, order, bounds, alone.recognised, kept, progress, folder)
         proof = prover.parts()
         compared = prover.pictures(pictures, number, exact_padding)
     return replace(proof.with_pictures(compared), seconds=round(time.perf_counter() - started, 2))

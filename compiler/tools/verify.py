@@ -7,7 +7,6 @@ it.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.atomic import scratch
 from onnxgraft.driver.plan import noise
 from onnxgraft.errors import InputError
 from onnxgraft.files import CACHE
@@ -152,8 +152,8 @@ def _run_export(session: Session, pictures: Sequence[tuple[str, NDArray[np.uint8
     if seen.recognised is None:
         raise InputError("the build's pipeline recognises no detector, so that its file cannot be run beside it")
     rows = manifest.io.proposals.shape[-2] if manifest.io.proposals is not None else 1
-    with tempfile.TemporaryDirectory(prefix="onnxgraft-") as folder:
-        file = FileModel(seen.file(canvas), seen.recognised.ctx.spec(), canvas, Path(folder), rows)
+    with scratch() as folder:
+        file = FileModel(seen.file(canvas), seen.recognised.ctx.spec(), canvas, folder, rows)
         recognised = seen.recognised.graph()
         start = first_read(file.graph, recognised, seen.recognised.ctx.values.normalized)
         file.white = white_level(file.graph, file.spec.image, start)
