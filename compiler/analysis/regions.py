@@ -15,8 +15,8 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import InputError
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.ops import WEIGHTED
-from onnxgraft.ir.traverse import ancestors, back_through
+from onnxgraft.ir.ops import RESHAPING, WEIGHTED
+from onnxgraft.ir.traverse import ancestors, back_through, producer
 from onnxgraft.pipeline.context import Context
 from onnxgraft.plugins import REGISTRY
 
@@ -24,6 +24,8 @@ REGIONS = ("backbone", "fpn", "rpn", "dense-head", "box-head", "mask-head", "key
 GROUPS = ("first-conv", "predictors")
 _POOLED = frozenset({"box-head", "mask-head", "keypoint-head"})
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Sigmoid", "HardSwish", "Clip", "Gelu"})
+
+_JOINS = frozenset({"Add", "Sum", "Max", "Where"})  # of what the levels' poolers made
 
 
 @dataclass
@@ -86,6 +88,7 @@ def find_regions(graph: Graph, ctx: Context) -> Regions:
     maps = spec.feature_tensors()
     features = [graph.tensor(name) for name in dict.fromkeys(maps)]
     pooled = [t for node in graph.nodes if _pools(node) for t in node.outputs]
+    pooled += [t for node in graph.nodes if _zeroes_empty(node) for t in node.outputs]
     regions = Regions()
     for region, names in ends.items():
         tensors = [graph.tensor(name) for name in names]
@@ -102,6 +105,19 @@ def find_regions(graph: Graph, ctx: Context) -> Regions:
 
 def _pools(node: gs.Node) -> bool:
     return node.op == "RoiAlign" or (node.op in REGISTRY and REGISTRY[node.op].group == "roi-align")
+
+
+def _zeroes_empty(node: gs.Node) -> bool:
+    """Whether a node puts zeros where a box is empty: its condition comes from the boxes, and is no part of a head."""
+    return node.op == "Where" and any(_is_pooled(tensor) for tensor in node.inputs[1:])
+
+
+def _is_pooled(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is what poolers made, joined over levels and reshaped."""
+    node = producer(back_through(tensor, RESHAPING))
+    if node is None or _pools(node):
+        return node is not None
+    return node.op in _JOINS and any(_is_pooled(t) for t in node.inputs)
 
 
 def _between(ends: Iterable[gs.Tensor], stop: Iterable[gs.Tensor]) -> list[gs.Node]:
