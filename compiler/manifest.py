@@ -24,6 +24,12 @@ _PACKAGES = ("onnxgraft", "onnx", "onnx-graphsurgeon", "onnxruntime", "numpy", "
 _AGAIN = "build it again"
 
 
+def _image_type(value: Any) -> str:
+    if value not in ("float32", "uint8"):
+        raise ValueError(f"{str(value)[:60]} is neither float32 nor uint8")
+    return str(value)
+
+
 @dataclass(frozen=True)
 class ImageIO:
     """The image that a graph takes: pixels 0..255.
@@ -38,7 +44,7 @@ class ImageIO:
 
     name: str
     shape: tuple[int, ...]
-    dtype: str = "float32"
+    dtype: str = field(default="float32", metadata={"read": _image_type})
     layout: Layout = "NCHW"
     order: Order = "BGR"
 
