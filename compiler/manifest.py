@@ -15,6 +15,7 @@ from onnxgraft.files import parsed, plain, read_json, write_json
 
 MANIFEST, TIMES = "manifest.json", "times.json"
 IMAGE_SIZES, PROPOSALS_INPUT = "image_sizes", "proposals"  # names of a compiled graph's second inputs
+Pixels = Literal["float32", "uint8"]
 Layout = Literal["NCHW", "NHWC"]
 Order = Literal["BGR", "RGB"]
 Boxes = Literal["normalized", "pixels"]
@@ -22,12 +23,6 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 _PACKAGES = ("onnxgraft", "onnx", "onnx-graphsurgeon", "onnxruntime", "numpy", "tensorrt-rtx-cu13", "tensorrt")
 _AGAIN = "build it again"
-
-
-def _image_type(value: Any) -> str:
-    if value not in ("float32", "uint8"):
-        raise ValueError(f"{str(value)[:60]} is neither float32 nor uint8")
-    return str(value)
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class ImageIO:
 
     name: str
     shape: tuple[int, ...]
-    dtype: str = field(default="float32", metadata={"read": _image_type})
+    dtype: Pixels = "float32"
     layout: Layout = "NCHW"
     order: Order = "BGR"
 
