@@ -15,6 +15,7 @@ from onnxgraft.files import parsed, plain, read_json, write_json
 
 MANIFEST, TIMES = "manifest.json", "times.json"
 IMAGE_SIZES, PROPOSALS_INPUT = "image_sizes", "proposals"  # names of a compiled graph's second inputs
+Pixels = Literal["float32", "uint8"]
 Layout = Literal["NCHW", "NHWC"]
 Order = Literal["BGR", "RGB"]
 Boxes = Literal["normalized", "pixels"]
@@ -38,7 +39,7 @@ class ImageIO:
 
     name: str
     shape: tuple[int, ...]
-    dtype: str = "float32"
+    dtype: Pixels = "float32"
     layout: Layout = "NCHW"
     order: Order = "BGR"
 

@@ -54,23 +54,30 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except OnnxgraftError as error:
-        _fail(str(error), 1)
     except KeyboardInterrupt as stop:
         _fail(stops.WORDS, stops.code_of(stop))
     except SystemExit as end:  # newer Typer turns the interrupt into a silent exit
         if end.code == 130:
             _fail(stops.WORDS, stops.code_of(end))
         raise
-    except MemoryError:
-        _fail("the memory does not suffice for what these files and options ask for", 1)
-    except RecursionError:
-        _fail("a file is nested too deeply to be read", 1)
-    except OSError as error:
-        _fail(f"{error.filename or ''}: {(error.strerror or str(error)).lower()}".lstrip(": "), 1)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"[:300]
-        _fail(f"{what} (a fault of onnxgraft, not of your input: ONNXGRAFT_TRACEBACK=1 shows where)", 1)
+        asked = stops.asked()
+        if asked is not None:  # extension modules make another error of an interrupt
+            _fail(stops.WORDS, stops.code_of(asked))
+        _fail(_words_for(error), 1)
+
+
+def _words_for(error: Exception) -> str:
+    if isinstance(error, OnnxgraftError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "the memory does not suffice for what these files and options ask for"
+    if isinstance(error, RecursionError):
+        return "a file is nested too deeply to be read"
+    if isinstance(error, OSError):
+        return f"{error.filename or ''}: {(error.strerror or str(error)).lower()}".lstrip(": ")
+    what = f"{type(error).__name__}: {error}"[:300]
+    return f"{what} (a fault of onnxgraft, not of your input: ONNXGRAFT_TRACEBACK=1 shows where)"
 
 
 def _fail(message: str, code: int) -> None:

@@ -20,6 +20,14 @@ class Stop(KeyboardInterrupt):
         self.code = 128 + number
 
 
+_raised: list[Stop] = []
+
+
+def asked() -> Stop | None:
+    """The signal that asked the program to end, whatever became of its exception on the way; None without one."""
+    return _raised[-1] if _raised else None
+
+
 def code_of(error: BaseException) -> int:
     """The exit code of an interrupted program, as shells have it."""
     cause: BaseException | None = error
@@ -35,6 +43,7 @@ def end_at_once() -> None:
 
 def raise_stops() -> None:
     """From here on a signal raises Stop in the main thread; a second one of its kind kills."""
+    _raised.clear()
     _install(_raise)
 
 
@@ -55,4 +64,5 @@ def _end(number: int, frame: FrameType | None) -> None:
 def _raise(number: int, frame: FrameType | None) -> None:
     if number != signal.SIGINT:
         signal.signal(number, signal.SIG_DFL)
-    raise Stop(number)
+    _raised.append(Stop(number))
+    raise _raised[-1]

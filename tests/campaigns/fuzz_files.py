@@ -104,6 +104,7 @@ def run(seed: int, todo: list[tuple[str, int]]) -> Iterator[tuple[str, int, str]
 def main() -> None:
     parser = argparse.ArgumentParser(description="Read hostile files.")
     parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--first", type=int, default=0, help="leave out the cases before this one")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", help="one kind")
     parser.add_argument("--case", type=int, help="one case, in this process")
@@ -122,7 +123,8 @@ def main() -> None:
             print(attempt(known[args.only], data))
             return
     found: Counter[tuple[str, str]] = Counter()
-    for name, case, verdict in run(args.seed, plan([args.only] if args.only else list(known), args.cases)):
+    todo = plan([args.only] if args.only else list(known), args.cases)[args.first :]
+    for name, case, verdict in run(args.seed, todo):
         found[name, verdict.split()[0]] += 1
         if verdict not in ("read", "refused"):
             print(f"{name} {case}: {verdict}", flush=True)

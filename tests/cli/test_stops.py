@@ -40,6 +40,25 @@ def test_a_signal_while_modules_are_imported(how: signal.Signals, module: str) -
     assert (ended.returncode, ended.stderr) == (128 + how, f"error: {WORDS}\n")
 
 
+SWALLOWS = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(1000):
+        pass
+except KeyboardInterrupt as error:
+    raise ImportError("initialization failed") from error
+"""
+
+
+def test_a_signal_that_became_another_error(tmp_path: Path) -> None:
+    """Extension modules that are interrupted while they are imported say so."""
+    (tmp_path / "mine.py").write_text(SWALLOWS)
+    words = [sys.executable, "-c", START, "passes", "--load", tmp_path / "mine.py"]
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (143, f"error: {WORDS}\n")
+
+
 def test_what_is_ignored_stays_ignored() -> None:
     """As nohup has it."""
     code = "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom onnxgraft.cli import stops\n"

@@ -90,6 +90,14 @@ def test_what_is_damaged_is_refused_in_a_line(file: str, content: str, reason: s
     assert "\n" not in str(refused.value)
 
 
+def test_an_image_of_another_type(tmp_path: Path) -> None:
+    content = json.loads(json.dumps(plain(FULL)))
+    content["io"]["input"]["dtype"] = "float2"
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"io.input.dtype is 'float2', expected"):
+        Manifest.read(tmp_path)
+
+
 PLACES = ["../secret.onnx", "/etc/hostname", "link.onnx", ".", "..", "a" * 5000, "a\0b", "loop"]
 
 
