@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,10 +111,12 @@ def compile(
         observers = _observers(options, recorder, source, numeric, watching, progress)
         report = _run_passes(graph, ctx, pipeline, options, observers, beside)
         surgery = time.perf_counter() - started
-        proof = prove_build(str(model), source, pipeline, witness, options, beside.channel_order, progress)
         progress("writing")
         runnable = _write_graphs(graph, ctx, source, pipeline, target, folder, bounds, ranges)
-        engine = _build_engine(graph, ctx, folder, target, options, progress)
+        with _building(graph, ctx, folder, target, options) as built:
+            proof = prove_build(str(model), source, pipeline, witness, options, beside.channel_order, progress)
+            progress(f"building for {target.name}")
+            engine = built()
         manifest = manifest_of(
             options=options, ctx=ctx, beside=beside, folder=folder, target=target, engine=engine,
             runnable=runnable, source=Source(str(model), digest(source), graph.source_opset),
@@ -204,11 +207,14 @@ class _Progress(Instrument):
         self._progress(step.name())
 
 
-def _build_engine(
-    graph: Graph, ctx: Context, folder: Path, target: targets.Target, options: Options, progress: Callable[[str], None]
-) -> EngineInfo | None:
+@contextmanager
+def _building(
+    graph: Graph, ctx: Context, folder: Path, target: targets.Target, options: Options
+) -> Iterator[Callable[[], EngineInfo | None]]:
+    """The engine, made beside what the `with` block does; none where none was asked for or the graph is not the target's."""
     if not options.engine or LOWERED.name not in ctx.facts:
-        return None
-    progress(f"building for {target.name}")
+        yield lambda: None
+        return
     provenance = {name: origin.pass_name for name, origin in graph.origins.items()}
-    return target.build(folder / "model.onnx", folder / ("model" + target.suffix), options, provenance)
+    with target.building(folder / MODEL, folder / ("model" + target.suffix), options, provenance) as built:
+        yield built

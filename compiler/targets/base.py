@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,20 @@ class Target(ABC):
         Raises TargetError when the target refuses the graph or is not here, InputError when the
         engine or the timing cache cannot be written.
         """
+
+    @contextmanager
+    def building(
+        self,
+        model: Path,
+        engine: Path,
+        options: BuilderOptions | None = None,
+        provenance: Mapping[str, str] | None = None,
+    ) -> Iterator[Callable[[], EngineInfo]]:
+        """Build beside what the `with` block does, where a target can: what it gives waits for the engine.
+
+        Leaving the block early ends the build. Arguments and errors are those of `build`.
+        """
+        yield lambda: self.build(model, engine, options, provenance)
 
     @abstractmethod
     def runner(self, path: Path, threads: int | None = None) -> Runner:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from onnxgraft.errors import TargetError
 from onnxgraft.options import BuilderOptions
 from onnxgraft.targets.base import Runner, Target
 from onnxgraft.targets.engine_info import EngineInfo
-from onnxgraft.targets.trt.builder import build
+from onnxgraft.targets.trt.child import Building, Request
 from onnxgraft.targets.trt.devices import no_gpu
 from onnxgraft.targets.trt.dialect import Dialect
 from onnxgraft.targets.trt.engine_runner import EngineRunner
@@ -35,8 +36,31 @@ class NvidiaTarget(Target):
         options: BuilderOptions | None = None,
         provenance: Mapping[str, str] | None = None,
     ) -> EngineInfo:
+        with self.building(model, engine, options, provenance) as built:
+            return built()
+
+    @contextmanager
+    def building(
+        self,
+        model: Path,
+        engine: Path,
+        options: BuilderOptions | None = None,
+        provenance: Mapping[str, str] | None = None,
+    ) -> Iterator[Callable[[], EngineInfo]]:
+        """A child builds it: see `child`."""
         options = options or BuilderOptions()
-        return build(self.dialect, self.name, Path(model), Path(engine), options, provenance or {})
+        reason = self.dialect.missing()
+        if reason:
+            raise TargetError(reason)
+        self.dialect.check(options)
+        request = Request(
+            self.dialect.module, self.name, Path(model), Path(engine), options, dict(provenance or {})
+        )
+        child = Building(self.dialect, request)
+        try:
+            yield child.wait
+        finally:
+            child.stop()
 
     def runner(self, path: Path, threads: int | None = None) -> Runner:
         """`threads` is of no use on a GPU and ignored."""

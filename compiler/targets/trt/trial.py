@@ -1,16 +1,17 @@
 """Loads an engine in a process of its own first: what is damaged, or of another version, may end the process that tries it.
 
-    python -m onnxgraft.targets.trt.trial tensorrt out/model.engine     # exits with 0 when it loads
+The child exits with 0 when it loads.
 """
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnxgraft.errors import TargetError
+from onnxgraft.targets.trt.child import command_of, how_it_ended
 from onnxgraft.targets.trt.devices import no_gpu
 from onnxgraft.targets.trt.dialect import DIALECTS, Dialect
 from onnxgraft.targets.trt.messages import collected, logger_of, tidy
@@ -19,7 +20,7 @@ SECONDS = 300.0
 REFUSED = 3  # exit code: the runtime said no, in words on stderr
 
 
-def try_engine(dialect: Dialect, path: Path, command: tuple[str, ...] = ()) -> None:
+def try_engine(dialect: Dialect, path: Path, command: Sequence[str] = ()) -> None:
     """Load the engine in a child; returns when that went well.
 
     Args:
@@ -33,7 +34,7 @@ def try_engine(dialect: Dialect, path: Path, command: tuple[str, ...] = ()) -> N
     reason = no_gpu()
     if reason and not command:
         raise TargetError(f"engine {path} cannot run here: {reason}")
-    words = command or (sys.executable, "-m", __name__, dialect.module, str(path))
+    words = command or command_of(__name__, dialect.module, str(path))
     try:
         ended = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
@@ -41,7 +42,7 @@ def try_engine(dialect: Dialect, path: Path, command: tuple[str, ...] = ()) -> N
     if ended.returncode == 0:
         return
     if ended.returncode < 0:
-        name = signal.Signals(-ended.returncode).name if -ended.returncode in list(signal.Signals) else -ended.returncode
+        name = how_it_ended(ended.returncode)
         raise TargetError(
             f"engine {path}: {dialect.label} crashed when it loaded it ({name}): damaged, or built by another version; "
             "build it again"
@@ -50,9 +51,8 @@ def try_engine(dialect: Dialect, path: Path, command: tuple[str, ...] = ()) -> N
     raise TargetError(f"engine {path} does not load on this GPU: {said[-300:] or 'no reason given'}")
 
 
-def main() -> None:
-    """Load the engine that the arguments name."""
-    module, path = sys.argv[1:]
+def main(module: str, path: str) -> None:
+    """Load the engine at `path`; `module` names the package that built it."""
     dialect = next(d for d in DIALECTS if d.module == module)
     if no_gpu():
         sys.stderr.write(str(no_gpu()))
@@ -64,7 +64,3 @@ def main() -> None:
         if trt.Runtime(logger_of(trt)).deserialize_cuda_engine(Path(path).read_bytes()) is None:
             sys.stderr.write(tidy(log.errors[0]) if log.errors else "no reason given")
             sys.exit(REFUSED)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,10 +11,11 @@ from onnxgraft.files import CACHE
 from onnxgraft.golden import catalog
 from onnxgraft.instruments import Texts, Verify
 from onnxgraft.ir.graph import Graph
-from onnxgraft.options import CompileOptions
+from onnxgraft.options import BuilderOptions, CompileOptions
 from onnxgraft.passes.default import default_pipeline
 from onnxgraft.pipeline.manager import PassManager
-from onnxgraft.targets import get
+from onnxgraft.targets.trt.builder import build as build_engine
+from onnxgraft.targets.trt.dialect import TENSORRT_RTX
 from onnxgraft.tools.benchmark.process import Measured, Rows, measure
 
 BASELINE = "onnx.load + onnx.save"
@@ -58,11 +59,12 @@ def checked(source: str, folder: str) -> Callable[[], None]:
 
 
 def engine(source: str, folder: str) -> Callable[[], None]:
-    """The builder on the graph that surgery makes; the surgery itself is done before."""
+    """The builder, in this process, on the graph that surgery makes; the surgery itself is done before."""
     _passes(source, f"{folder}/native.onnx", "tensorrt-rtx", checks=False)
 
     def build() -> None:
-        get("tensorrt-rtx").build(Path(folder) / "native.onnx", Path(folder) / "model.engine")
+        native, built = Path(folder) / "native.onnx", Path(folder) / "model.engine"
+        build_engine(TENSORRT_RTX, "tensorrt-rtx", native, built, BuilderOptions(), {})
 
     return build
 
