@@ -112,8 +112,9 @@ def compile(
         report = _run_passes(graph, ctx, pipeline, options, observers, beside)
         surgery = time.perf_counter() - started
         progress("writing")
-        runnable = _write_graphs(graph, ctx, source, pipeline, target, folder, bounds, ranges)
+        graph.save(folder / MODEL)
         with _building(graph, ctx, folder, target, options) as built:
+            runnable = _write_others(ctx, source, pipeline, target, folder, bounds, ranges)
             proof = prove_build(str(model), source, pipeline, witness, options, beside.channel_order, progress)
             progress(f"building for {target.name}")
             engine = built()
@@ -123,22 +124,18 @@ def compile(
             target_reason=why, calibration=ranges.describe(), pipeline=str(pipeline), proof=proof,
         )  # fmt: skip
         manifest.write(folder)
-        if numeric is not None:
-            draw_detections(folder, numeric.images, numeric.found, beside.class_names)
-        _write_report(folder, report, recorder if options.checks else None)
+        _write_report(folder, report, recorder if options.checks else None, numeric, beside.class_names)
         times_of(report, engine, surgery, time.perf_counter() - started).write(folder)
         if options.checks:
             write_report(folder)
     return Build(output, report, ctx.detector, manifest, proof)
 
 
-def _write_graphs(
-    graph: Graph, ctx: Context, source: Path, pipeline: Pipeline, target: targets.Target, folder: Path, bounds: Bounds,
-    ranges: Provider,
-) -> str:  # fmt: skip
-    """Write model.onnx, what calibration measured and, where ONNX Runtime cannot stand in with model.onnx, runnable.onnx;
-    returns the one that it runs."""
-    graph.save(folder / MODEL)
+def _write_others(
+    ctx: Context, source: Path, pipeline: Pipeline, target: targets.Target, folder: Path, bounds: Bounds, ranges: Provider
+) -> str:
+    """Write what calibration measured and, where ONNX Runtime cannot stand in with model.onnx, runnable.onnx; returns the
+    one that it runs."""
     if ranges.calibration is not None:
         ranges.calibration.save(folder / "calibration.json")
     if not needs_another(ctx, target.traits):
@@ -147,8 +144,12 @@ def _write_graphs(
     return RUNNABLE
 
 
-def _write_report(folder: Path, report: Report, recorder: Recorder | None) -> None:
-    """report.json, and what the page shows of each pass when it was recorded."""
+def _write_report(
+    folder: Path, report: Report, recorder: Recorder | None, numeric: NumericCheck | None, names: Sequence[str]
+) -> None:
+    """report.json, and what the page shows of each pass when it was recorded: texts, nodes, detections."""
+    if numeric is not None:
+        draw_detections(folder, numeric.images, numeric.found, names)
     write_report_json(folder, report)
     if recorder is not None:
         write_passes(folder, report)

@@ -35,7 +35,7 @@ class Recorder(Instrument):
 
     def start(self, graph: Graph, ctx: Context) -> None:
         self.stages.add(graph)
-        self._first = text(graph)
+        self._first = graph.observed(text)
 
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
         self._nodes = len(graph.nodes)

@@ -21,14 +21,14 @@ class Promises(Instrument):
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
         self._inputs = _types(graph.gs.inputs)
         self._outputs = _types(graph.gs.outputs)
-        self._weights = _weights(graph)
+        self._weights = graph.observed(_weights)
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
         declared = step.modified()
         problem = (
             ("outputs" not in declared and _lost("output", self._outputs, _types(graph.gs.outputs)))
             or ("inputs" not in declared and _lost("input", self._inputs, _types(graph.gs.inputs)))
-            or ("weights" not in declared and _rewritten(self._weights, _weights(graph)))
+            or ("weights" not in declared and _rewritten(self._weights, graph.observed(_weights)))
         )
         if problem:
             raise PassError(record.name, problem)

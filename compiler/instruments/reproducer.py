@@ -48,7 +48,7 @@ class Reproducer(Instrument):
 
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
         self._steps.append(step)
-        self._before = graph.skeleton()
+        self._before = graph.observed(Graph.skeleton)
 
     def failed(self, step: Pass, graph: Graph, ctx: Context, error: BaseException) -> None:
         self.written = True

@@ -23,10 +23,10 @@ class Texts(Instrument):
         self._last = ""
 
     def start(self, graph: Graph, ctx: Context) -> None:
-        self._last = text(graph)
+        self._last = graph.observed(text)
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
-        before, after = self._last, text(graph) if record.changed else self._last
+        before, after = self._last, graph.observed(text) if record.changed else self._last
         self._last = after
         return dataclasses.replace(record, before=before, after=after, diff=unified(before, after, record.name))
 
@@ -48,5 +48,5 @@ class PrintText(Instrument):
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
         if record.name == self.wanted or (self.wanted is None and record.changed):
-            self._write(f"# after {record.spec}\n{text(graph)}")
+            self._write(f"# after {record.spec}\n{graph.observed(text)}")
         return record

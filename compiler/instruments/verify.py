@@ -62,10 +62,11 @@ def _invariants(graph: Graph) -> str | None:
 
 def _onnx_problem(graph: Graph) -> str | None:
     try:
-        skeleton = graph.skeleton()
+        skeleton = graph.observed(Graph.skeleton)
     except Exception as error:
         return f"it cannot be written as ONNX: {_line(error)}"
-    model = skeleton.model
+    model = onnx.ModelProto()
+    model.CopyFrom(skeleton.model)
     handed_over = any(node.op_type in REGISTRY and not node.domain for node in model.graph.node)
     _weights_to_inputs(model, set(skeleton.weights))
     try:

@@ -18,6 +18,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.converted import was_converted
+from onnxgraft.ir.observed import Observed
 from onnxgraft.ir.ops import WITH_GRAPHS
 from onnxgraft.ir.serde import Skeleton, Weight, mark_external, read_skeleton, write_model
 from onnxgraft.ir.traverse import node_inputs
@@ -45,17 +46,18 @@ class Graph:
         origins: provenance by node name; a node that is absent came with the model.
         converted: whether ONNX's version converter raised the file's opset before it came here.
         bytes_to_fold: what one evaluation ahead of time may make.
+        observed: what was made of the graph between two passes, such as its text.
     """
 
     def __init__(self, graph: gs.Graph, functions: Sequence[onnx.FunctionProto] = ()) -> None:
         self.gs = graph
         self.functions: dict[str, onnx.FunctionProto] = {f.name: f for f in functions}
         self.origins: dict[str, Origin] = {}
-        self.current_pass = ""
+        self.current_pass, self._serial = "", 0
         self.source_opset = graph.opset
         self.converted = False
         self.bytes_to_fold = Bounds().bytes_to_fold(0)
-        self._serial = 0
+        self.observed: Observed[Graph] = Observed(self)
 
     @staticmethod
     def load(path: str | Path, bounds: Bounds | None = None) -> Graph:

@@ -54,7 +54,7 @@ class PassManager:
         report = Report(notes=ctx.notes)
         for instrument in self.instruments:
             instrument.start(graph, ctx)
-        fingerprint = fingerprint_of(graph) if self.fingerprints else ""
+        fingerprint = graph.observed(fingerprint_of) if self.fingerprints else ""
         for step in self.passes:
             if not all(i.should_run(step, graph, ctx) for i in self.instruments):
                 continue
@@ -70,9 +70,12 @@ class PassManager:
             instrument.before(step, graph, ctx)
         started = time.perf_counter()
         try:
+            seen = graph.observed.forget()
             skipped = step.perform(graph, ctx)
             seconds = time.perf_counter() - started
-            after = fingerprint_of(graph) if self.fingerprints and skipped is None else fingerprint
+            if skipped is not None:
+                graph.observed.remember(seen)
+            after = graph.observed(fingerprint_of) if self.fingerprints and skipped is None else fingerprint
             record = PassRecord(
                 index=index,
                 name=step.name(),

@@ -36,7 +36,7 @@ class Kept:
 
 
 def keep(after: str, graph: Graph, ctx: Context) -> Kept:
-    return Kept(after, graph.skeleton(), dict(graph.origins), ctx.copy())
+    return Kept(after, graph.observed(Graph.skeleton), dict(graph.origins), ctx.copy())
 
 
 class Witness(Instrument):
