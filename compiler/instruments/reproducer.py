@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.files import write_json
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.serde import write_model
 from onnxgraft.manifest import versions
@@ -63,7 +63,7 @@ class Reproducer(Instrument):
         (self.folder / "replay.sh").chmod(0o755)
         info = {"pass": step.name(), "error": told(error), "command": command, "versions": versions(),
                 "spec": ctx.detector.to_dict() if ctx.detector else None}  # fmt: skip
-        (self.folder / "reproducer.json").write_text(json.dumps(info, indent=2, default=float) + "\n")
+        write_json(self.folder / "reproducer.json", info)
 
     def _command(self, pipeline: str) -> list[str]:
         """The pipeline says what options of passes said; the others are given again, but for those of the engine."""

@@ -104,7 +104,7 @@ class Provider:
         shipped = catalog.folder(self.model) / "calibration.json"
         if shipped.is_file() and self.limit is None:
             held = Calibration.load(shipped)
-            reason = key.difference(held.key) or _lacks(held, names)
+            reason = held.unusable(key, names)
             if reason is None:
                 self.used.append(f"{len(held.pictures)} images, calibrated before ({shipped.name} of the golden graph)")
                 return held
@@ -113,7 +113,7 @@ class Provider:
 
     def _given(self, path: Path, key: Key, names: Sequence[str]) -> Calibration:
         held = Calibration.load(path)
-        reason = key.difference(held.key) or _lacks(held, names)
+        reason = held.unusable(key, names)
         if reason is not None:
             raise InputError(f"{path}: does not belong to this build: {reason}")
         self.used.append(f"{len(held.pictures)} images, calibrated before ({path.name})")
@@ -129,8 +129,7 @@ class Provider:
             except InputError as error:
                 notes.append(str(error))
             else:
-                reason = key.difference(held.key) or _lacks(held, names)
-                if reason is None and len(held.pictures) + len(held.skipped) == len(pictures):
+                if held.unusable(key, names, [(p.name, p.digest) for p in pictures]) is None:
                     self.used.append(f"{len(held.pictures)} images, calibrated before ({place.name})")
                     return held
         state = place.with_suffix(".part")
@@ -162,8 +161,3 @@ def _with_time_left(tell: Callable[[str], None]) -> Callable[[int, int, str], No
         tell(words)
 
     return progress
-
-
-def _lacks(held: Calibration, names: Sequence[str]) -> str | None:
-    missing = [name for name in names if name not in held.tensors]
-    return f"it lacks tensor {missing[0]!r}" if missing else None

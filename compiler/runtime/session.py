@@ -138,7 +138,7 @@ def _runner(directory: Path, manifest: Manifest, engine: str, threads: int | Non
 
 def _engine_runner(directory: Path, manifest: Manifest) -> tuple[targets.Runner | None, str]:
     """The engine ready to run, or None and the reason ("" when the build has no engine)."""
-    if manifest.engine is None or manifest.target == "onnxruntime":
+    if manifest.engine is None:
         return None, ""
     try:
         target = targets.get(manifest.target)
