@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("quantization",),
     ("proof",),
     ("driver",),
+    ("deploy",),
     ("tools",),
     ("cli",),
     ("__main__",),

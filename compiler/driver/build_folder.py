@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,10 +17,18 @@ from onnxgraft.report.reader import REPORT
 
 
 @contextmanager
-def new_folder(place: Path) -> Iterator[Path]:
+def new_folder(
+    place: Path, ours: Callable[[Path], bool] = is_build, what: str = "build", flag: str = "-o"
+) -> Iterator[Path]:
     """A temporary folder that takes the place of `place` when the block ends well; else nothing changes.
 
     A symbolic link stays and the folder that it names is replaced. What killed builds of this place left is removed.
+
+    Args:
+        place: the folder.
+        ours: whether a folder holds what may be replaced.
+        what: its name, for messages.
+        flag: the option that names the folder, for messages.
 
     Raises:
         InputError: the place is a file, is a folder that holds no build, is the current folder, is written by another
@@ -33,10 +41,11 @@ def new_folder(place: Path) -> Iterator[Path]:
         lock = atomic.lock_beside(place)
         descriptor = atomic.lock(lock)
         if descriptor is None:
-            raise InputError(f"{place}: another build is writing it (process {atomic.owner(lock)}); wait, or give another -o")
+            writer = atomic.owner(lock)
+            raise InputError(f"{place}: another {what} is writing it (process {writer}); wait, or give another {flag}")
         try:
             atomic.collect_beside(place)
-            _refuse_foreign(place)
+            _refuse_foreign(place, ours, what, flag)
             temporary = atomic.new_beside(place)
             try:
                 with _reading_excepted(temporary):
@@ -81,11 +90,11 @@ def _refuse_current(place: Path) -> None:
         raise InputError(f"{place}: you are in this folder, and a build replaces its folder as a whole; give another one (-o)")
 
 
-def _refuse_foreign(place: Path) -> None:
+def _refuse_foreign(place: Path, ours: Callable[[Path], bool], what: str, flag: str) -> None:
     if place.exists() and not place.is_dir():
-        raise InputError(f"{place}: is a file; give a folder for the build (-o)")
-    if place.is_dir() and any(place.iterdir()) and not is_build(place):
-        raise InputError(f"{place}: holds files that are no build; give an empty or a new folder (-o)")
+        raise InputError(f"{place}: is a file; give a folder for the {what} ({flag})")
+    if place.is_dir() and any(place.iterdir()) and not ours(place):
+        raise InputError(f"{place}: holds files that are no {what}; give an empty or a new folder ({flag})")
 
 
 def write_passes(folder: Path, report: Report) -> None:

@@ -1,0 +1,97 @@
+"""What a package needs to know of the build that it is made from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxgraft.errors import InputError
+from onnxgraft.files import inside
+from onnxgraft.manifest import IMAGE_SIZES, MANIFEST, GraphIO, Manifest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of the network: its name, shape and NumPy dtype, such as "float32"."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A build that is going to be packed.
+
+    Attributes:
+        name: of the model where it is served.
+        manifest: of the build.
+        network: the file that is served.
+        inputs, outputs: in their order.
+        is_engine: whether `network` is an engine; else ONNX, for ONNX Runtime on the CPU.
+    """
+
+    name: str
+    manifest: Manifest
+    network: Path
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    is_engine: bool
+
+    @property
+    def labels(self) -> str:
+        """A line a class, in the order of `detection_classes`; numbers where the names are not known."""
+        names = self.manifest.class_names or tuple(str(index) for index in range(self._classes))
+        return "".join(" ".join(name.split()) + "\n" for name in names)
+
+    @property
+    def _classes(self) -> int:
+        heads = [part for part in (self.manifest.spec or {}).values() if isinstance(part, dict)]
+        return next((int(head["num_classes"]) for head in heads if "num_classes" in head), 1)
+
+    @classmethod
+    def of(cls, folder: Path, name: str | None, wants_engine: bool | None) -> Packed:
+        """Read a build.
+
+        Args:
+            folder: of the build.
+            name: of the model; the name of the file that was compiled without it.
+            wants_engine: True for the engine, False for ONNX, None for the engine where the build has one that Triton loads.
+
+        Raises:
+            InputError: no build, no such file in it, or a name that no path should have.
+        """
+        manifest = Manifest.read(folder)
+        engine = manifest.engine if manifest.target == "tensorrt" else None
+        if wants_engine and engine is None:
+            raise InputError(f"{folder}: has no TensorRT engine (its target is {manifest.target}): "
+                             "build with --target tensorrt on a machine with a GPU, or leave --engine out")  # fmt: skip
+        is_engine = engine is not None and wants_engine is not False
+        file = engine if is_engine else manifest.runnable
+        network = inside(folder, str(file), MANIFEST)
+        if not network.is_file():
+            raise InputError(f"{network}: is not there; build it again")
+        name = name or re.sub(r"[^A-Za-z0-9_-]+", "_", Path(manifest.source.model).stem).strip("_") or "detector"
+        if not _NAME.fullmatch(name):
+            raise InputError(f"--name {name!r}: give letters, digits, '_', '-' and '.'")
+        inputs, outputs = tensors(manifest.io)
+        return cls(name, manifest, network, inputs, outputs, is_engine)
+
+
+def tensors(io: GraphIO) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and outputs of a compiled graph. Raises InputError for one whose shapes are not fixed."""
+    inputs = [Tensor(io.image.name, io.image.shape, io.image.dtype)]
+    if io.image_sizes:
+        inputs.append(Tensor(IMAGE_SIZES, (io.image.batch, 2), "float32"))
+    if io.proposals is not None:
+        inputs.append(Tensor(io.proposals.name, io.proposals.shape, "float32"))
+    outputs = []
+    for name, shape in io.outputs.items():
+        fixed = tuple(side for side in shape if isinstance(side, int))
+        if len(fixed) != len(shape):
+            raise InputError(f"output {name!r} has no fixed shape ({shape}): its passes stopped early; build it whole")
+        outputs.append(Tensor(name, fixed, "int32" if name == "num_detections" else "float32"))
+    return tuple(inputs), tuple(outputs)
