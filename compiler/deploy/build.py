@@ -68,7 +68,7 @@ class Packed:
         engine = manifest.engine if manifest.target == "tensorrt" else None
         if wants_engine and engine is None:
             raise InputError(f"{folder}: has no TensorRT engine (its target is {manifest.target}): "
-                             "build with --target tensorrt on a machine with a GPU, or leave --engine out")  # fmt: skip
+                             "build with --target tensorrt on a machine with a GPU, or give --serve onnx")  # fmt: skip
         is_engine = engine is not None and wants_engine is not False
         file = engine if is_engine else manifest.runnable
         network = inside(folder, str(file), MANIFEST)
