@@ -18,7 +18,7 @@ from onnxgraft.detector.sidecar import Sidecar
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.driver.build_folder import new_folder, write_passes, write_report_json
 from onnxgraft.driver.describe import manifest_of, times_of
-from onnxgraft.driver.plan import check_images, pipeline_of, ranges_of, target_of
+from onnxgraft.driver.plan import check_images, planned, ranges_of
 from onnxgraft.driver.proving import prove_build
 from onnxgraft.driver.recorder import Recorder
 from onnxgraft.driver.runnable import MODEL, RUNNABLE, needs_another, write_runnable
@@ -98,8 +98,8 @@ def compile(
     """
     options, started = _strict(options or Options()), time.perf_counter()
     bounds = Bounds.times(options.bounds)
-    source, (target, why) = catalog.resolve(str(model), CACHE), target_of(options)
-    pipeline, images = pipeline_of(options, target.name), _pictures(str(model), options, images)
+    source, (target, why, pipeline) = catalog.resolve(str(model), CACHE), planned(options)
+    images = _pictures(str(model), options, images)
     with new_folder(output := Path(output)) as folder:
         progress("reading")
         beside = sidecars.find(str(model), source, options.sidecar)

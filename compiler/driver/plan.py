@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft import targets
-from onnxgraft.errors import InputError
+from onnxgraft.errors import InputError, TargetError
 from onnxgraft.files import CACHE
 from onnxgraft.golden import catalog, scenes
 from onnxgraft.options import Declared, Options, without_effect
 from onnxgraft.passes.default import default_pipeline, known_passes
+from onnxgraft.pipeline.facts import LOWERED
 from onnxgraft.pipeline.syntax import Pipeline
 from onnxgraft.quantization.ranges import Provider
 from onnxgraft.runtime.images import ResizeRule, place, read_image
@@ -22,6 +23,18 @@ from onnxgraft.runtime.images import ResizeRule, place, read_image
 def target_of(options: Options) -> tuple[targets.Target, str]:
     """The target, and why it was chosen."""
     return targets.auto() if options.target == "auto" else (targets.get(options.target), "asked for")
+
+
+def planned(options: Options) -> tuple[targets.Target, str, Pipeline]:
+    """Target, why it was chosen, and passes. Raises InputError, and TargetError where no engine can be built for it here."""
+    target, why = target_of(options)
+    pipeline = pipeline_of(options, target.name)
+    builds = options.engine and any(LOWERED in step.provided() for step in pipeline.passes)
+    reason = target.available() if builds else None
+    if reason is not None:
+        elsewhere = "model.onnx, and in manifest.json the command that builds it elsewhere"
+        raise TargetError(f"{reason}; or give --no-engine: {elsewhere}")
+    return target, why, pipeline
 
 
 def pipeline_of(options: Options, target: str) -> Pipeline:

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 from helpers.target_models import RTX, installed, needs_rtx
 
-from onnxgraft import targets
+import onnxgraft
+from onnxgraft import Options, targets
 from onnxgraft.errors import InputError, TargetError
 from onnxgraft.plugins import REGISTRY
 from onnxgraft.targets import BuilderOptions
@@ -196,3 +197,15 @@ def test_module_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch) -> 
     assert tensorrt.available() == (
         "the module tensorrt does not load: libnvinfer.so.10: cannot open shared object file"
     )
+
+
+def test_an_engine_that_cannot_be_built_is_refused_before_anything_runs(golden_model: Path, tmp_path: Path) -> None:
+    target = targets.get("tensorrt")
+    if target.available() is None:
+        pytest.skip("TensorRT builds here")
+    told: list[str] = []
+    with pytest.raises(TargetError) as refused:
+        onnxgraft.compile(golden_model, tmp_path / "out", Options(target="tensorrt"), progress=told.append)
+    wanted = "; or give --no-engine: model.onnx, and in manifest.json the command that builds it elsewhere"
+    assert str(refused.value) == f"{target.available()}{wanted}"
+    assert (told, list(tmp_path.iterdir())) == ([], [])
