@@ -67,6 +67,7 @@ import signal
 from onnxgraft.driver import compile as build
 from onnxgraft.cli.main import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background inherits that it is ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and below nohup this one
 write_passes = build.write_passes
 def write_and_wait(folder, report):
     write_passes(folder, report)
