@@ -188,3 +188,18 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(place: str, tmp_p
         write_atomically(tmp_path / place / "x" if place == "there" else tmp_path / place, b"new")
     assert "\n" not in str(refused.value)
     assert os.listdir(tmp_path) == [place.partition("/")[0]]
+
+
+def test_nothing_is_written_anywhere_else(tmp_path: Path) -> None:
+    """No file in the home and temporary folders, such as those in which a library collects what it tells its makers."""
+    onnx.save(onnx.parser.parse_model(MODEL), tmp_path / "small.onnx")
+    for name in ("home", "tmp"):
+        (tmp_path / name).mkdir()
+    env = {**os.environ, "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "ORT_DISABLE_TELEMETRY"):
+        env.pop(name, None)
+    words = ["build", "small.onnx", "--passes", "upgrade-opset,simplify", "--target", "onnxruntime", "-o", "out"]
+    command = [sys.executable, "-c", "from onnxgraft.cli.start import main; main()", *words]
+    subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
+    assert (tmp_path / "out" / "model.onnx").is_file()
+    assert [*(tmp_path / "home").rglob("*"), *(tmp_path / "tmp").rglob("*")] == []
