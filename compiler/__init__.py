@@ -12,7 +12,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 from typing import TYPE_CHECKING, Any
+
+# Newer versions of ONNX Runtime tell their makers what runs, and keep files for that in the home and temporary folders.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from onnxgraft.detector.outputs import Role as Role

@@ -215,6 +215,12 @@ def recover(place: Path) -> None:
         waited += _STEP_SECONDS
 
 
+def is_folder(place: Path) -> bool:
+    """Whether there is a folder, once one that a killed process left aside is back."""
+    recover(place)
+    return place.is_dir()
+
+
 def _aside(place: Path) -> Path:
     return place.with_name(f".{place.name}.old")
 

@@ -55,15 +55,15 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt as stop:
-        _fail(stops.WORDS, stops.code_of(stop))
+        _fail(stops.words(), stops.code_of(stop))
     except SystemExit as end:  # newer Typer turns the interrupt into a silent exit
         if end.code == 130:
-            _fail(stops.WORDS, stops.code_of(end))
+            _fail(stops.words(), stops.code_of(end))
         raise
     except Exception as error:
         asked = stops.asked()
         if asked is not None:  # extension modules make another error of an interrupt
-            _fail(stops.WORDS, stops.code_of(asked))
+            _fail(stops.words(), stops.code_of(asked))
         _fail(_words_for(error), 1)
 
 

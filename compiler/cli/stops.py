@@ -28,6 +28,11 @@ def asked() -> Stop | None:
     return _raised[-1] if _raised else None
 
 
+def words() -> str:
+    """What an interrupted program says: WORDS, and what was kept of its work."""
+    return "; ".join([WORDS, *getattr(asked(), "__notes__", ())])
+
+
 def code_of(error: BaseException) -> int:
     """The exit code of an interrupted program, as shells have it."""
     cause: BaseException | None = error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxgraft.atomic import scratch
-from onnxgraft.errors import InputError, Refusal
+from onnxgraft.errors import InputError, Refusal, add_note
 from onnxgraft.instruments.stage import feeder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ort import open_session, told
@@ -54,22 +55,22 @@ def collect(
         InputError: no picture could be read, a tensor is NaN or infinite, or `state` cannot be written.
     """
     calibration, skipped, done = _resume(state, key, names, pictures)
-    saved, feeds = time.monotonic(), feeder(graph, ctx, rule)
+    kept, feeds = _Kept(state, done, len(pictures)), feeder(graph, ctx, rule)
     with scratch() as folder:
         session = _session(graph, names, folder / "observed.onnx") if done < len(pictures) else None
         try:
             for chunk in _chunks(pictures[done:], ctx.batch):
                 progress(done, len(pictures), chunk[0].name)
-                loaded = _load(chunk, skipped)
-                if loaded and session is not None:
-                    _observe(session, feeds, loaded, calibration)
+                loaded, unreadable = _load(chunk)
+                values = _run(session, feeds, loaded) if loaded and session is not None else {}
+                kept.whole = False
+                _count(values, loaded, calibration)
+                skipped += unreadable
                 done += len(chunk)
-                if state is not None and time.monotonic() - saved > STATE_SECONDS:
-                    _save_state(calibration, skipped, state)
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            if state is not None:
-                _save_state(calibration, skipped, state)
+                kept.whole = True
+                kept.now_and_then(calibration, skipped, done)
+        except KeyboardInterrupt as stop:
+            kept.tell(stop, calibration, skipped, done)
             raise
     progress(done, len(pictures), "")
     calibration.skipped = sorted(skipped)
@@ -96,9 +97,37 @@ def _resume(
     return fresh if held.unusable(key, names, seen) else (held, held.skipped, done)
 
 
-def _save_state(calibration: Calibration, skipped: list[str], state: Path) -> None:
-    calibration.skipped = list(skipped)
-    calibration.save(state)
+class _Kept:
+    """The statistics so far in a file, so that another run goes on from there.
+
+    Attributes:
+        done: of how many pictures they are.
+        at: when they were written; seconds of the monotonic clock.
+        whole: False while some tensors have counted a picture and others not.
+    """
+
+    def __init__(self, state: Path | None, done: int, total: int) -> None:
+        self.state, self.done, self.total = state, done, total
+        self.at, self.whole = time.monotonic(), True
+
+    def save(self, calibration: Calibration, skipped: list[str], done: int) -> None:
+        """Raises InputError: the file cannot be written."""
+        if self.state is not None:
+            calibration.skipped = list(skipped)
+            calibration.save(self.state)
+            self.at, self.done = time.monotonic(), done
+
+    def now_and_then(self, calibration: Calibration, skipped: list[str], done: int) -> None:
+        """Save, unless that was a moment ago. Raises InputError."""
+        if time.monotonic() - self.at > STATE_SECONDS:
+            self.save(calibration, skipped, done)
+
+    def tell(self, stop: BaseException, calibration: Calibration, skipped: list[str], done: int) -> None:
+        """Save at an interrupt, if that makes sense, and say with it what is kept. Raises InputError."""
+        if self.whole:
+            self.save(calibration, skipped, done)
+        if self.state is not None and self.done:
+            add_note(stop, f"{self.state} keeps {self.done} of {self.total} images: the same command goes on from there")
 
 
 def _chunks(pictures: Sequence[Picture], size: int) -> Iterator[Sequence[Picture]]:
@@ -106,14 +135,15 @@ def _chunks(pictures: Sequence[Picture], size: int) -> Iterator[Sequence[Picture
         yield pictures[start : start + size]
 
 
-def _load(chunk: Sequence[Picture], skipped: list[str]) -> list[tuple[Picture, NDArray[np.uint8]]]:
-    loaded = []
+def _load(chunk: Sequence[Picture]) -> tuple[list[tuple[Picture, NDArray[np.uint8]]], list[str]]:
+    """The pictures that can be read, and why the others cannot."""
+    loaded, unreadable = [], []
     for picture in chunk:
         try:
             loaded.append((picture, picture.load()))
         except InputError as error:
-            skipped.append(str(error))
-    return loaded
+            unreadable.append(str(error))
+    return loaded, unreadable
 
 
 def _session(graph: Graph, names: Sequence[str], path: Path) -> ort.InferenceSession:
@@ -128,21 +158,23 @@ def _session(graph: Graph, names: Sequence[str], path: Path) -> ort.InferenceSes
         raise Refusal(f"ONNX Runtime cannot run the graph to calibrate it: {told(error)}") from None
 
 
-def _observe(
-    session: ort.InferenceSession,
-    feeds_of: Feeder,
-    loaded: Sequence[tuple[Picture, NDArray[np.uint8]]],
-    calibration: Calibration,
-) -> None:
-    """Run one batch, filled up with its own pictures, and count every tensor."""
+def _run(
+    session: ort.InferenceSession, feeds_of: Feeder, loaded: Sequence[tuple[Picture, NDArray[np.uint8]]]
+) -> dict[str, NDArray[Any]]:
+    """Every tensor on one batch, filled up with its own pictures."""
     images = [image for _, image in loaded]
     feeds = feeds_of([images[i % len(images)] for i in range(feeds_of.io.image.batch)])
     names = [output.name for output in session.get_outputs()]
-    values = session.run(names, {i.name: feeds[i.name] for i in session.get_inputs()})
-    for index, name in enumerate(names):
+    return dict(zip(names, session.run(names, {i.name: feeds[i.name] for i in session.get_inputs()}), strict=True))
+
+
+def _count(
+    values: dict[str, NDArray[Any]], loaded: Sequence[tuple[Picture, NDArray[np.uint8]]], calibration: Calibration
+) -> None:
+    """Add the tensors to the statistics; each is dropped when it has been counted."""
+    for name in list(values):
         histogram = calibration.tensors[name]
-        histogram.add(values[index])
-        values[index] = None
+        histogram.add(values.pop(name))
         if histogram.bad:
             raise InputError(f"tensor {name!r} is NaN or infinite on {loaded[0][0].name}: such a network cannot be quantized")
     calibration.pictures += [(picture.name, picture.digest) for picture, _ in loaded]

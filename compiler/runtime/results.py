@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from onnxgraft.files import write_atomically
 from onnxgraft.runtime.postprocess import ImageDetections
@@ -35,6 +35,13 @@ def to_json(file: str | Path, found: ImageDetections, threshold: float = 0.5) ->
 
 
 def write(path: str | Path, results: Iterable[dict[str, Any]]) -> None:
-    """Write a list of `to_json` objects, one image a line, atomically."""
-    lines = ",\n".join(json.dumps(r, allow_nan=False, separators=(",", ":")) for r in results)
-    write_atomically(Path(path), f"[\n{lines}\n]\n".encode() if lines else b"[]\n")
+    """Write a list of `to_json` objects, one image a line, atomically; each is written as it comes, and none is kept."""
+
+    def lines(file: BinaryIO) -> None:
+        before = b"[\n"
+        for result in results:
+            file.write(before + json.dumps(result, allow_nan=False, separators=(",", ":")).encode())
+            before = b",\n"
+        file.write(b"[]\n" if before == b"[\n" else b"\n]\n")
+
+    write_atomically(Path(path), lines)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
+from onnxgraft.atomic import is_folder
 from onnxgraft.errors import InputError
 from onnxgraft.ir.textdiff import model_texts, unified
 from onnxgraft.report.reader import read_run
@@ -17,7 +18,7 @@ def show(
     first: Path, second: str | None, *, stat: bool = False, ops: bool = False, full: bool = False
 ) -> Iterator[RenderableType]:
     """The parts to print for a build, one of its passes, or two models. Raises InputError."""
-    if first.is_dir():
+    if is_folder(first):
         run = read_run(first)
         if second is None:
             whole = (run.passes[0].before, run.passes[-1].after) if run.passes else ("", "")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.atomic import is_folder
 from onnxgraft.errors import InputError
 from onnxgraft.evaluation import coco
 from onnxgraft.evaluation.miou import MeanIoU, read_labels
@@ -134,7 +135,7 @@ def _stored(folder: Path, truth: Truth) -> Iterator[tuple[int, Detections]]:
 
 def _detector(run: str, engine: str) -> tuple[Detector, str, str]:
     """What answers, the model that it came from, and a sentence on what runs."""
-    if Path(run).is_dir():
+    if is_folder(Path(run)):
         session = Session(run, engine=engine)
 
         def build(image: NDArray[np.uint8]) -> ImageResult:

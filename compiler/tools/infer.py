@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.errors import InputError, os_reason
+from onnxgraft.errors import InputError, add_note, os_reason
 from onnxgraft.files import write_atomically
 from onnxgraft.runtime import panoptic, results, semantic
 from onnxgraft.runtime.draw import draw_result
@@ -53,25 +54,44 @@ def infer(
     Raises:
         InputError: an unreadable picture, or a place that cannot be written.
     """
+    session = _session(run, engine, proposals, edges)
+    if drawn is not None:
+        _make(drawn)
+    lines = [f"note: {session.notice}"] if session.notice else []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for path, name, result in zip(images, _unique_names(images), session.run(images), strict=True):
+            progress(path.name)
+            found = result.found.select(result.found.detections.scores >= min_score)
+            lines.extend(_told(path, found, result))
+            if drawn is not None:
+                names = session.manifest.class_names, session.manifest.semantic_class_names
+                _write_picture(drawn / f"{name}.png", draw_result(result, *names, min_score))
+            yield row(path, name, found, result, json_file) if json_file is not None else {}
+
+    _write(rows(), json_file, drawn)
+    return lines
+
+
+def _session(run: Path, engine: str, proposals: Path | None, edges: tuple[int | None, int | None]) -> Session:
     session = Session(run, engine=engine, proposals=read_proposals(proposals) if proposals else none_given)
     rule = session.feeder.rule
     rule = ResizeRule(edges[0] or rule.shortest_edge, edges[1] or rule.longest_edge)
     session.feeder = replace(session.feeder, rule=rule)
-    if drawn is not None:
-        _make(drawn)
-    rows, lines = [], [f"note: {session.notice}"] if session.notice else []
-    for path, name, result in zip(images, _unique_names(images), session.run(images), strict=True):
-        progress(path.name)
-        found = result.found.select(result.found.detections.scores >= min_score)
-        lines += _told(path, found, result)
+    return session
+
+
+def _write(rows: Iterator[dict[str, Any]], json_file: Path | None, drawn: Path | None) -> None:
+    """Write rows into the file, or nowhere, as they come: none is held."""
+    try:
         if json_file is not None:
-            rows.append(row(path, name, found, result, json_file))
+            results.write(json_file, rows)
+        else:
+            deque(rows, maxlen=0)
+    except KeyboardInterrupt as stop:
         if drawn is not None:
-            names = session.manifest.class_names, session.manifest.semantic_class_names
-            _write_picture(drawn / f"{name}.png", draw_result(result, *names, min_score))
-    if json_file is not None:
-        results.write(json_file, rows)
-    return lines
+            add_note(stop, f"{drawn} keeps the pictures that were drawn")
+        raise
 
 
 def row(path: Path, name: str, found: ImageDetections, result: ImageResult, json_file: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.atomic import scratch
+from onnxgraft.atomic import is_folder, scratch
 from onnxgraft.errors import InputError
 from onnxgraft.evaluation import truth as truths
 from onnxgraft.evaluation.truth import Truth
@@ -51,7 +51,7 @@ def report_on(
         InputError: there is nothing to measure on.
     """
     model, size = run, (1344, 1344)
-    if Path(run).is_dir():
+    if is_folder(Path(run)):
         manifest = Manifest.read(Path(run))
         model, size = manifest.source.model, manifest.io.image.canvas
         held = Path(run) / "calibration.json"

@@ -15,7 +15,7 @@ import onnx
 from helpers.small_models import MODEL
 
 from campaigns import mutate
-from onnxgraft import Graph, Options, compile
+from onnxgraft import CompileOptions, Graph, Options, Size, compile
 from onnxgraft.detector import sidecar
 from onnxgraft.evaluation.instances import read_instances
 from onnxgraft.files import plain
@@ -23,7 +23,7 @@ from onnxgraft.golden import catalog, scenes
 from onnxgraft.instruments import Verify
 from onnxgraft.ir.printer import text
 from onnxgraft.manifest import GraphIO, ImageIO, Manifest, Preprocess, Source, Times
-from onnxgraft.passes.default import parse_pipeline
+from onnxgraft.passes.default import default_pipeline, parse_pipeline
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.quantization import trt_cache
@@ -38,6 +38,7 @@ from onnxgraft.tools.inspect import inspect
 
 BYTES = Path(__file__).resolve().parents[1] / "data" / "bytes"
 TRT_CACHE = b"TRT-8501-EntropyCalibration2\nx: 3c010a14\ny_1: 3d000000\n"
+DETECTORS = ("fast_rcnn_thin", "semantic_fpn_thin@opset11", "rpn_C4_thin@opset11", "keypoint_rcnn_thin")  # quick, of many parts
 Mutation = Callable[[random.Random, bytes], bytes]
 
 
@@ -75,6 +76,7 @@ def kinds(folder: Path) -> Mapping[str, Kind]:
     return {
         "model": Kind(models, mutate.bytes_of, _read_model, "m.onnx"),
         "structure": Kind(models, mutate.model_of, _read_model, "m.onnx"),
+        "detector": Kind(_detectors(folder), mutate.model_of, _compile, "m.onnx"),
         "sidecar": Kind((meta,), mutate.json_of, _read_sidecar, "s.json"),
         "manifest": Kind(order, mutate.json_of, _beside(run, _read_session), "manifest.json"),
         "report": Kind((report,), mutate.json_of, _beside(run, _read_report), "report.json"),
@@ -94,6 +96,16 @@ def _read_model(path: Path) -> None:
     PassManager(steps, [Verify()]).run(graph, Context())
     text(graph)
     inspect(path)
+
+
+def _detectors(folder: Path) -> tuple[bytes, ...]:
+    return tuple(catalog.resolve(name, folder / "cache").read_bytes() for name in DETECTORS)
+
+
+def _compile(path: Path) -> None:
+    """As build does at a small size: recognition and all passes."""
+    graph, options = Graph.load(path), CompileOptions(size=Size(64, 96))
+    PassManager(default_pipeline(options, "onnxruntime").passes, fingerprints=False).run(graph, Context())
 
 
 def _read_sidecar(path: Path) -> None:

@@ -2,17 +2,20 @@
 
     python -m campaigns.faults --kills 200 --signals 60 --seed 1
 
-Each command runs in a child that has imported everything already, and is sent KILL, TERM, HUP or INT after a random time.
-Then nothing may be lost: what stood there is whole, or the new one is; the next run ends well and takes leftovers away.
+Each command runs in a child that has imported everything already, and is sent KILL, TERM, HUP or INT after a random time; a
+signal that came when the command had ended is sent again to another run. Then nothing may be lost: what stood there is
+whole, or the new one is; the next run ends well and takes leftovers away; what was started goes no further.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -26,57 +29,32 @@ import cv2
 import onnx
 from helpers.small_models import MODEL
 
-from onnxgraft.cli.main import main as program
+from campaigns import places
+from campaigns.processes import CLEAN, Ended, adopt, child, lingering, start
+from onnxgraft.cli.main import app
 from onnxgraft.cli.stops import WORDS
 from onnxgraft.golden import catalog, scenes
 
-BUILD = ("build", "small.onnx", "--passes", "upgrade-opset,simplify", "--target", "onnxruntime")
-CLEAN = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-NAMES = ("out", "out put", "выход-出", "-o.new-x", os.fsdecode(b"by\xff\xfete"))  # of build folders
+BUILD = ("build", "small.onnx", "--passes", "upgrade-opset,simplify", "--no-proof")
+NAMES = ("out", "out put", "выход-出", "-o.new-x", "line\nbreak", os.fsdecode(b"by\xff\xfete"))  # of build folders
+DETECTOR, SIZE = "semantic_fpn_thin", ("--size", "64x96")
+CALIBRATE = ("calibrate", DETECTOR, "--images", "pictures", *SIZE, "-o", "c.json")
+TRIES = 40  # runs until a signal comes in time
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a child ended: its exit code (negative: a signal), what it said on stderr, and its seconds."""
+class Command:
+    """A command that is ended.
 
-    code: int
-    said: str
-    seconds: float
+    Attributes:
+        arguments: of the program.
+        whole: "", or what of its results is not as it should be, however it ended.
+        before: makes a run do the work again.
+    """
 
-
-def child(arguments: Sequence[str], folder: Path, how: signal.Signals | None = None, after: float = 0.0) -> Ended:
-    """Run the program in a fork of this process, in `folder`; send it a signal after so many seconds."""
-    said = folder / ".stderr"
-    started = time.monotonic()
-    pid = os.fork()
-    if pid == 0:
-        _become(arguments, folder, said)
-    if how is not None:
-        time.sleep(after)
-        os.kill(pid, how)
-    _, status = os.waitpid(pid, 0)
-    ended = Ended(os.waitstatus_to_exitcode(status), said.read_text(errors="replace"), time.monotonic() - started)
-    said.unlink()
-    return ended
-
-
-def _become(arguments: Sequence[str], folder: Path, said: Path) -> None:
-    try:
-        os.chdir(folder)
-        out, err = os.open(os.devnull, os.O_WRONLY), os.open(said, os.O_WRONLY | os.O_CREAT)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.argv = ["onnxgraft", *arguments]
-        program()
-        sys.stdout.flush()
-        os._exit(0)
-    except SystemExit as end:
-        sys.stderr.flush()
-        os._exit(end.code if isinstance(end.code, int) else 1)
-    finally:
-        os._exit(99)
+    arguments: tuple[str, ...]
+    whole: Callable[[], str]
+    before: Callable[[], object] = lambda: None
 
 
 def whole_build(folder: Path) -> str:
@@ -90,8 +68,9 @@ def whole_build(folder: Path) -> str:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """What no build should leave."""
-    return sorted(name for name in os.listdir(folder) if name.startswith(".") and (".new-" in name or ".lock" in name))
+    """What no command should leave."""
+    words = ".new-", ".lock", ".part", ".old"
+    return sorted(name for name in os.listdir(folder) if name.startswith(".") and any(word in name for word in words))
 
 
 class Campaign:
@@ -105,13 +84,18 @@ class Campaign:
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.chance = folder, random.Random(seed)
         self.counts: Counter[str] = Counter()
+        self.ended: Counter[signal.Signals] = Counter()
         self.faults: list[str] = []
+        self.seconds: dict[tuple[str, ...], float] = {}
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
-        (folder / "tmp").mkdir()
+        for name in ("tmp", "pictures", "labels"):
+            (folder / name).mkdir()
         onnx.save(onnx.parser.parse_model(MODEL), folder / "small.onnx")
-        (folder / "pictures").mkdir()
         for index in range(3):
-            cv2.imwrite(str(folder / "pictures" / f"{index}.png"), scenes.draw(index, (48, 64))[0])
+            picture = scenes.draw(index, (48, 64))[0]
+            cv2.imwrite(str(folder / "pictures" / f"{index}.png"), picture)
+            cv2.imwrite(str(folder / "labels" / f"{index}.png"), picture[..., 0] % 5)
+        adopt()
 
     def fault(self, what: str) -> None:
         self.faults.append(what)
@@ -123,60 +107,79 @@ class Campaign:
             self.fault(f"{what}: {ended.code}: {ended.said[:300]}")
         return ended
 
-    def stop(self, arguments: Sequence[str], seconds: float, how: signal.Signals, what: str) -> None:
-        """Send one signal within `seconds`, and see that a clean one ends the command in one line."""
-        ended = child(arguments, self.folder, how, self.chance.uniform(0, seconds))
-        self.counts[f"{what} {how.name} {'in time' if ended.code else 'too late'}"] += 1
-        if how in CLEAN and ended.code not in (0, 128 + how):
-            if ended.code != -how:  # it came before the program could listen
+    def stop(self, what: str, command: Command, how: signal.Signals) -> None:
+        """Send one signal at a random moment, and see that a clean one ends the command in one line."""
+        for _ in range(TRIES):
+            command.before()
+            ended = child(command.arguments, self.folder, how, self.chance.uniform(0, self.seconds[command.arguments]))
+            if lingering():
+                self.fault(f"{what} {how.name}: something that it started went on")
+            if ended.in_time:
+                break
+            self.counts[f"{what} {how.name} after its end (not counted)"] += 1
+            if ended.code:
+                self.fault(f"{what}: {ended.code}: {ended.said[:300]}")
+        self.counts[f"{what} {how.name}"] += ended.in_time
+        self.ended[how] += ended.in_time
+        if how in CLEAN and ended.in_time and ended.code != -how:  # -how: it came before the program could listen
+            last = ended.said.splitlines()[-1:]
+            if ended.code != 128 + how or not last or not last[0].startswith(f"error: {WORDS}"):
                 self.fault(f"{what} {how.name}: exit code {ended.code}: {ended.said[:300]}")
-        elif how in CLEAN and ended.code and ended.said.splitlines()[-1:] != [f"error: {WORDS}"]:
-            self.fault(f"{what} {how.name}: said {ended.said[:300]!r}")
 
-    def builds(self, signals: Sequence[signal.Signals]) -> None:
+    def measure(self, command: Command, what: str) -> None:
+        command.before()
+        self.seconds[command.arguments] = self.must_end_well(command.arguments, what).seconds
+
+    def builds(self, what: str, more: tuple[str, ...], signals: Sequence[signal.Signals]) -> None:
         """A build over a build: one of the two stands there, whole; leftovers go with the next."""
         for index, how in enumerate(signals):
             name = NAMES[index % len(NAMES)]
-            place = self.folder / f"builds {index % len(NAMES)}" / name
+            place = self.folder / f"{what} {index % len(NAMES)}" / name
             place.parent.mkdir(exist_ok=True)
-            command = [*BUILD, f"--output={place}"]
+            command = Command((*BUILD, *more, f"--output={place}"), lambda place=place: whole_build(place))  # type: ignore[misc]
             if not place.exists():
-                self.seconds = self.must_end_well(command, f"build {index}").seconds
+                self.measure(command, f"{what} {index}")
             before = leftovers(place.parent)  # of a kill: this one may end before it takes them away
-            self.stop(command, 1.1 * self.seconds, how, "build")
-            wrong = whole_build(place)
-            if wrong:
-                self.fault(f"build {index} {how.name}: {wrong}")
+            self.stop(what, command, how)
+            if wrong := command.whole():
+                self.fault(f"{what} {index} {how.name}: {wrong}")
             if how in CLEAN and set(leftovers(place.parent)) - set(before):
-                self.fault(f"build {index} {how.name} left {leftovers(place.parent)}")
+                self.fault(f"{what} {index} {how.name} left {leftovers(place.parent)}")
             if index % 5 == 4 or wrong:
-                self.must_end_well(command, f"build after {index}")
+                self.must_end_well(command.arguments, f"{what} after {index}")
                 if leftovers(place.parent):
-                    self.fault(f"build after {index} left {leftovers(place.parent)}")
+                    self.fault(f"{what} after {index} left {leftovers(place.parent)}")
 
-    def command(self, what: str, arguments: Sequence[str], signals: Sequence[signal.Signals], whole: Callable[[], str]) -> None:
-        """A command that writes files: none is half-written, and it ends well afterwards."""
+    def command(self, what: str, command: Command, signals: Sequence[signal.Signals]) -> None:
+        """A command that writes files: none is half-written, and it ends well afterwards and leaves nothing."""
         if not signals:
             return
-        seconds = self.must_end_well(arguments, what).seconds
+        self.measure(command, what)
         for how in signals:
-            self.stop(arguments, 1.1 * seconds, how, what)
-            if wrong := whole():
+            self.stop(what, command, how)
+            if wrong := command.whole():
                 self.fault(f"{what} {how.name}: {wrong}")
-        self.must_end_well(arguments, f"{what} in the end")
-        if left := [name for name in os.listdir(self.folder / "tmp") if name.startswith("onnxgraft-")]:
+        self.must_end_well(command.arguments, f"{what} in the end")
+        left = [name for name in os.listdir(self.folder / "tmp") if name.startswith("onnxgraft-")]
+        if left := [*left, *leftovers(self.folder)]:
             self.fault(f"{what} left {left}")
 
-    def detector(self, infers: Sequence[signal.Signals], calibrations: Sequence[signal.Signals]) -> None:
-        """infer and calibrate with the golden detector at a small size."""
-        build = ["build", "mask_rcnn", "--size", "64x96", "--target", "onnxruntime", "--no-checks", "-o", "detector"]
-        if infers:
-            self.must_end_well(build, "build of the detector")
-        pictures = [f"pictures/{index}.png" for index in range(3)]
-        found = ["infer", "detector", *pictures, "--json", "found.json", "--draw", "drawn"]
-        self.command("infer", found, infers, self._whole_found)
-        measured = ["calibrate", "mask_rcnn", "--images", "pictures", "--size", "64x96", "-o", "c.json"]
-        self.command("calibrate", measured, calibrations, self._whole_calibration)
+    def commands(self) -> dict[str, Command]:
+        """What is run with a detector, which is built first."""
+        self.must_end_well(["build", DETECTOR, *SIZE, "--target", "onnxruntime", "--no-proof", "-o", "detector"], "detector")
+        pictures = tuple(f"pictures/{index}.png" for index in range(3))
+        self.must_end_well([*CALIBRATE[:-1], "reference.json"], "calibrate")
+        found = {
+            "infer": Command(("infer", "detector", *pictures, "--json", "found.json", "--draw", "drawn"), self._whole_found),
+            "calibrate": Command(CALIBRATE, self._whole_calibration, lambda: (self.folder / "c.json").unlink(missing_ok=True)),
+            "eval": Command(
+                ("eval", "detector", "--images", "pictures", "--semantic", "labels", "--json", "figures.json"),
+                lambda: "" if "semantic" in (self.folder / "figures.json").read_text() else "figures.json is not whole",
+            ),
+        }
+        if any(command.name == "package" for command in app.registered_commands):
+            found["package"] = Command(("package", "detector", "--cpp", "packed"), lambda: "")
+        return found
 
     def _whole_found(self) -> str:
         held = [*self.folder.glob("drawn/*.png"), self.folder / "found.json"]
@@ -185,10 +188,12 @@ class Campaign:
         return "; ".join(f"{path.name} is not whole" for path in held[:-1] if cv2.imread(str(path)) is None)
 
     def _whole_calibration(self) -> str:
-        place = self.folder / "c.json"
-        wrong = "" if not place.exists() or json.loads(place.read_text())["images"] else "c.json is not whole"
-        place.unlink(missing_ok=True)
-        return wrong
+        """What an interrupted run left goes on to the very bytes of a run that nobody interrupted."""
+        if not (self.folder / "c.json").exists() and self.chance.random() < 0.3:
+            self.must_end_well(CALIBRATE, "calibrate again")
+            same = (self.folder / "c.json").read_bytes() == (self.folder / "reference.json").read_bytes()
+            return "" if same else "c.json has other statistics after an interrupt"
+        return ""
 
     def cache(self, kills: int) -> None:
         """Two processes make the same file of the cache at once, one of them killed: it is whole, or not there."""
@@ -205,7 +210,7 @@ class Campaign:
             os.kill(pids[0], signal.SIGKILL)
             for pid in pids:
                 os.waitpid(pid, 0)
-            self.counts["cache SIGKILL"] += 1
+            self.counts["cache shared with one that is killed"] += 1
             for path in (self.folder / "cache").glob("*.onnx"):
                 if hashlib.sha256(path.read_bytes()).hexdigest() != whole:
                     self.fault(f"{path.name} is not whole")
@@ -213,37 +218,18 @@ class Campaign:
 
     def two_at_once(self, times: int) -> None:
         """Two builds of one folder: one is told to wait, or both end well one after the other."""
-        command = [*BUILD, "-o", "both"]
+        command = [*BUILD, "--target", "onnxruntime", "-o", "both"]
         for _ in range(times):
-            pids = []
-            for index in range(2):
-                pid = os.fork()
-                if pid == 0:
-                    _become(command, self.folder, self.folder / f".stderr{index}")
-                pids.append(pid)
+            said = [self.folder / f".stderr{index}" for index in range(2)]
+            pids = [start(command, self.folder, file) for file in said]
             codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-            told = [(self.folder / f".stderr{index}").read_text() for index in range(2)]
+            told = [file.read_text() for file in said]
             self.counts[f"two at once: {sorted(codes)}"] += 1
-            stopped = [said for code, said in zip(codes, told, strict=True) if code]
-            if len(stopped) == 2 or any("another build is writing it" not in said for said in stopped):
+            stopped = [line for code, line in zip(codes, told, strict=True) if code]
+            if len(stopped) == 2 or any("another build is writing it" not in line for line in stopped):
                 self.fault(f"two at once: {codes} {told}")
             if wrong := whole_build(self.folder / "both"):
                 self.fault(f"two at once: {wrong}")
-
-    def places(self) -> None:
-        """Where nothing can be written, one line says so and nothing is left."""
-        (self.folder / "file").write_text("mine")
-        for place in ("/proc/x/out", "file", "file/out", "/", ".", "..", "a" * 300, "/dev/null/x", "pictures"):
-            self._refused([*BUILD, "-o", place])
-        self._refused(["infer", "detector", "pictures/0.png", "--json", "/proc/x.json"])
-        self._refused(["calibrate", "mask_rcnn", "--images", "pictures", "--size", "64x96", "-o", "/proc/c.json"])
-
-    def _refused(self, arguments: Sequence[str]) -> None:
-        ended = child(arguments, self.folder)
-        self.counts["places"] += 1
-        line = ended.said.rstrip("\n")
-        if ended.code != 1 or "\n" in line or not line.startswith("error: ") or "fault of onnxgraft" in line:
-            self.fault(f"{arguments[-1][:40]}: {ended.code}: {ended.said[:300]}")
 
 
 def campaign(kills: int, signals: int, seed: int, detector: bool = True) -> Campaign:
@@ -252,13 +238,17 @@ def campaign(kills: int, signals: int, seed: int, detector: bool = True) -> Camp
         done = Campaign(Path(folder), seed)
         ends = [signal.SIGKILL] * kills + [CLEAN[i % len(CLEAN)] for i in range(signals)]
         done.chance.shuffle(ends)
-        share = len(ends) // 8 if detector else 0
-        done.builds(ends[2 * share :])
-        if detector:
-            done.detector(ends[:share], ends[share : 2 * share])
+        commands = done.commands() if detector else {}
+        share = len(ends) // 8
+        for name, command in commands.items():
+            done.command(name, command, [ends.pop() for _ in range(share)])
+        if detector and importlib.util.find_spec("tensorrt_rtx"):
+            done.builds("engine", ("--target", "tensorrt-rtx"), [ends.pop() for _ in range(share)])
+        done.builds("build", ("--target", "onnxruntime"), ends)
         done.cache(max(1, kills // 20))
         done.two_at_once(max(1, kills // 20))
-        done.places()
+        places.everywhere(done.folder, bool(commands), done.counts, done.fault)
+        shutil.rmtree(done.folder / "tmp")
     return done
 
 
@@ -267,12 +257,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--signals", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--light", action="store_true", help="leave out what needs a detector")
+    parser.add_argument("--light", action="store_true", help="leave out what needs a detector, and engines")
     args = parser.parse_args()
     done = campaign(args.kills, args.signals, args.seed, not args.light)
     for what, count in sorted(done.counts.items()):
         print(f"{count:5} {what}")
-    print(f"seed {args.seed}: {sum(done.counts.values())} attempts, {len(done.faults)} faults")
+    kills, signals = done.ended[signal.SIGKILL], sum(done.ended[how] for how in CLEAN)
+    print(f"seed {args.seed}: {kills} kills and {signals} signals in time, {len(done.faults)} faults")
     sys.exit(bool(done.faults))
 
 

@@ -1,6 +1,6 @@
 """Hostile files: each is read as the product reads it, in a process with limits of memory and time.
 
-    python -m campaigns.fuzz_files --cases 10000 --seed 1
+    python -m campaigns.fuzz_files --cases 10500 --seed 1
     python -m campaigns.fuzz_files --seed 1 --only model --case 37 --keep m.onnx    # one case again, and its file
 
 A case ends well when the file is read, or refused by an error of the product's own in one line. Everything else is a fault:
@@ -103,7 +103,7 @@ def run(seed: int, todo: list[tuple[str, int]]) -> Iterator[tuple[str, int, str]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Read hostile files.")
-    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--cases", type=int, default=10_500)
     parser.add_argument("--first", type=int, default=0, help="leave out the cases before this one")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", help="one kind")

@@ -11,7 +11,8 @@ import pytest
 from campaigns.fuzz_files import plan, run
 
 KINDS = [
-    "model", "structure", "sidecar", "manifest", "report", "times", "calibration", "cache", "annotations", "proposals", "image",
+    "model", "structure", "detector", "sidecar", "manifest", "report", "times", "nodes", "calibration", "cache", "annotations",
+    "proposals", "image",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they fork and limit memory as Linux does")

@@ -26,7 +26,9 @@ def test_an_int8_engine_is_built(name: str, tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     cv2.imwrite(str(pictures / "0.png"), picture(name))
-    options = Options(precision="int8", size=(height, width), target="tensorrt-rtx", checks=False, calib=pictures)
+    options = Options(
+        precision="int8", size=(height, width), target="tensorrt-rtx", checks=False, proof=False, calib=pictures
+    )
     build = compile(catalog.resolve(name, tmp_path / "cache"), tmp_path / "out", options)
     engine = build.manifest.engine
     assert (tmp_path / "out" / engine).stat().st_size == build.manifest.sizes[engine] > 100_000

@@ -20,6 +20,7 @@ from onnxgraft.quantization import dataset as picture_sets
 from onnxgraft.quantization.calibration import Calibration, Key
 from onnxgraft.quantization.collect import collect
 from onnxgraft.quantization.dataset import Picture
+from onnxgraft.quantization.histogram import Histogram
 
 SIZE = 16
 KEY = Key("tiny", {"canvas": [SIZE, SIZE]})
@@ -80,6 +81,32 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(tiny: tuple[Graph, Contex
     assert loads == [0, 1, 2, 3, 4]
     assert comparable(resumed) == comparable(whole)
     assert not state.exists()
+
+
+@pytest.mark.parametrize("nth", [1, 3, 4, 5, 6])
+def test_an_interrupt_between_two_tensors_counts_no_picture_twice(
+    nth: int, tiny: tuple[Graph, Context], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three tensors a picture: the interrupt comes when the nth one of the run has been counted."""
+    pictures, state, add = [picture(i) for i in range(5)], tmp_path / "part", Histogram.add
+    whole = collect(*tiny, NAMES, KEY, pictures)
+    count = iter(range(1, 100))
+
+    def interrupted(self: Histogram, values: np.ndarray) -> None:
+        add(self, values)
+        if next(count) == nth:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Histogram, "add", interrupted)
+        patch.setattr("onnxgraft.quantization.collect.STATE_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt) as stop:
+            collect(*tiny, NAMES, KEY, pictures, state)
+    kept = (nth - 1) // 3
+    told = [f"{state} keeps {kept} of 5 images: the same command goes on from there"] if kept else []
+    assert getattr(stop.value, "__notes__", []) == told
+    assert state.exists() == bool(kept)
+    assert comparable(collect(*tiny, NAMES, KEY, pictures, state)) == comparable(whole)
 
 
 def test_a_killed_run_loses_only_the_last_moments(

@@ -266,7 +266,7 @@ def test_the_shipped_calibration_fits_the_golden_graph() -> None:
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_rtx_builds_the_full_size_graph(precision: str, tmp_path: Path) -> None:
     options = Options(precision=precision, size=(128, 128), roi_sampling="fixed2", target="tensorrt-rtx", checks=False,
-                      builder_optimization_level=0, calib_images=1 if precision == "int8" else None)  # fmt: skip
+                      proof=False, builder_optimization_level=0, calib_images=1 if precision == "int8" else None)  # fmt: skip
     info = compile("mask_rcnn_R_50_FPN_3x", tmp_path / "out", options).manifest.engine_info
     assert info is not None
     layers = info["layer_types"]

@@ -12,13 +12,15 @@ import onnx
 import onnx.helper
 import pytest
 from helpers.small_models import BAD, MODEL
-from helpers.stages import SIZE
+from helpers.stages import SEED
 
 from onnxgraft import CompileOptions, InputError, Options
+from onnxgraft.golden import scenes
 from onnxgraft.passes.default import default_pipeline
 from onnxgraft.tools.bisect import Stage, bisect
 
 LENGTH = 16
+SIZE = (128, 160)
 PASSES = """
 from dataclasses import dataclass
 import numpy as np
@@ -95,11 +97,16 @@ def test_a_pass_that_raises_is_found(model: Path) -> None:
     assert "ZeroDivisionError" in found.reason
 
 
+@pytest.fixture(scope="module")
+def scene() -> np.ndarray:
+    return scenes.draw(SEED, SIZE)[0]
+
+
 def test_parity_finds_a_wrong_pass_of_the_real_detector(golden_model: Path, scene: np.ndarray, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.py"
     wrong.write_text(WRONG)
     passes = (
-        "upgrade-opset,simplify,fix-input{height=256,width=320},normalize-input,inject-anchors,decode-boxes,rpn-nms,"
+        "upgrade-opset,simplify,fix-input{height=128,width=160},normalize-input,inject-anchors,decode-boxes,rpn-nms,"
         "roi-align,box-nms,shift-boxes,mask-head,name-outputs"
     )
     found = bisect(golden_model, "parity", Options(passes=passes, load=(wrong,)), images=[scene])
@@ -135,7 +142,7 @@ def test_parity_finds_a_wrong_pass_around_one_that_changes_answers_by_intent(
     wrong = tmp_path / "wrong.py"
     wrong.write_text(WRONG)
     passes = (
-        "upgrade-opset,simplify,fix-input{height=256,width=320},normalize-input,inject-anchors,decode-boxes,rpn-nms,"
+        "upgrade-opset,simplify,fix-input{height=128,width=160},normalize-input,inject-anchors,decode-boxes,rpn-nms,"
         f"roi-align,{tail}"
     )
     found = bisect(golden_model, "parity", Options(passes=passes, load=(wrong,)), images=[scene])

@@ -21,7 +21,7 @@ from onnxgraft.quantization.sensitivity import Damage
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.tools.sensitivity import report_on
 
-PICTURE, CANVAS = (300, 400), (192, 256)
+PICTURE, CANVAS = (200, 300), (128, 192)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_build_is_ranked_and_its_budget_met(pictures: Path, tmp_path: Path) -> None:
-    build = ["--precision", "int8", "--target", "onnxruntime", "--size", f"{CANVAS[0]}x{CANVAS[1]}"]
+    build = ["--precision", "int8", "--target", "onnxruntime", "--no-proof", "--size", f"{CANVAS[0]}x{CANVAS[1]}"]
     done = cli("build", "mask_rcnn", *build, "--calib", str(pictures / "images"), "-o", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = report_on(str(tmp_path / "run"), pictures / "images", pictures / "instances.json", 1, 0.002, 2,
