@@ -1,12 +1,4 @@
-"""Non-maximum suppression in ops that TensorRT for RTX builds: no NMS, NonZero or plugin.
-
-Greedy suppression over candidates sorted by score is the fixed point of
-
-    keep = entering & not(any earlier kept candidate of the class overlaps)
-
-Each iteration is one product of the suppression matrix with `keep`; the first i candidates are
-right after i iterations, so K iterations are enough for any input, and a few are in practice.
-"""
+"""Non-maximum suppression in ops that TensorRT for RTX builds: candidates in, survivors out. See `native.suppression`."""
 
 from __future__ import annotations
 
@@ -16,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from onnxgraft.errors import PluginError
 from onnxgraft.ir.value import Value, concat, where
 from onnxgraft.plugins.builder import Builder, tensor_info
+from onnxgraft.plugins.native.suppression import Rule, suppress
 from onnxgraft.plugins.native.topk import TOP_K_LIMIT, top_k
 
 _NEVER = float(np.float32(-3.0e38))  # sorts after every score, finite so that it survives products
@@ -109,7 +102,8 @@ def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> o
         class_of = element - anchor * np.int32(classes)
         corners = _corners(p, boxes, anchor if p.box_rows == p.scores[1] else element)
     same_class = None if p.agnostic or classes == 1 else class_of
-    keep = suppress(b, corners, values > _PRESENT, same_class, p)
+    rule = Rule(p.iou_threshold, None if p.in_place else p.rows, p.matmul)
+    keep = suppress(b, corners, values > _PRESENT, same_class, (batch, p.taken), rule)
     (_in_place if p.in_place else _emit)(b, p, keep, values, corners, class_of, outputs)
     return b.graph(
         "efficient_nms",
@@ -139,55 +133,6 @@ def _best_class(keyed: Value) -> tuple[Value, Value]:
     return best.squeeze(2), label.squeeze(2).cast(TensorProto.INT32)
 
 
-def suppress(
-    b: Builder, corners: Value, entering: Value, class_of: Value | None, p: NmsProblem
-) -> Value:
-    """keep bool [B,K] of candidates [B,K,4] sorted by score, best first, of which `entering` [B,K] count."""
-    place = _places(b, entering, p.taken)
-    low, high = corners.take([0, 1], axis=2), corners.take([2, 3], axis=2)
-    low, high = low.min(high), low.max(high)
-    side = high - low
-    area = side.take(0, axis=2) * side.take(1, axis=2)
-    sides = [_overlap_1d(low.take(i, axis=2), high.take(i, axis=2)) for i in (0, 1)]
-    inter = sides[0] * sides[1]
-    union = area.unsqueeze(2) + area.unsqueeze(1) - inter
-    clash = (inter > 0.0) & (inter / union >= np.float32(p.iou_threshold))
-    clash = clash & (place.unsqueeze(1) < place.unsqueeze(2))
-    if class_of is not None:
-        clash = clash & class_of.unsqueeze(2).equal(class_of.unsqueeze(1))
-    matrix = clash.cast(p.matmul)
-    start = entering.cast(p.matmul).unsqueeze(2)
-    return _fixed_point(b, matrix, start, p) > _of(p.matmul, 0.5)
-
-
-def _places(b: Builder, entering: Value, k: int) -> Value:
-    """0..K-1 in each row of int32 [B,K], tied to run-time data: a builder that folded the K x K comparison of constants
-    would store it in the engine."""
-    return b.op("Max", np.arange(k, dtype=np.int32)[None, :], entering.cast(TensorProto.INT32) - np.int32(1))
-
-
-def _fixed_point(b: Builder, matrix: Value, start: Value, p: NmsProblem) -> Value:
-    groups, k = p.scores[0], p.taken
-    body = b.body()
-    keep = body.input("keep_in")
-    hits = body.op("MatMul", matrix, keep)
-    free = (hits < _of(p.matmul, 0.5)).cast(p.matmul) * body.here(start)
-    moved = (free - keep).abs().cast(TensorProto.FLOAT)
-    moved = moved.reshape(1, groups * k).amax(0, 1)
-    again = moved > 0.5
-    body.output(again, "again_out")
-    body.output(free, "keep_out")
-    shape = (groups, k, 1)
-    graph = body.graph(
-        "suppress",
-        [tensor_info("trip", (), TensorProto.INT64), tensor_info("again_in", (), TensorProto.BOOL),
-         tensor_info("keep_in", shape, p.matmul)],
-        [tensor_info("again_out", (), TensorProto.BOOL), tensor_info("keep_out", shape, p.matmul)],
-    )
-    kept = b.op("Loop", np.array(k, np.int64), np.array(True), start, body=graph)
-    return kept.squeeze(2)
-
-
 def _threshold(b: Builder, p: NmsProblem, scores: Value) -> Value:
     """Scores [B,N,C] with everything that does not enter put where TopK finds it last."""
     passes = scores >= np.float32(p.limit)
@@ -213,12 +158,6 @@ def _coded(p: NmsProblem, box: Value) -> Value:
         return box
     centre, half = box.take([0, 1], axis=2), box.take([2, 3], axis=2) * 0.5
     return concat(centre - half, centre + half, axis=2)
-
-
-def _overlap_1d(low: Value, high: Value) -> Value:
-    start = low.unsqueeze(2).max(low.unsqueeze(1))
-    stop = high.unsqueeze(2).min(high.unsqueeze(1))
-    return (stop - start).max(0.0)
 
 
 def _in_place(
@@ -259,8 +198,3 @@ def _give_out(b: Builder, p: NmsProblem, alive: Value, rows: tuple[Value, Value,
         (np.float32, np.float32, np.int32), strict=True,
     ):  # fmt: skip
         b.output(concat(value, np.zeros(shape, kind), axis=1) if missing else value, name)
-
-
-def _of(dtype: int, value: float) -> np.generic:
-    kind: type[np.generic] = helper.tensor_dtype_to_np_dtype(dtype).type
-    return kind(value)

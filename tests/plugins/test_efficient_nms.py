@@ -214,6 +214,30 @@ def test_a_chain_needs_as_many_iterations_as_boxes() -> None:
     assert check(a, boxes, scores) == [150]
 
 
+def test_a_chain_across_blocks() -> None:
+    """1300 boxes in three blocks: what a block keeps decides in the next one."""
+    left = np.arange(1300, dtype=np.float32) * 4
+    boxes = np.stack([left, left * 0, left + 6, left * 0 + 10], axis=1)[None]
+    scores = np.linspace(0.9, 0.1, 1300, dtype=np.float32)[None, :, None]
+    a = attrs(iou_threshold=0.2, max_output_boxes=1300)
+    assert check(a, boxes, scores) == [650]
+
+
+@pytest.mark.parametrize("rows", [3, 200, 2000])
+@pytest.mark.parametrize("matmul", ["float32", "float16"])
+def test_blocks_of_images_that_differ(rows: int, matmul: str) -> None:
+    """2054 candidates in five blocks, the last not full; the images have all, few and none, and enough after some blocks."""
+    rng = np.random.default_rng(18)
+    boxes = make_boxes(rng, 3, 1027, size=400)
+    scores = rng.permutation(3 * 1027 * 2).reshape(3, 1027, 2).astype(np.float32) / (3 * 1027 * 2)
+    scores[1, 40:] = 0
+    scores[2] = 0
+    a = attrs(score_threshold=0.01, max_output_boxes=rows)
+    counts = check(a, boxes, scores, matmul=matmul)
+    assert counts[0] > min(rows, 150) - 1
+    assert counts[2] == 0
+
+
 @pytest.mark.parametrize("per_class", [False, True])
 def test_a_product_in_half_precision(per_class: bool) -> None:
     rng = np.random.default_rng(13)
