@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -23,15 +24,18 @@ from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTIONS, POOLED, Fact
 from onnxgraft.plugins.efficient_nms import DENSE
 
+_MOST_STEPS = 64  # of two; 0 as a threshold, the smallest float when it is "above 0", is left to the dense path
+
 
 @dataclass(frozen=True, kw_only=True)
 class BoxNMS(DetectorPass[BoxHead]):
     """Decode, clip and suppress the box head's output by EfficientNMS_TRT, per class.
 
     detectron2 keeps score > threshold and suppresses IoU > threshold; the plugin compares with >=, so it gets the next
-    float up. Legal when (1) the box head was recognised. Options override the export's values. The plugin takes the
-    5000 best boxes of an image; candidates beyond that are lost (detectron2 has no cap). A detector without a box head is
-    left alone.
+    float up. Below 0.007, where the plugin would sort all elements and give out some that failed, scores and threshold
+    are multiplied by a power of two, which no comparison notices. Legal when (1) the box head was recognised. Options
+    override the export's values. The plugin takes the 5000 best boxes of an image; candidates beyond that are lost
+    (detectron2 has no cap). A detector without a box head is left alone.
     """
 
     requires: ClassVar[tuple[Fact | str, ...]] = (POOLED,)
@@ -65,16 +69,21 @@ class BoxNMS(DetectorPass[BoxHead]):
         scores = _class_scores(_mean(b, stages), b.of(ctx.values.proposals.valid), ctx.batch, rows, head.num_classes)
         boxes = _class_boxes(b, ctx, head, proposals)
         threshold = just_above(head.score_threshold if self.score_threshold is None else self.score_threshold)
+        scale = _lift(threshold)
+        if scale != 1.0:
+            scores = (scores * constant("scale", scale)).named("scaled_scores")
         count, kept, best, classes = add_plugin(
             b, "EfficientNMS_TRT", [boxes, scores],
             [("num_detections", np.int32, None), ("boxes", np.float32, None),
              ("scores", np.float32, None), ("classes", np.int32, None)],
-            score_threshold=threshold,
+            score_threshold=threshold * scale,
             iou_threshold=just_above(head.nms_threshold if self.iou_threshold is None else self.iou_threshold),
             max_output_boxes=self.detections or head.detections_per_image,
             background_class=-1, score_activation=0, class_agnostic=0, box_coding=0,
         )  # fmt: skip
-        if threshold < DENSE:
+        if scale != 1.0:
+            best = (best * constant("scale_back", 1 / scale)).named("best_scores")
+        elif threshold < DENSE:
             count, kept, best, classes = _real_ones(kept, best, classes)
         _hand_over(graph, ctx, b, kept, classes)
         made = {Role.NUM_DETECTIONS: count, Role.BOXES: kept, Role.SCORES: best, Role.CLASSES: classes}
@@ -86,6 +95,15 @@ class BoxNMS(DetectorPass[BoxHead]):
         set_outputs(graph, ctx, [*(value.handle for value in made.values()), *others])
         graph.cleanup()
         _fix_output_rows(graph, ctx, ctx.batch * int(kept.shape[1]))
+
+
+def _lift(threshold: float) -> float:
+    """The power of two that brings a threshold to where the plugin sorts only what passes it (1, where there is none).
+
+    Scores and threshold times a power of two compare as they did, bit for bit, and come back as they were.
+    """
+    steps = math.ceil(math.log2(DENSE / threshold))
+    return 2.0**steps if 0 < steps <= _MOST_STEPS else 1.0
 
 
 def _real_ones(boxes: Value, scores: Value, classes: Value) -> tuple[Value, ...]:

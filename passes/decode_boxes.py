@@ -18,10 +18,10 @@ from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import ANCHORS, DECODED_BOXES, NORMALIZED_INPUT, Fact
 from onnxgraft.pipeline.values import LevelValues
 
-NEVER = -65536.0  # below what EfficientNMS_TRT gives to boxes under its threshold (-32768)
-# A proposal of probability 0 is one that does not exist. Every runtime's sigmoid is positive down to -17.7 (ONNX Runtime's is
-# 0 below -18, a GPU's below -88), so lower logits are drawn together there, in their order.
-_KNEE, _SLOPE, _LOWEST_LOGIT = -17.0, 2.0**-10, -17.5
+NEVER = -65536.0
+"""The logit of a proposal that does not exist."""
+ABSENT = NEVER / 2
+"""What a logit must exceed to be one."""
 _LARGEST = 3.0e38
 
 
@@ -76,10 +76,7 @@ def _rule_out(decoded: Value, clipped: Value, best: Value, side: float) -> Value
     largest_coordinate = decoded.abs().named("magnitude").amax(2).named("largest")
     finite = (largest_coordinate < constant("huge", _LARGEST)).named("finite")
     smallest = shortest_side(clipped)
-    exists = (best > constant("absent", NEVER / 2)).named("exists")
+    exists = (best > constant("absent", ABSENT)).named("exists")
     nonempty = (smallest > constant("min_size", float(side))).named("nonempty")
     valid = ((finite & nonempty).named("has_area") & exists).named("valid")
-    low = (best * constant("slope", _SLOPE)).named("drawn_together")
-    low = (low + constant("knee", _KNEE * (1 - _SLOPE))).named("below_knee")
-    positive = best.max(low.max(constant("lowest", _LOWEST_LOGIT)).named("not_lower")).named("bounded")
-    return where(valid, positive, constant("never", NEVER)).named("scores")
+    return where(valid, best, constant("never", NEVER)).named("scores")

@@ -88,20 +88,24 @@ class EfficientNMS(PluginOp):
     options = (
         Attribute(
             "max_candidates", "int",
-            "candidates per image (grouping flat, box) or per class (grouping class) that enter; "
-            "0: all, at most 3840 (grouping box: all). May exceed the plugin's cap of 5000",
+            "candidates per image that enter; 0: all, at most 3840 (grouping box: all). May exceed the plugin's cap of 5000",
             0, allowed="0 or more", check=lambda v: v >= 0,
         ),
         choice(
-            "grouping", "flat", ("flat", "class", "box"),
-            "flat: one K x K problem per image. class: C problems per image, cheaper where the "
-            "classes' candidates are many and disjoint (RPN levels); no cap of 5000. box: one "
-            "K x K problem of boxes that pass the threshold in one class at most (a dense head's)",
+            "grouping", "flat", ("flat", "box"),
+            "flat: the best candidates of all boxes and classes. box: one candidate of each box, whose scores pass the "
+            "threshold in one class at most (a dense head's)",
         ),
         flag(
             "below_threshold_tail", 1,
             "1: the dense case's elements below the threshold come out at the tail, as in the "
             "plugin; 0: they never enter",
+        ),
+        flag("presorted", 0, "1: every image's scores of one class come best first, so that nothing need be sorted"),
+        flag(
+            "in_place", 0,
+            "1: what survives stays in its row and the others' rows are zero, for callers that sort anyway; where every "
+            "candidate has a row",
         ),
         choice(
             "matmul", "float32", ("float32", "float16"),

@@ -21,9 +21,11 @@ class LoweringOptions:
 class NmsLowering(LoweringOptions):
     """Of EfficientNMS_TRT and UncappedNMS."""
 
-    grouping: Literal["flat", "class", "box"] | None = None
+    grouping: Literal["flat", "box"] | None = None
     max_candidates: int | None = None
     below_threshold_tail: Literal[0, 1] | None = None
+    presorted: Literal[0, 1] | None = None
+    in_place: Literal[0, 1] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,12 +54,11 @@ class LevelValues:
 @dataclass(frozen=True)
 class ProposalValues:
     """Proposals: boxes [N, P, 4] in pixels of the canvas, bool valid [N, P], int64 numbers of the first image's valid rows
-    (None where nothing of the export reads proposals), int32 count [N, 1] of those that survived suppression."""
+    (None where nothing of the export reads proposals)."""
 
     boxes: str
     valid: str
     valid_rows: str | None = None
-    count: str | None = None
 
 
 class ResultValues(dict[Role, str]):

@@ -1,12 +1,4 @@
-"""Non-maximum suppression in ops that TensorRT for RTX builds: no NMS, NonZero or plugin.
-
-Greedy suppression over candidates sorted by score is the fixed point of
-
-    keep = entering & not(any earlier kept candidate of the class overlaps)
-
-Each iteration is one product of the suppression matrix with `keep`; the first i candidates are
-right after i iterations, so K iterations are enough for any input, and a few are in practice.
-"""
+"""Non-maximum suppression in ops that TensorRT for RTX builds: candidates in, survivors out. See `native.suppression`."""
 
 from __future__ import annotations
 
@@ -16,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from onnxgraft.errors import PluginError
 from onnxgraft.ir.value import Value, concat, where
 from onnxgraft.plugins.builder import Builder, tensor_info
+from onnxgraft.plugins.native.suppression import Rule, suppress
 from onnxgraft.plugins.native.topk import TOP_K_LIMIT, top_k
 
 _NEVER = float(np.float32(-3.0e38))  # sorts after every score, finite so that it survives products
@@ -42,8 +35,9 @@ class NmsProblem:
     agnostic: bool
     centre_size: bool
     candidates: int
-    by_class: bool
     one_class: bool
+    presorted: bool
+    in_place: bool
     matmul: int
 
     @staticmethod
@@ -64,8 +58,9 @@ class NmsProblem:
             agnostic=bool(attrs["class_agnostic"]),
             centre_size=bool(attrs["box_coding"]),
             candidates=options["max_candidates"],
-            by_class=options["grouping"] == "class",
             one_class=options["grouping"] == "box",
+            presorted=bool(options["presorted"]),
+            in_place=bool(options["in_place"]),
             matmul=TensorProto.FLOAT16 if options["matmul"] == "float16" else TensorProto.FLOAT,
         )
 
@@ -75,48 +70,41 @@ class NmsProblem:
         return int(np.prod(self.boxes[1:-1]))
 
     @property
-    def groups(self) -> int:
-        """Independent suppressions, G: one per image, or per image and class."""
-        return self.scores[0] * (self.scores[2] if self.by_class else 1)
-
-    @property
     def taken(self) -> int:
-        """Candidates per group, K."""
+        """Candidates per image, K."""
         _, count, classes = self.scores
-        if self.by_class:
-            return min(self.candidates or TOP_K_LIMIT, count)
         if self.one_class:
             return min(self.candidates or count, count)
         return min(self.candidates or TOP_K_LIMIT, count * classes)
 
+    def check(self) -> None:
+        """Raises PluginError where the options do not fit the problem."""
+        _, count, classes = self.scores
+        if self.presorted and (classes > 1 or self.taken != count or self.box_rows != count):
+            raise PluginError("lowering of EfficientNMS_TRT: presorted=1 needs one class and a place for every box")
+        if self.in_place and self.rows != self.taken:
+            raise PluginError(f"lowering of EfficientNMS_TRT: in_place=1 gives a row to each of {self.taken} candidates, "
+                              f"max_output_boxes is {self.rows}")  # fmt: skip
+
 
 def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.GraphProto:
     """The graph of one problem: inputs boxes, scores; outputs as EfficientNMS gives them."""
-    if p.by_class and p.agnostic:
-        raise PluginError("lowering of EfficientNMS_TRT: grouping=class needs class_agnostic=0")
+    p.check()
     b = Builder()
     boxes, scores = b.input(inputs[0]), b.input(inputs[1])
-    batch, count, classes = p.scores
-    keyed = _threshold(b, p, scores)
-    k = p.taken
-    if p.by_class:
-        keyed = keyed.transpose(0, 2, 1).reshape(batch * classes, count)
-        values, index = top_k(keyed, batch * classes, k)
-        group = np.tile(np.arange(classes, dtype=np.int32), batch)[:, None]
-        element = index * np.int32(classes) + group
-    elif p.one_class and classes > 1:
-        best, label = _best_class(keyed)
-        values, row = top_k(best, batch, k)
-        element = row * np.int32(classes) + label.take_along(row, axis=1)
+    batch, _, classes = p.scores
+    if p.presorted:
+        values, corners = _threshold(b, p, scores).reshape(batch, p.taken), _coded(p, boxes.reshape(batch, p.taken, 4))
+        class_of = b.constant(np.zeros((batch, p.taken), np.int32))
     else:
-        values, element = top_k(keyed.reshape(batch, count * classes), batch, k)
-    anchor = element / np.int32(classes)
-    class_of = element - anchor * np.int32(classes)
-    shared = p.box_rows == count
-    corners = _corners(b, p, boxes, anchor if shared else element)
-    same_class = None if p.by_class or p.agnostic or classes == 1 else class_of
-    keep = suppress(b, corners, values > _PRESENT, same_class, _places(b, element, k), p)
-    _emit(b, p, keep, values, corners, class_of, k * (classes if p.by_class else 1), outputs)
+        values, element = _candidates(b, p, _threshold(b, p, scores))
+        anchor = element / np.int32(classes)
+        class_of = element - anchor * np.int32(classes)
+        corners = _corners(p, boxes, anchor if p.box_rows == p.scores[1] else element)
+    same_class = None if p.agnostic or classes == 1 else class_of
+    rule = Rule(p.iou_threshold, None if p.in_place else p.rows, p.matmul)
+    keep = suppress(b, corners, values > _PRESENT, same_class, (batch, p.taken), rule)
+    (_in_place if p.in_place else _emit)(b, p, keep, values, corners, class_of, outputs)
     return b.graph(
         "efficient_nms",
         [tensor_info(inputs[0], p.boxes), tensor_info(inputs[1], p.scores)],
@@ -129,58 +117,20 @@ def lower_nms(p: NmsProblem, inputs: Sequence[str], outputs: Sequence[str]) -> o
     )
 
 
+def _candidates(b: Builder, p: NmsProblem, keyed: Value) -> tuple[Value, Value]:
+    """The best K of each image: their scores [B,K], best first, and int32 places in the image's [N * C]."""
+    batch, count, classes = p.scores
+    if p.one_class and classes > 1:
+        best, label = _best_class(keyed)
+        values, row = top_k(best, batch, p.taken)
+        return values, row * np.int32(classes) + label.take_along(row, axis=1)
+    return top_k(keyed.reshape(batch, count * classes), batch, p.taken)
+
+
 def _best_class(keyed: Value) -> tuple[Value, Value]:
     """Of scores [N,R,C], each box's best score [N,R] and its class, int32."""
     best, label = keyed.topk([1], axis=-1)
     return best.squeeze(2), label.squeeze(2).cast(TensorProto.INT32)
-
-
-def suppress(
-    b: Builder, corners: Value, entering: Value, class_of: Value | None, place: Value, p: NmsProblem
-) -> Value:
-    """keep bool [G,K] of candidates [G,K,4] sorted by score, best first; place [G,K] counts them."""
-    low, high = corners.take([0, 1], axis=2), corners.take([2, 3], axis=2)
-    low, high = low.min(high), low.max(high)
-    side = high - low
-    area = side.take(0, axis=2) * side.take(1, axis=2)
-    sides = [_overlap_1d(low.take(i, axis=2), high.take(i, axis=2)) for i in (0, 1)]
-    inter = sides[0] * sides[1]
-    union = area.unsqueeze(2) + area.unsqueeze(1) - inter
-    clash = (inter > 0.0) & (inter / union >= np.float32(p.iou_threshold))
-    clash = clash & (place.unsqueeze(1) < place.unsqueeze(2))
-    if class_of is not None:
-        clash = clash & class_of.unsqueeze(2).equal(class_of.unsqueeze(1))
-    matrix = clash.cast(p.matmul)
-    start = entering.cast(p.matmul).unsqueeze(2)
-    return _fixed_point(b, matrix, start, p) > _of(p.matmul, 0.5)
-
-
-def _places(b: Builder, element: Value, k: int) -> Value:
-    """0..K-1 in each row of int32 [G,K], tied to run-time data (elements are never negative): a
-    builder that folded the K x K comparison of constants would store it in the engine."""
-    return b.op("Max", np.arange(k, dtype=np.int32)[None, :], np.int32(-1) - element)
-
-
-def _fixed_point(b: Builder, matrix: Value, start: Value, p: NmsProblem) -> Value:
-    groups, k = p.groups, p.taken
-    body = b.body()
-    keep = body.input("keep_in")
-    hits = body.op("MatMul", matrix, keep)
-    free = (hits < _of(p.matmul, 0.5)).cast(p.matmul) * body.here(start)
-    moved = (free - keep).abs().cast(TensorProto.FLOAT)
-    moved = moved.reshape(1, groups * k).amax(0, 1)
-    again = moved > 0.5
-    body.output(again, "again_out")
-    body.output(free, "keep_out")
-    shape = (groups, k, 1)
-    graph = body.graph(
-        "suppress",
-        [tensor_info("trip", (), TensorProto.INT64), tensor_info("again_in", (), TensorProto.BOOL),
-         tensor_info("keep_in", shape, p.matmul)],
-        [tensor_info("again_out", (), TensorProto.BOOL), tensor_info("keep_out", shape, p.matmul)],
-    )
-    kept = b.op("Loop", np.array(k, np.int64), np.array(True), start, body=graph)
-    return kept.squeeze(2)
 
 
 def _threshold(b: Builder, p: NmsProblem, scores: Value) -> Value:
@@ -193,54 +143,58 @@ def _threshold(b: Builder, p: NmsProblem, scores: Value) -> Value:
     return where(passes, scores, p.below)
 
 
-def _corners(b: Builder, p: NmsProblem, boxes: Value, row: Value) -> Value:
-    """[G,K,4] corners; `row` [G,K] indexes an image's own boxes."""
+def _corners(p: NmsProblem, boxes: Value, row: Value) -> Value:
+    """[B,K,4] corners; `row` [B,K] indexes an image's own boxes."""
     batch = p.boxes[0]
     if batch > 1:
-        each = p.groups // batch
-        first = np.repeat(np.arange(batch, dtype=np.int32) * np.int32(p.box_rows), each)
+        first = np.arange(batch, dtype=np.int32) * np.int32(p.box_rows)
         row = row + first[:, None]
-    box = boxes.reshape(batch * p.box_rows, 4).take(row)
+    return _coded(p, boxes.reshape(batch * p.box_rows, 4).take(row))
+
+
+def _coded(p: NmsProblem, box: Value) -> Value:
+    """Corners of boxes [B,K,4] as they were given."""
     if not p.centre_size:
         return box
     centre, half = box.take([0, 1], axis=2), box.take([2, 3], axis=2) * 0.5
     return concat(centre - half, centre + half, axis=2)
 
 
-def _overlap_1d(low: Value, high: Value) -> Value:
-    start = low.unsqueeze(2).max(low.unsqueeze(1))
-    stop = high.unsqueeze(2).min(high.unsqueeze(1))
-    return (stop - start).max(0.0)
+def _in_place(
+    b: Builder, p: NmsProblem, keep: Value, values: Value, corners: Value, class_of: Value, outputs: Sequence[str]
+) -> None:
+    """Every candidate in its row, zero where it did not survive."""
+    _give_out(b, p, keep, (corners, values, class_of), outputs)
 
 
 def _emit(
-    b: Builder, p: NmsProblem, keep: Value, values: Value, corners: Value, class_of: Value, pool: int, outputs: Sequence[str]
+    b: Builder, p: NmsProblem, keep: Value, values: Value, corners: Value, class_of: Value, outputs: Sequence[str]
 ) -> None:
-    """The best `rows` survivors out of a pool per image, zero-padded."""
+    """The best `rows` survivors of each image, zero-padded."""
+    pool = p.taken
     batch, taken = p.scores[0], min(p.rows, pool)
-    ranked = where(keep, values, _NEVER).reshape(batch, pool)
-    best, place = top_k(ranked, batch, taken)
-    alive = best > _PRESENT
+    best, place = top_k(where(keep, values, _NEVER), batch, taken)
     if batch > 1:
         place = place + (np.arange(batch, dtype=np.int32) * np.int32(pool))[:, None]
     box = corners.reshape(batch * pool, 4).take(place)
     label = class_of.reshape(batch * pool).take(place)
+    _give_out(b, p, best > _PRESENT, (box, best, label), outputs)
+
+
+def _give_out(b: Builder, p: NmsProblem, alive: Value, rows: tuple[Value, Value, Value], outputs: Sequence[str]) -> None:
+    """Boxes, scores and classes [B,R,...] where `alive` [B,R], else zero, with zeros behind them."""
+    box, best, label = rows
+    batch, missing = p.scores[0], p.rows - min(p.rows, p.taken)
     score = best.sigmoid() if p.sigmoid else best
     total = alive.cast(TensorProto.FLOAT).sum(1, keepdims=True)
     b.output(total.cast(TensorProto.INT32), outputs[0])
-    missing = p.rows - taken
-    rows = (
+    filled = (
         where(alive.unsqueeze(2), box, 0.0),
         where(alive, score, 0.0),
         where(alive, label, np.int32(0)),
     )
     for value, name, shape, kind in zip(
-        rows, outputs[1:], ((batch, missing, 4), (batch, missing), (batch, missing)),
+        filled, outputs[1:], ((batch, missing, 4), (batch, missing), (batch, missing)),
         (np.float32, np.float32, np.int32), strict=True,
     ):  # fmt: skip
         b.output(concat(value, np.zeros(shape, kind), axis=1) if missing else value, name)
-
-
-def _of(dtype: int, value: float) -> np.generic:
-    kind: type[np.generic] = helper.tensor_dtype_to_np_dtype(dtype).type
-    return kind(value)

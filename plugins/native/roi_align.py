@@ -1,45 +1,32 @@
 """RoIAlign as gathers, in ops that TensorRT for RTX builds.
 
-All maps become one table of rows [sum(B*H*W), C] (channels last). A sample point reads four rows
-with bilinear weights. The weights factor into one for y and one for x, and the mean over a bin's
-samples is a factor 1/r in each, so that masked samples simply weigh nothing:
+All maps become one table of rows [sum(B*H*W), C] (channels last). How many samples a bin takes is the `sampling` option:
 
-    out[r,p,q] = sum over samples (i,j) of sum over corners wy(r,p,i) * wx(r,q,j) * row
+fixed2   2 x 2 for every box: not detectron2's adaptive sampling.
+masked4  r x r with r = min(adaptive r, 4): exact where r <= 4.
+exact    the adaptive r of each box.
 
-Sample positions are taken one after the other and accumulated, which keeps the peak at a few
-tensors of the output's size. How many positions there are is the `sampling` option:
-
-fixed2   2 x 2 for every box: not detectron2's adaptive sampling, cheapest.
-masked4  r x r with r = min(adaptive r, 4): exact where r <= 4; a Loop of at most 16 trips.
-exact    the adaptive r of each box; the Loop's trip count is the largest ry*rx of any box.
-
-Boxes differ much in samples (1 to 50), so adaptive samplings sort them by it and run the Loop for
-one group of boxes after the other (`roi_groups`): fewer trips for most boxes, smaller tensors.
-
-A sampling_ratio above 0 needs none of them: r x r for every box, unrolled up to 2 x 2.
+Up to 2 x 2 samples that are the same for every box are read one by one, four rows each with bilinear weights. More of them, and
+numbers that differ from box to box, are one weighted window a box (`native.window`), whose cost does not depend on them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
 from onnxgraft.ir.value import Value, concat
 from onnxgraft.plugins.builder import Builder, tensor_info
 from onnxgraft.plugins.native.bilinear import Axis, Grid, Pooling, axis_weights, read_sample
-from onnxgraft.plugins.native.topk import top_k
+from onnxgraft.plugins.native.window import windowed
 from onnxgraft.plugins.schema import Attribute, choice
 
 UNROLLED = 2
-"""Largest samples per axis that are unrolled; more run in a Loop, which builds 60 times faster."""
+"""Largest samples per axis that are read one by one."""
 MASKED = 4
 """Samples per axis of masked4."""
-
-_ENDLESS = 1 << 20  # trip limit; the Loop's condition ends it
 
 SAMPLING = choice(
     "roi_sampling", "exact", ("exact", "masked4", "fixed2"),
@@ -52,8 +39,8 @@ DTYPE = choice(
 )  # fmt: skip
 GROUPS = Attribute(
     "roi_groups", "int",
-    "groups of boxes in which adaptive sampling runs, at most; the number used divides the boxes",
-    4, allowed="at least 1", check=lambda v: v >= 1,
+    "groups of boxes of like windows, at most; the number used divides the boxes",
+    8, allowed="at least 1", check=lambda v: v >= 1,
 )  # fmt: skip
 OPTIONS: tuple[Attribute, ...] = (SAMPLING, DTYPE, GROUPS)
 
@@ -81,12 +68,8 @@ def pool(
         ry, rx = y.adaptive, x.adaptive
     grid = Grid(rows, base, stride, y, x, ry, rx, p)
     if 0 < fixed <= UNROLLED:
-        total = _unrolled(b, grid, fixed)
-    elif fixed:
-        total = _looped(b, grid, b.constant(np.float32(fixed * fixed)))
-    else:
-        total = _grouped(b, grid)
-    return total.transpose(0, 3, 1, 2)
+        return _unrolled(b, grid, fixed).transpose(0, 3, 1, 2)
+    return windowed(b, grid).transpose(0, 3, 2, 1)
 
 
 def _unrolled(b: Builder, grid: Grid, count: int) -> Value:
@@ -101,88 +84,6 @@ def _unrolled(b: Builder, grid: Grid, count: int) -> Value:
             total = sample if total is None else total + sample
     assert total is not None
     return total
-
-
-def _grouped(b: Builder, grid: Grid) -> Value:
-    """The boxes in groups of like sample counts, each group with a Loop of its own length.
-
-    One Loop per group, not a Loop over groups: TensorRT's importer warns about the shape of a
-    scan output where the Loop has a condition, and refuses one without.
-    """
-    p = grid.pooling
-    groups = max(n for n in range(1, p.roi_groups + 1) if p.boxes % n == 0)
-    if groups == 1:
-        return _looped(b, grid, _most(b, grid.ry, grid.rx))
-    size = p.boxes // groups
-    count = b.op("Max", grid.ry, 0.0) * b.op("Max", grid.rx, 0.0)
-    _, order = top_k(count.reshape(1, p.boxes), 1, p.boxes)
-    order = order.reshape(p.boxes)
-    y, x = grid.y, grid.x
-    reals = concat(
-        y.start, y.bin, y.cells, grid.ry, x.start, x.bin, x.cells, grid.rx, axis=1
-    ).take(order).reshape(groups, size, 8)  # fmt: skip
-    stride = b.op("Expand", grid.stride, np.array([p.boxes, 1]))
-    whole = concat(grid.base, stride, axis=1).take(order).reshape(groups, size, 2)
-
-    parts = []
-    for number in range(groups):
-        mine, ints = reals.take(np.array(number)), whole.take(np.array(number))
-        columns = [mine.take([i], axis=1) for i in range(8)]
-        base, line = (ints.take([i], axis=1) for i in (0, 1))
-        part = Grid(
-            grid.rows, base, line, Axis(*columns[:4]), Axis(*columns[4:]),
-            columns[3], columns[7], replace(p, boxes=size),
-        )  # fmt: skip
-        parts.append(_looped(b, part, _most(b, part.ry, part.rx)))
-    done = concat(*parts, axis=0)
-    here = np.arange(p.boxes, dtype=np.int32)
-    back = b.op("ScatterElements", np.zeros_like(here), order, here, axis=0)
-    return done.take(back)
-
-
-def _looped(b: Builder, grid: Grid, positions: Value) -> Value:
-    """Sample t of a box is line floor(t / rx), column t mod rx: boxes finish independently."""
-    p = grid.pooling
-    kind = np.float32 if p.dtype == TensorProto.FLOAT else np.float16
-    shape = (p.boxes, p.height, p.width, p.channels)
-    body = b.body()
-    step, total = body.input(body.fresh("step_in")), body.input(body.fresh("total_in"))
-    step_out, total_out, more_out = (body.fresh(n) for n in ("step_out", "total_out", "more_out"))
-    rx = body.op("Max", grid.rx, 1.0)
-    line_no = body.op("Floor", (step + 0.5) / rx)
-    column_no = step - line_no * rx
-    line = axis_weights(body, grid.y, grid.ry, line_no, p.height, p)
-    column = axis_weights(body, grid.x, grid.rx, column_no, p.width, p)
-    body.output(total + read_sample(body, grid, line, column), total_out)
-    after = step + 1.0
-    body.output(after, step_out)
-    body.output(after < positions, more_out)
-    graph = body.graph(
-        "sample",
-        [
-            tensor_info(body.fresh("trip"), (), TensorProto.INT64),
-            tensor_info(body.fresh("more_in"), (), TensorProto.BOOL),
-            tensor_info(step.name, ()),
-            tensor_info(total.name, shape, p.dtype),
-        ],
-        [
-            tensor_info(more_out, (), TensorProto.BOOL),
-            tensor_info(step_out, ()),
-            tensor_info(total_out, shape, p.dtype),
-        ],
-    )
-    zero = b.op("Expand", kind(0), np.array(shape, np.int64))
-    _, done = b.ops(
-        "Loop", np.array(_ENDLESS, np.int64), np.array(True), np.float32(0), zero,
-        outputs=2, body=graph,
-    )  # fmt: skip
-    return done
-
-
-def _most(b: Builder, ry: Value, rx: Value) -> Value:
-    """Samples per bin of the box that has most, a scalar."""
-    per_box = ry.max(0.0) * rx.max(0.0)
-    return per_box.amax(0, 1)
 
 
 def output_graph(

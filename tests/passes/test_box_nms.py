@@ -49,11 +49,23 @@ def test_a_higher_score_threshold_keeps_the_better_ones(stages: Stages, tmp_path
     assert same(all_of_them.select(keep), run(stages, tmp_path, score_threshold=0.5)) is None
 
 
-def test_what_failed_a_low_threshold_is_not_counted(stages: Stages, tmp_path: Path) -> None:
+@pytest.mark.parametrize("threshold", [0.001, 0.0])
+def test_what_failed_a_low_threshold_is_not_counted(threshold: float, stages: Stages, tmp_path: Path) -> None:
     """Below 0.007 the plugin gives out elements under the threshold, too, and counts them."""
-    found = run(stages, tmp_path, score_threshold=0.001, detections=4000)
-    assert len(stages.detections("box-nms")) < len(found) < 4000
-    assert found.scores.min() > 0.001
+    found = run(stages, tmp_path, score_threshold=threshold, detections=4000)
+    assert len(stages.detections("box-nms")) < len(found) < 4000 + (threshold == 0)
+    assert found.scores.min() > threshold
+
+
+def test_a_low_threshold_is_lifted_to_where_little_is_sorted(stages: Stages, tmp_path: Path) -> None:
+    """By 8: the scores come back bit for bit."""
+    graph, ctx = stages.before_pass("box-nms")
+    run_unordered([BoxNMS(score_threshold=0.001)], graph, ctx)
+    _, nms = [node for node in graph.nodes if node.op == "EfficientNMS_TRT"]
+    assert np.float32(nms.attrs["score_threshold"]) == 8 * np.nextafter(np.float32(0.001), np.float32(1))
+    found, plain = detect(graph, ctx, stages.image, tmp_path), stages.detections("box-nms")
+    best = found.scores[0], plain.scores[0]
+    assert best[0] == best[1]
 
 
 def test_fewer_detections_are_the_best_ones(stages: Stages, tmp_path: Path) -> None:

@@ -214,13 +214,36 @@ def test_a_chain_needs_as_many_iterations_as_boxes() -> None:
     assert check(a, boxes, scores) == [150]
 
 
-@pytest.mark.parametrize("options", [{"matmul": "float16"}, {"grouping": "class"}])
+def test_a_chain_across_blocks() -> None:
+    """1300 boxes in three blocks: what a block keeps decides in the next one."""
+    left = np.arange(1300, dtype=np.float32) * 4
+    boxes = np.stack([left, left * 0, left + 6, left * 0 + 10], axis=1)[None]
+    scores = np.linspace(0.9, 0.1, 1300, dtype=np.float32)[None, :, None]
+    a = attrs(iou_threshold=0.2, max_output_boxes=1300)
+    assert check(a, boxes, scores) == [650]
+
+
+@pytest.mark.parametrize("rows", [3, 200, 2000])
+@pytest.mark.parametrize("matmul", ["float32", "float16"])
+def test_blocks_of_images_that_differ(rows: int, matmul: str) -> None:
+    """2054 candidates in five blocks, the last not full; the images have all, few and none, and enough after some blocks."""
+    rng = np.random.default_rng(18)
+    boxes = make_boxes(rng, 3, 1027, size=400)
+    scores = rng.permutation(3 * 1027 * 2).reshape(3, 1027, 2).astype(np.float32) / (3 * 1027 * 2)
+    scores[1, 40:] = 0
+    scores[2] = 0
+    a = attrs(score_threshold=0.01, max_output_boxes=rows)
+    counts = check(a, boxes, scores, matmul=matmul)
+    assert counts[0] > min(rows, 150) - 1
+    assert counts[2] == 0
+
+
 @pytest.mark.parametrize("per_class", [False, True])
-def test_native_options(options: dict[str, str], per_class: bool) -> None:
+def test_a_product_in_half_precision(per_class: bool) -> None:
     rng = np.random.default_rng(13)
     boxes = make_boxes(rng, 2, 80, *([5] if per_class else []))
     scores = rng.permutation(2 * 80 * 5).reshape(2, 80, 5).astype(np.float32) / 800
-    check(attrs(max_output_boxes=60), boxes, scores, **options)
+    check(attrs(max_output_boxes=60), boxes, scores, matmul="float16")
 
 
 @pytest.mark.parametrize("shape", [(2, 90, 6), (1, 40, 1)])
@@ -237,18 +260,46 @@ def test_one_class_a_box(shape: tuple[int, int, int]) -> None:
     assert_same(fewer, run_lowered(OP, a, boxes, scores, max_candidates=30))
 
 
-def test_rpn_levels_as_classes() -> None:
-    """Five levels with a box table each; short levels are padded with a score that ends last."""
+@pytest.mark.parametrize("rows", [70, 30])
+@pytest.mark.parametrize("coding", [0, 1])
+def test_levels_as_batch(rows: int, coding: int) -> None:
+    """Five levels, each sorted; what does not enter stands among what does, and fills up a short level."""
     rng = np.random.default_rng(14)
-    boxes = make_boxes(rng, 1, 50, 5)
-    scores = rng.normal(0, 2, (1, 50, 5)).astype(np.float32)
-    scores[0, 20:, 4] = -65536
-    a = attrs(score_activation=1, score_threshold=0.0, iou_threshold=0.7, max_output_boxes=200)
-    check(a, boxes, scores)
-    flat = run_lowered(OP, a, boxes, scores, below_threshold_tail=0)
-    grouped = run_lowered(OP, a, boxes, scores, grouping="class", below_threshold_tail=0)
-    assert_same(grouped, tuple(flat))
-    assert (flat[2][0, : flat[0].item()] > 0).all()
+    boxes = np.abs(make_boxes(rng, 5, 70)) if coding else make_boxes(rng, 5, 70)
+    scores = np.tile(np.arange(70, 0, -1, dtype=np.float32), (5, 1))[..., None]
+    scores[rng.uniform(size=scores.shape) < 0.2] = 0
+    scores[4, 20:] = 0
+    a = attrs(score_threshold=0.5, iou_threshold=0.3, max_output_boxes=rows, box_coding=coding)
+    counts = check(a, boxes, scores, presorted=1)
+    assert (counts < rows).any()
+    if rows == 70:
+        check_in_place(a, boxes, scores)
+
+
+def check_in_place(a: dict[str, Any], boxes: np.ndarray, scores: np.ndarray) -> None:
+    """What is not zero in the rows that survivors keep is what comes out in order."""
+    expected = oracles.efficient_nms(boxes, scores, **a)
+    count, kept, best, classes = run_lowered(OP, a, boxes, scores, presorted=1, in_place=1)
+    np.testing.assert_array_equal(count, expected[0])
+    assert not classes.any()
+    for image, number in enumerate(count.ravel()):
+        alive = best[image] > 0
+        assert alive.sum() == number
+        np.testing.assert_array_equal(best[image][alive], scores[image, alive, 0])
+        np.testing.assert_array_equal(kept[image][alive], expected[1][image, :number])
+        assert not kept[image][~alive].any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        ({}, {"presorted": 1}, "presorted=1 needs one class"),
+        ({}, {"in_place": 1}, "in_place=1 gives a row to each of 30 candidates, max_output_boxes is 20"),
+    ],
+)
+def test_forms_that_do_not_fit_the_node(changes: dict[str, Any], options: dict[str, Any], words: str) -> None:
+    with pytest.raises(PluginError, match=words):
+        OP.lower(attrs(**changes), SHAPES, options)
 
 
 def test_half_precision_function() -> None:
@@ -270,14 +321,20 @@ def test_function_opsets(opset: int) -> None:
     assert_same(got, oracles.efficient_nms(boxes, scores, **attrs()))
 
 
+CLASSES, LEVELS = [(2, 1000, 5, 4), (2, 1000, 5)], [(10, 1000, 4), (10, 1000, 1)]
+
+
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"matmul": "float16"}, {"grouping": "class"}, {"max_candidates": 4500}],
+    ("options", "shapes", "rows"),
+    [
+        ({}, CLASSES, 50), ({"matmul": "float16"}, CLASSES, 50), ({"max_candidates": 4500}, CLASSES, 50),
+        ({"presorted": 1, "in_place": 1}, LEVELS, 1000),
+    ],
     ids=str,
-)
-def test_tensorrt_rtx_builds_the_native_form(options: dict[str, Any]) -> None:
-    a = attrs(score_activation=1, max_output_boxes=50)
-    model = lowered_model(OP, a, [(2, 1000, 5, 4), (2, 1000, 5)], **options)
+)  # fmt: skip
+def test_tensorrt_rtx_builds_the_native_form(options: dict[str, Any], shapes: list[tuple[int, ...]], rows: int) -> None:
+    a = attrs(score_activation=1, max_output_boxes=rows)
+    model = lowered_model(OP, a, shapes, **options)
     assert build_rtx(model) < 4 << 20  # the K x K mask must not be folded into the engine
     assert largest_constant(model.graph) < 20000
 
