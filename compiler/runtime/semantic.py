@@ -32,6 +32,18 @@ def labels(logits: NDArray[np.float32], placement: Placement) -> NDArray[np.int3
     return found
 
 
+def resized(logits: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
+    """detectron2's sem_seg_postprocess: logits float32 [C, h, w] on the canvas as float32 [C, H, W] of the original image."""
+    steps = _steps(logits.shape[1:], placement)
+    found = np.empty((len(logits), *placement.original), np.float32)
+    for plane, place in zip(logits, found, strict=True):
+        plane = np.asarray(plane, np.float32)
+        for rows, columns in steps:
+            plane = interpolation.apply(plane, rows, columns)
+        place[:] = plane
+    return found
+
+
 def enlarged(logits: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
     """Logits float32 [C, h, w] as float32 [C, h * factor, w * factor], bilinear, as the head's own last step."""
     height, width = (int(d) for d in logits.shape[1:])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxgraft import targets
 from onnxgraft.detector.panoptic import Combine
-from onnxgraft.errors import OnnxgraftError, TargetError
+from onnxgraft.errors import InputError, OnnxgraftError, TargetError
 from onnxgraft.files import inside
 from onnxgraft.manifest import MANIFEST, Manifest
 from onnxgraft.runtime import images as image_ops
@@ -100,6 +100,10 @@ class Session:
         """The network's outputs for its inputs ([N, 3, H, W], ...), nothing else: what a latency is measured on."""
         return self._runner(feeds)
 
+    def close(self) -> None:
+        """Let go of the engine and its memory; what runs after it raises InputError."""
+        self._runner = _Closed(self.directory)
+
     def _run_batch(self, chunk: Sequence[str | Path | NDArray[np.uint8]]) -> Iterator[ImageResult]:
         files = [None if isinstance(item, np.ndarray) else Path(item) for item in chunk]
         pictures = [item if isinstance(item, np.ndarray) else image_ops.read_image(item) for item in chunk]
@@ -121,6 +125,17 @@ class Session:
         named = [*files, *[None] * (len(placed) - len(files))]
         boxes = [self.proposals(f, placement.original) for f, (_, placement) in zip(named, placed, strict=True)]
         return self.feeder.batch(placed, boxes)
+
+
+class _Closed(targets.Runner):
+    """Stands where a session's engine was."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises InputError."""
+        raise InputError(f"{self._directory}: this session is closed; open another one")
 
 
 def _runner(directory: Path, manifest: Manifest, engine: str, threads: int | None) -> tuple[targets.Runner, str]:

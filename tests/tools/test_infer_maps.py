@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +16,7 @@ import onnx
 import pytest
 from helpers.cli import assert_one_line_error, cli
 from helpers.semantic_networks import LOGITS, network
-from onnx import helper, numpy_helper
+from helpers.stand_ins import STORED, detected, stand_in
 
 from onnxgraft.driver.compile import compile
 from onnxgraft.errors import InputError
@@ -27,35 +26,7 @@ from onnxgraft.runtime.masks import decode
 from onnxgraft.tools import evaluate, infer
 from onnxgraft.tools.verify import verify
 
-STORED = np.load(Path(__file__).parents[1] / "data" / "runtime_maps.npz")
-CANVAS, PICTURE = (64, 96), (83, 125)
-
-
-def stand_in(folder: Path, outputs: dict[str, np.ndarray]) -> Path:
-    """A build whose network always gives `outputs` of one image."""
-    folder.mkdir()
-    image = helper.make_tensor_value_info("input_tensor", onnx.TensorProto.FLOAT, [1, 3, *CANVAS])
-    nodes, held, infos = [], [], []
-    for name, values in outputs.items():
-        tensor = numpy_helper.from_array(values[None], f"{name}_held")
-        held.append(tensor)
-        nodes.append(helper.make_node("Identity", [tensor.name], [name]))
-        infos.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
-    graph = helper.make_graph(nodes, "g", [image], infos, held)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx")
-    manifest: dict[str, Any] = {
-        "runnable": "model.onnx", "target": "onnxruntime", "source": {"model": "none.onnx"},
-        "io": {"input": {"name": "input_tensor", "shape": [1, 3, *CANVAS]}},
-        "preprocess": {"shortest_edge": 60, "longest_edge": 90}, "class_names": ["a", "b", "c"],
-        "panoptic": {"overlap_threshold": 0.3, "stuff_area_limit": 200, "instances_score_threshold": 0.4},
-    }  # fmt: skip
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
-
-
-def detected(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
-    return {"num_detections": np.array([len(boxes)], np.int32), "detection_boxes": boxes.astype(np.float32),
-            "detection_scores": scores.astype(np.float32), "detection_classes": classes.astype(np.int32)}  # fmt: skip
+PICTURE = (83, 125)
 
 
 @pytest.fixture
@@ -132,7 +103,7 @@ def test_verify_sees_a_changed_map(segmenter: Path, picture: Path, tmp_path: Pat
     model.graph.initializer.append(bias)
     for node in model.graph.node:
         node.output[:] = ["right" if name == "semantic_logits" else name for name in node.output]
-    model.graph.node.append(helper.make_node("Add", ["right", "wrong"], ["semantic_logits"]))
+    model.graph.node.append(onnx.helper.make_node("Add", ["right", "wrong"], ["semantic_logits"]))
     onnx.save(model, changed / manifest["runnable"])
     results, _ = verify(changed, [picture])
     assert [r.passed for r in results] == [False]
