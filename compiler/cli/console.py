@@ -24,9 +24,14 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
         yield lambda word: status.update(f"{what}: {word}")
 
 
+def say(line: str) -> None:
+    """Print a line as it is: a file's name may look like markup."""
+    out.print(line, markup=False, soft_wrap=True)
+
+
 @contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A progress bar with the time left, on a terminal only."""
+def bar(what: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """A progress bar with count and time left, on a terminal only; without a total it has no end."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=err, disable=not err.is_terminal) as progress:

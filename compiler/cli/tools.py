@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxgraft.cli.options import add
-from onnxgraft.cli.parameters import Engine, Model, Run
+from onnxgraft.cli.parameters import Engine, Limit, Model, Run
 from onnxgraft.errors import InputError
 from onnxgraft.options import Between, Count, Options, Share, Size
 
@@ -43,24 +43,36 @@ def inspect(
 
 def infer(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(help="Pictures of any size.")],
+    images: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns, videos, or a camera's index.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the detections to this file.")] = None,
-    draw: Annotated[Path | None, typer.Option(help="Write each picture with its detections into this folder.")] = None,
-    min_score: Annotated[Share, typer.Option(help="Draw and write detections of at least this score.")] = 0.0,
+    draw: Annotated[Path | None, typer.Option(help="Draw what is found into this folder: PNG, videos as MP4.")] = None,
+    txt: Annotated[Path | None, typer.Option(help="Write NAME.txt as NVIDIA's sample does, tab-separated.")] = None,
+    min_score: Annotated[Share | None, typer.Option(
+        help="Least score written and drawn; without it 0.5 is drawn, all written.",
+    )] = None,
+    names: Annotated[Path | None, typer.Option("--class-names", help="A name a line, or JSON; the build's.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")] = False,
+    limit: Limit = None,
     shortest_edge: Annotated[Count | None, typer.Option(help="Resize rule: shortest edge (800).")] = None,
     longest_edge: Annotated[Count | None, typer.Option(help="Resize rule: longest edge (1333).")] = None,
     engine: Engine = "auto",
     proposals: Annotated[Path | None, typer.Option(help="Fast R-CNN: boxes, as --json of an RPN's build.")] = None,
-) -> None:
-    """Detect in pictures: JSON and drawn pictures in their own coordinates."""
-    from onnxgraft.cli.console import out, working
-    from onnxgraft.tools.infer import infer as run_inference
+) -> None:  # fmt: skip
+    """Detect in pictures and videos: JSON, text and drawn pictures in their own coordinates.
 
-    with working("inference") as progress:
+    Pictures that cannot be read are named and passed over; the exit code is their number (at most 100)."""
+    from onnxgraft.cli.console import bar, say
+    from onnxgraft.tools import infer as inference
+
+    wanted = inference.Outputs(json_file=json_file, drawn=draw, txt=txt, min_score=min_score, names=names, strict=strict,
+                               limit=limit)  # fmt: skip
+    with bar("detecting") as progress:
         edges = shortest_edge, longest_edge
-        summary = run_inference(run, images, json_file, draw, min_score, edges, engine, progress, proposals)
-    for line in summary:
-        out.print(line, soft_wrap=True)
+        summary, known = inference.infer(run, images, wanted, edges, engine, progress, proposals, say)
+    for line in inference.summary_lines(wanted, summary, known):
+        say(line)
+    if summary.unread:
+        raise typer.Exit(min(len(summary.unread), 100))
 
 
 def verify(

@@ -27,7 +27,7 @@ class Array(np.ndarray):
         return self
 
     def numpy(self) -> NDArray[Any]:
-        """The same data as a plain NumPy array."""
+        """The same data, [...], as a plain NumPy array."""
         return self.view(np.ndarray)
 
 

@@ -18,7 +18,8 @@ from onnxgraft.runtime import proposals as proposal_ops
 from onnxgraft.runtime import semantic
 from onnxgraft.runtime.images import as_bgr
 from onnxgraft.runtime.instances import Boxes, Instances, array
-from onnxgraft.runtime.session import ImageResult, Session
+from onnxgraft.runtime.session import ImageResult
+from onnxgraft.runtime.variants import open_build
 
 Picture = NDArray[np.uint8] | Image.Image | str | Path
 Structures = Literal["auto", "numpy", "detectron2"]
@@ -65,7 +66,7 @@ class Predictor:
         if isinstance(proposals, (str, Path)):
             proposals = proposal_ops.read(Path(proposals))
         self._make = _maker(structures)
-        self.session = Session(folder, engine, threads=threads, proposals=proposals or proposal_ops.none)
+        self.session = open_build(folder, engine, threads=threads, proposals=proposals or proposal_ops.none)
         self.min_score = min_score
         self.class_names = self.session.manifest.class_names
         self.semantic_class_names = self.session.manifest.semantic_class_names

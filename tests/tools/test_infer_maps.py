@@ -53,11 +53,21 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile(folder / "net.onnx", folder / "out", Options(target="onnxruntime", size=(64, 96))).folder
 
 
+def detect(
+    build: Path, picture: Path, json_file: Path, drawn: Path | None = None, min_score: float | None = None
+) -> list[str]:
+    """The lines that `infer` tells of a picture."""
+    lines: list[str] = []
+    outputs = infer.Outputs(json_file=json_file, drawn=drawn, min_score=min_score)
+    infer.infer(build, [picture], outputs, tell=lines.append)
+    return lines
+
+
 def test_panoptic_json_and_picture(panoptic: Path, picture: Path, tmp_path: Path) -> None:
-    lines = infer.infer(panoptic, [picture], tmp_path / "o.json", tmp_path / "drawn")
+    lines = detect(panoptic, picture, tmp_path / "o.json", tmp_path / "drawn")
     assert lines == [f"{picture}: 6 detections, 9 panoptic segments"]
     (entry,) = json.loads((tmp_path / "o.json").read_text())
-    assert list(entry) == ["file", "boxes", "scores", "classes", "masks", "semantic", "panoptic"]
+    assert list(entry) == ["file", "boxes", "scores", "classes", "names", "masks", "semantic", "panoptic"]
     assert entry["panoptic"]["file_name"] == "o_panoptic/photo.png"
     ids = cv2.imread(str(tmp_path / entry["panoptic"]["file_name"]))[..., ::-1].astype(int) @ [1, 256, 65536]
     np.testing.assert_array_equal(ids, STORED["ids_fine"])  # the manifest's own thresholds
@@ -70,7 +80,7 @@ def test_keypoints_in_json(tmp_path: Path, picture: Path) -> None:
     boxes = STORED["heatmap_boxes"]
     outputs = detected(boxes, np.linspace(0.9, 0.5, len(boxes)), np.zeros(len(boxes)))
     build = stand_in(tmp_path / "keypoints", outputs | {"detection_keypoint_heatmaps": STORED["heatmaps"]})
-    infer.infer(build, [picture], tmp_path / "o.json", tmp_path / "drawn", min_score=0.85)
+    detect(build, picture, tmp_path / "o.json", tmp_path / "drawn", min_score=0.85)
     (entry,) = json.loads((tmp_path / "o.json").read_text())
     assert len(entry["keypoints"]) == len(entry["boxes"]) == 1
     scale = np.array([PICTURE[1] / 90, PICTURE[0] / 60])
@@ -79,7 +89,7 @@ def test_keypoints_in_json(tmp_path: Path, picture: Path) -> None:
 
 
 def test_a_network_that_only_segments(segmenter: Path, picture: Path, tmp_path: Path) -> None:
-    line, note = infer.infer(segmenter, [picture], tmp_path / "o.json", tmp_path / "drawn")
+    line, note = detect(segmenter, picture, tmp_path / "o.json", tmp_path / "drawn")
     assert note.startswith(f"note: {picture}: shrunk to 64x96 to fit the canvas of 64x96")
     (entry,) = json.loads((tmp_path / "o.json").read_text())
     assert line == f"{picture}: {len(entry['semantic'])} semantic classes"
@@ -92,7 +102,9 @@ def test_a_network_that_only_segments(segmenter: Path, picture: Path, tmp_path: 
 
 
 def test_a_picture_that_fits_is_not_said_to_be_shrunk(segmenter: Path, picture: Path) -> None:
-    assert len(infer.infer(segmenter, [picture], edges=(60, 90))) == 1
+    lines: list[str] = []
+    infer.infer(segmenter, [picture], edges=(60, 90), tell=lines.append)
+    assert len(lines) == 1
 
 
 def test_verify_sees_a_changed_map(segmenter: Path, picture: Path, tmp_path: Path) -> None:
@@ -111,7 +123,7 @@ def test_verify_sees_a_changed_map(segmenter: Path, picture: Path, tmp_path: Pat
 
 
 def test_mean_iou_of_its_own_answers_is_one(segmenter: Path, picture: Path, tmp_path: Path) -> None:
-    infer.infer(segmenter, [picture], tmp_path / "o.json")
+    detect(segmenter, picture, tmp_path / "o.json")
     (entry,) = json.loads((tmp_path / "o.json").read_text())
     labels = np.zeros(PICTURE, np.uint8)
     for part in entry["semantic"]:
