@@ -1,4 +1,7 @@
-"""manifest.json and times.json of a build folder: what was built, from what, what it takes and gives, how long it took."""
+"""manifest.json and times.json of a build folder: what was built, from what, what it takes and gives, how long it took.
+
+Long because each field of both files is told here.
+"""
 
 from __future__ import annotations
 

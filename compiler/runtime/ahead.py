@@ -11,7 +11,6 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-_END = object()
 
 
 def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
@@ -19,10 +18,10 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
 
     What making an item raises is raised where it is asked for. Closing the iterator ends the thread.
     """
-    waiting: queue.Queue[object] = queue.Queue(maxsize=max(1, depth))
+    waiting: queue.Queue[tuple[list[T], BaseException | None]] = queue.Queue(maxsize=max(1, depth))
     closed = threading.Event()
 
-    def put(what: object) -> bool:
+    def put(what: tuple[list[T], BaseException | None]) -> bool:
         while not closed.is_set():
             try:
                 waiting.put(what, timeout=0.1)
@@ -34,21 +33,23 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
     def make() -> None:
         try:
             for item in items:
-                if not put((item, None)):
+                if not put(([item], None)):
                     return
         except BaseException as error:
-            put((None, error))
+            put(([], error))
         else:
-            put(_END)
+            put(([], None))
 
     thread = threading.Thread(target=make, name="reading ahead", daemon=True)
     thread.start()
     try:
-        while (held := waiting.get()) is not _END:
-            item, error = held  # type: ignore[misc]
+        while True:
+            made, error = waiting.get()
             if error is not None:
                 raise error
-            yield item
+            if not made:
+                return
+            yield made[0]
     finally:
         closed.set()
         thread.join()

@@ -188,7 +188,8 @@ def _labels(canvas: NDArray[np.uint8], boxes: NDArray[np.int64], words: Sequence
     size = (canvas.shape[0], canvas.shape[1])
     texts = [_Text.of(text, size) for text in words]
     places = labels.arrange(boxes[::-1], [text.plate for text in texts[::-1]], size)[::-1]
-    found = [row for row in zip(boxes.tolist(), texts, places, colours, strict=True) if row[2] is not None]
+    rows = zip(boxes.tolist(), texts, places, colours, strict=True)
+    found = [(box, text, place, bgr) for box, text, place, bgr in rows if place is not None]
     for box, text, place, bgr in found:
         x, y = place[0] + text.plate[0] // 2, place[1] + text.plate[1] // 2
         corner = int(np.clip(x, box[0], box[2])), int(np.clip(y, box[1], box[3]))

@@ -174,7 +174,7 @@ def _moving(source: Source) -> Iterator[Frame]:
             good, image = capture.read()
             if not good:
                 break
-            yield Frame(source, _three_channels(image), number)
+            yield Frame(source, _three_channels(np.asarray(image, np.uint8)), number)
             number += 1
     if source.frames is not None and number < source.frames:
         yield Frame(source, None, number, f"{source.name}: ends after {number} of {source.frames} frames: it is damaged there")

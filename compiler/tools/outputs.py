@@ -140,7 +140,7 @@ class _Video:
     def __init__(self, place: Path, fps: float, size: tuple[int, ...]) -> None:
         self.place, self.size = place, (int(size[0]), int(size[1]))
         self._part = place.with_name(f".{place.stem}.part.mp4")
-        self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter_fourcc(*"mp4v"), fps, self.size[::-1])
+        self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*"mp4v"), fps, self.size[::-1])
         if not self._writer.isOpened():
             self.drop()
             raise InputError(f"{place}: OpenCV cannot write a video there")

@@ -41,7 +41,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("video") / "clip.mp4"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (96, 64))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (96, 64))
     for i in range(7):
         writer.write(np.full((64, 96, 3), 20 * i, np.uint8))
     writer.release()
@@ -118,7 +118,7 @@ def test_a_video(build: Path, video: Path, tmp_path: Path) -> None:
 def test_a_video_that_breaks_off(build: Path, video: Path, tmp_path: Path) -> None:
     """AVI keeps its frames apart, so that what is before the break is whole."""
     whole = tmp_path / "whole.avi"
-    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (96, 64))
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (96, 64))
     noise = np.random.default_rng(3)
     for _ in range(20):
         writer.write(noise.integers(0, 255, (64, 96, 3)).astype(np.uint8))
@@ -161,8 +161,10 @@ def test_names_of_sources_are_their_own(tmp_path: Path) -> None:
 
 
 def test_class_names(build: Path, pictures: Path, tmp_path: Path) -> None:
-    files = {"n.txt": "one\ntwo\n\nthree\n", "n.json": '["one", "two", "three"]', "s.json": '{"class_names": ["one", "two", "three"]}',
-             "c.json": '{"categories": [{"id": 9, "name": "three"}, {"id": 1, "name": "one"}, {"id": 4, "name": "two"}]}'}  # fmt: skip
+    categories = [{"id": 9, "name": "three"}, {"id": 1, "name": "one"}, {"id": 4, "name": "two"}]
+    names = ["one", "two", "three"]
+    files = {"n.txt": "one\ntwo\n\nthree\n", "n.json": json.dumps(names), "s.json": json.dumps({"class_names": names}),
+             "c.json": json.dumps({"categories": categories})}  # fmt: skip
     for name, text in files.items():
         (tmp_path / name).write_text(text)
         assert class_names.read(tmp_path / name) == ("one", "two", "three")
