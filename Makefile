@@ -2,9 +2,16 @@
 # the package makes .venv and installs it there, once, and again only after pyproject.toml or
 # constraints.txt changed, which pins what is installed.
 
+GIVEN_MODEL := $(origin MODEL)
+GIVEN_PRECISION := $(origin PRECISION)
 MODEL ?= mask_rcnn
 PRECISION ?= fp32
-RUN ?= build/$(notdir $(MODEL:.onnx=))/$(PRECISION)
+LAST := build/.last
+
+# The folder that MODEL and PRECISION name; where neither is given, the other verbs follow the last `make engine`.
+NAMED = build/$(notdir $(MODEL:.onnx=))/$(PRECISION)
+GIVEN := $(filter-out undefined,$(GIVEN_MODEL) $(GIVEN_PRECISION))
+RUN ?= $(or $(if $(or $(GIVEN),$(filter engine,$(MAKECMDGOALS))),,$(shell cat $(LAST) 2>/dev/null)),$(NAMED))
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,27 +38,38 @@ $(INSTALLED): pyproject.toml constraints.txt
 		"install one (on Debian and Ubuntu also python3-venv) or give PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "installing into $(VENV) (once, a minute or two)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[rtx,test]'
 	@touch $@
 
 engine: $(INSTALLED)  ## build MODEL (a golden graph or a .onnx file) in PRECISION [TARGET= SIZE= BATCH= CALIB=, ARGS= for any option of onnxgraft build]
 	@$(BIN)/onnxgraft build $(MODEL) --precision $(PRECISION) -o $(RUN) \
 		$(if $(TARGET),--target $(TARGET)) $(if $(SIZE),--size $(SIZE)) \
 		$(if $(BATCH),--batch $(BATCH)) $(if $(CALIB),--calib $(CALIB)) $(ARGS)
+	@mkdir -p $(dir $(LAST)) && echo $(RUN) > $(LAST)
+
+# A build to look at: RUN, or a line that says which there are.
+define BUILT
+	@test -e $(RUN)/manifest.json || test -e $(RUN)/report.json || { echo "error: $(RUN): no build; make engine makes one," \
+		"RUN=FOLDER names one$$(ls -d build/*/*/manifest.json 2>/dev/null | sed 's|/manifest.json||' | tr '\n' ' ' | sed 's|^|: |')" >&2; exit 1; }
+endef
 
 inspect: $(INSTALLED)  ## show what is recognised in MODEL, or why it is not
 	@$(BIN)/onnxgraft inspect $(MODEL) $(ARGS)
 
-diff: $(INSTALLED)  ## show what the passes of RUN changed [PASS=one of them]
+diff: $(INSTALLED)  ## show what the passes of the last build, or of RUN=FOLDER, changed [PASS=one of them]
+	$(BUILT)
 	@$(BIN)/onnxgraft diff $(RUN) $(PASS) $(ARGS)
 
 report: $(INSTALLED)  ## write the page that shows every pass of RUN
+	$(BUILT)
 	@$(BIN)/onnxgraft report $(RUN) $(ARGS)
 
 verify: $(INSTALLED)  ## compare the detections of RUN with the reference
+	$(BUILT)
 	@$(BIN)/onnxgraft verify $(RUN) $(ARGS)
 
 bench: $(INSTALLED)  ## measure RUN
+	$(BUILT)
 	@$(BIN)/onnxgraft bench $(RUN) $(ARGS)
 
 zoo: $(INSTALLED)  ## measure every model of detectron2's zoo; needs torch and detectron2 in .venv; hours [SIZE= ARGS=]

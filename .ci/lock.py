@@ -35,7 +35,7 @@ def resolve(python: str) -> tuple[Minor, dict[str, str]]:
         pip = [inside, "-m", "pip", "-q", "--disable-pip-version-check"]
         subprocess.run([*pip, "install", "--upgrade", "pip"], check=True)
         report = Path(folder) / "report.json"
-        subprocess.run([*pip, "install", "--dry-run", "--report", str(report), f"{ROOT}[test]"], check=True)
+        subprocess.run([*pip, "install", "--dry-run", "--report", str(report), f"{ROOT}[rtx,test]"], check=True)
         found = json.loads(report.read_text())
     version = tuple(int(part) for part in found["environment"]["python_version"].split("."))
     packages = [item["metadata"] for item in found["install"]]

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from onnxgraft.pipeline.registry import Registry as Registry
     from onnxgraft.pipeline.rewrite import Rewrite as Rewrite
     from onnxgraft.pipeline.syntax import Pipeline as Pipeline
+    from onnxgraft.runtime.predictor import Predictor as Predictor
     from onnxgraft.tools.inspect import inspect as inspect
 
 _PLACES = {
@@ -74,6 +75,7 @@ _PLACES = {
     "pipeline.registry": ("Registry",),
     "pipeline.rewrite": ("Rewrite",),
     "pipeline.syntax": ("Pipeline",),
+    "runtime.predictor": ("Predictor",),
     "tools.inspect": ("inspect",),
 }
 _MODULES = {name: f"onnxgraft.{module}" for module, names in _PLACES.items() for name in names}

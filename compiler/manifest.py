@@ -1,4 +1,7 @@
-"""manifest.json and times.json of a build folder: what was built, from what, what it takes and gives, how long it took."""
+"""manifest.json and times.json of a build folder: what was built, from what, what it takes and gives, how long it took.
+
+Long because each field of both files is told here.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.files import parsed, plain, read_json, write_json
 
 MANIFEST, TIMES = "manifest.json", "times.json"
+VARIANTS = "variants"  # folder of the other canvases and batches of a build
 IMAGE_SIZES, PROPOSALS_INPUT = "image_sizes", "proposals"  # names of a compiled graph's second inputs
 Pixels = Literal["float32", "uint8"]
 Layout = Literal["NCHW", "NHWC"]
@@ -153,6 +157,7 @@ class Manifest:
         sizes, sha256: by file name, bytes and digests of the files beside this one.
         engine_info: what the builder told, times left out.
         trtexec: the command of NVIDIA's own tool that builds the same engine.
+        variants: builds of the same model for other canvases and batches, folders of `variants/`.
     """
 
     onnxgraft: str = "unknown"
@@ -179,6 +184,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     engine_info: dict[str, Any] | None = None
     trtexec: str | None = None
+    variants: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Write manifest.json. Raises InputError."""
@@ -188,6 +194,8 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """Read manifest.json of a build folder. Raises InputError, naming file and key, when it is none."""
         path = folder / MANIFEST
+        if folder.is_file():
+            raise InputError(f"{folder}: {_instead(folder)}")
         recover(folder)
         if not path.is_file():
             raise InputError(f"{folder}: no build (it has no {MANIFEST})")
@@ -221,6 +229,15 @@ class Times:
         """Read times.json; empty where the folder has none. Raises InputError."""
         path = folder / TIMES
         return _read(cls, path) if path.is_file() else cls()
+
+
+def _instead(file: Path) -> str:
+    """What to say of a file where a build folder is wanted."""
+    if file.suffix.lower() == ".onnx":
+        return f"is a model, and a build is wanted: onnxgraft build {file} -o out, then give out"
+    if file.name == MANIFEST:
+        return f"give the folder of the build: {file.parent}"
+    return "is a file, and a build is wanted first: the folder that onnxgraft build makes"
 
 
 def _read(kind: Any, path: Path) -> Any:

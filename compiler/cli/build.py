@@ -27,13 +27,24 @@ def build(
 
     printers = [PrintText(write, options.print_after)] if options.print_after or options.print_changed else []
     output = output or Path("build") / Path(model).stem / options.precision
-    with working(f"building {output}") as progress:
+    with working(f"building {output}", _as_before(output)) as progress:
         made = compile(model, output, options, instruments=printers, progress=progress)
     for note in made.manifest.notes:
         out.print(f"note: {note}", soft_wrap=True)
     out.print(_build_line(made), soft_wrap=True)
     if made.proof is not None:
         out.print(str(made.proof), soft_wrap=True)
+
+
+def _as_before(folder: Path) -> float | None:
+    """The seconds that the build that is there now took; None without one."""
+    from onnxgraft.errors import InputError
+    from onnxgraft.manifest import Times
+
+    try:
+        return Times.read(folder).total
+    except InputError:
+        return None
 
 
 def _build_line(made: Any) -> str:
@@ -62,9 +73,9 @@ def options(
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    add(app, build, examples=(
+    add(app, build, works=True, examples=(
         "onnxgraft build model.onnx",
         "onnxgraft build model.onnx --precision fp16 --size 800x1344 -o out",
         "onnxgraft build model.onnx --precision int8 --calib pictures/",
     ))  # fmt: skip
-    add(app, options)
+    add(app, options, examples=("onnxgraft options", "onnxgraft options --markdown > options.md"))

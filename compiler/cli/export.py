@@ -13,7 +13,7 @@ from onnxgraft.options import Count, Size
 
 def register(app: typer.Typer) -> None:
     """Add `export` to the command line."""
-    add(app, export, examples=(
+    add(app, export, works=True, examples=(
         "onnxgraft export COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml -o model.onnx",
         "onnxgraft export config.yaml --weights model_final.pth -o model.onnx",
     ))  # fmt: skip

@@ -26,7 +26,6 @@ def _version(wanted: bool) -> None:
 
 app = typer.Typer(
     cls=Program,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help speaks of [defaults], which markup would swallow

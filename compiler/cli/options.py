@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from copy import copy
@@ -16,6 +17,10 @@ from onnxgraft.options import Checked, Declared, NameOf, Options, coerce, declar
 
 _METAVARS = {"bool": "", "int": "N", "float": "X", "str": "TEXT", "Path": "PATH"}
 _NAMES = {"target": targets.names()}
+_LOUD = (
+    ("quiet", ("-q", "--quiet"), "Say nothing but errors and what goes to stdout by --json -."),
+    ("verbose", ("-v", "--verbose"), "Say each step, with its time."),
+)
 
 
 class Command(TyperCommand):
@@ -56,7 +61,10 @@ class Program(TyperGroup):
             formatter.write_dl(rows)
 
 
-def add(app: typer.Typer, run: Callable[..., None], name: str = "", examples: tuple[str, ...] = (), **defaults: Any) -> None:
+def add(
+    app: typer.Typer, run: Callable[..., None], name: str = "", examples: tuple[str, ...] = (), works: bool = False,
+    **defaults: Any,
+) -> None:  # fmt: skip
     """Add a command to the program.
 
     Args:
@@ -64,6 +72,7 @@ def add(app: typer.Typer, run: Callable[..., None], name: str = "", examples: tu
             is Annotated with typer's Argument or Option. Values are read by `onnxgraft.options.coerce`.
         name: of the command; the function's when empty.
         examples: command lines for --help.
+        works: it takes a while, and has -q and -v.
         defaults: of declared options, where the command has another than `build`.
     """
     name = name or run.__name__
@@ -80,7 +89,12 @@ def add(app: typer.Typer, run: Callable[..., None], name: str = "", examples: tu
             parameters.append(_own_parameter(parameter, hint))
             readers[parameter.name] = partial(_value, parameter, hint)
 
+    if works:
+        parameters += [_keyword(flag, Annotated[bool, typer.Option(*names, help=text)], False) for flag, names, text in _LOUD]
+
     def call(**words: Any) -> None:
+        if works and (words["quiet"] or words["verbose"]):
+            importlib.import_module("onnxgraft.cli.console").set_level(-1 if words["quiet"] else 1)
         run(**{name: read(words) for name, read in readers.items()})
 
     call.__name__, call.__doc__, call.__annotations__ = run.__name__, run.__doc__, {}

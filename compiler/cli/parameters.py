@@ -15,5 +15,5 @@ Engine = Annotated[
     Literal["auto", "onnxruntime", "required"],
     typer.Option(help="What runs: the engine where it can, always ONNX Runtime, or the engine or nothing."),
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file; - prints them instead.")]
 Limit = Annotated[Count | None, typer.Option(help="At most so many pictures.")]

@@ -101,7 +101,9 @@ def plugins(
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     add(app, diff, examples=("onnxgraft diff out", "onnxgraft diff out box-nms", "onnxgraft diff a.onnx b.onnx --ops"))
-    add(app, report)
-    add(app, bisect, target="onnxruntime", examples=("onnxgraft bisect model.onnx --check parity --images photo.jpg",))
+    add(app, report, examples=("onnxgraft report out", "onnxgraft report out -o page.html"))
+    add(app, bisect, works=True, target="onnxruntime", examples=(
+        "onnxgraft bisect model.onnx --check parity --images photo.jpg",
+    ))  # fmt: skip
     add(app, passes, examples=("onnxgraft passes box-nms",))
-    add(app, plugins)
+    add(app, plugins, examples=("onnxgraft plugins",))

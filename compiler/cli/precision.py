@@ -15,9 +15,12 @@ from onnxgraft.options import CalibrationOptions, Count, Method, Options, Percen
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    add(app, calibrate, examples=("onnxgraft calibrate model.onnx --images pictures/ -o calibration.json",))
-    add(app, evaluate, "eval", examples=("onnxgraft eval out --images val2017 --annotations instances_val2017.json",))
-    add(app, sensitivity, examples=("onnxgraft sensitivity out --images pictures/",))
+    add(app, calibrate, works=True, examples=("onnxgraft calibrate model.onnx --images pictures/ -o calibration.json",))
+    add(app, evaluate, "eval", works=True, examples=(
+        "onnxgraft eval out --images val2017 --annotations instances_val2017.json",
+        "onnxgraft eval out --images val2017 --annotations instances_val2017.json --panoptic panoptic_val2017.json",
+    ))  # fmt: skip
+    add(app, sensitivity, works=True, examples=("onnxgraft sensitivity out --images pictures/",))
 
 
 def calibrate(
@@ -38,6 +41,7 @@ def calibrate(
     from onnxgraft.quantization import calibrate as run
     from onnxgraft.quantization import distributed
     from onnxgraft.quantization.calibration import merge_files
+    from onnxgraft.quantization.ranges import few_pictures
 
     if method is not None and tensorrt_cache is None:
         raise InputError("--method has no effect here: give --tensorrt-cache")
@@ -56,8 +60,8 @@ def calibrate(
             calibration, what = run.calibrate(model, output, images, limit, options, shard, progress)
     for line in calibration.skipped:
         out.print(f"note: left out: {line}", soft_wrap=True)
-    if len(calibration.pictures) == 1:
-        out.print("note: one image only: scales of other images may differ")
+    for line in few_pictures(len(calibration.pictures)):
+        out.print(f"note: {line}", soft_wrap=True)
     if tensorrt_cache is not None:
         method, percentile = method or CalibrationOptions.calib_method, percentile or CalibrationOptions.calib_percentile
         run.write_tensorrt_cache(calibration, tensorrt_cache, method, percentile)
@@ -76,12 +80,15 @@ def evaluate(
     json_file: Json = None,
 ) -> None:
     """Average precision of boxes, masks and keypoints, as COCO measures it; mean IoU of semantic maps."""
-    from onnxgraft.cli.console import bar, out, show
+    from onnxgraft.cli.console import bar, out, show, write_figures
     from onnxgraft.evaluation.table import table
     from onnxgraft.tools import evaluate as evaluation
 
     with bar("evaluating") as progress:
-        report = evaluation.evaluate(run, images, annotations, limit, stored, engine, json_file, semantic, progress)
+        report = evaluation.evaluate(run, images, annotations, limit, stored, engine, None, semantic, progress)
+    if json_file is not None:
+        write_figures(json_file, report)
+    out.quiet |= str(json_file) == "-"
     show([tuple(row) for row in table(report)])
     out.print(f"{report['images']} images; {report['what']}", soft_wrap=True)
 

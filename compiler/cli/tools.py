@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from onnxgraft.cli.options import add
-from onnxgraft.cli.parameters import Engine, Model, Run
+from onnxgraft.cli.parameters import Engine, Json, Limit, Model, Run
 from onnxgraft.errors import InputError
 from onnxgraft.options import Between, Count, Options, Share, Size
 
@@ -43,37 +43,55 @@ def inspect(
 
 def infer(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(help="Pictures of any size.")],
+    images: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns, videos, or a camera's index.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the detections to this file.")] = None,
-    draw: Annotated[Path | None, typer.Option(help="Write each picture with its detections into this folder.")] = None,
-    min_score: Annotated[Share, typer.Option(help="Draw and write detections of at least this score.")] = 0.0,
+    draw: Annotated[Path | None, typer.Option(help="Draw what is found into this folder: PNG, videos as MP4.")] = None,
+    txt: Annotated[Path | None, typer.Option(help="Write NAME.txt as NVIDIA's sample does, tab-separated.")] = None,
+    min_score: Annotated[Share | None, typer.Option(
+        help="Least score written and drawn; without it 0.5 is drawn, all written.",
+    )] = None,
+    names: Annotated[Path | None, typer.Option("--class-names", help="A name a line, or JSON; the build's.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")] = False,
+    limit: Limit = None,
     shortest_edge: Annotated[Count | None, typer.Option(help="Resize rule: shortest edge (800).")] = None,
     longest_edge: Annotated[Count | None, typer.Option(help="Resize rule: longest edge (1333).")] = None,
     engine: Engine = "auto",
     proposals: Annotated[Path | None, typer.Option(help="Fast R-CNN: boxes, as --json of an RPN's build.")] = None,
-) -> None:
-    """Detect in pictures: JSON and drawn pictures in their own coordinates."""
-    from onnxgraft.cli.console import out, working
-    from onnxgraft.tools.infer import infer as run_inference
+) -> None:  # fmt: skip
+    """Detect in pictures and videos: JSON, text and drawn pictures in their own coordinates.
 
-    with working("inference") as progress:
+    Pictures that cannot be read are named and passed over; the exit code is their number (at most 100)."""
+    from onnxgraft.cli.console import bar, say
+    from onnxgraft.tools import infer as inference
+
+    wanted = inference.Outputs(json_file=json_file, drawn=draw, txt=txt, min_score=min_score, names=names, strict=strict,
+                               limit=limit)  # fmt: skip
+    with bar("detecting") as progress:
         edges = shortest_edge, longest_edge
-        summary = run_inference(run, images, json_file, draw, min_score, edges, engine, progress, proposals)
-    for line in summary:
-        out.print(line, soft_wrap=True)
+        summary, known = inference.infer(run, images, wanted, edges, engine, progress, proposals, say)
+    for line in inference.summary_lines(wanted, summary, known):
+        say(line)
+    if summary.unread:
+        raise typer.Exit(min(len(summary.unread), 100))
 
 
 def verify(
     run: Run,
     images: Annotated[list[Path] | None, typer.Option(help="Pictures to compare on (repeatable).")] = None,
     engine: Engine = "auto",
+    json_file: Json = None,
 ) -> None:
     """Compare a build's detections with the reference; exits with 1 when they differ, or when nothing was compared."""
-    from onnxgraft.cli.console import out, working
+    from onnxgraft.cli.console import out, working, write_figures
     from onnxgraft.tools.verify import verify as run_verification
 
     with working("verifying") as progress:
         results, what = run_verification(run, images or [], engine, progress)
+    if json_file is not None:
+        rows = [{"name": r.name, "verdict": r.verdict, "passed": r.passed, **r.report.to_json()} for r in results]
+        same = all(r.passed for r in results) and any(r.compared for r in results)
+        write_figures(json_file, {"same": same, "what": what, "pictures": rows})
+    out.quiet |= str(json_file) == "-"
     for result in results:
         out.print(f"{result.verdict}  {result.name}: {result.report}", soft_wrap=True)
     out.print(what, soft_wrap=True)
@@ -92,9 +110,10 @@ def bench(
     calib_images: Annotated[Annotated[int, Between(0)] | None,
                             typer.Option(help="--precision: images for all calibrators; 0 for none [10].")] = None,
     size: Annotated[Size | None, typer.Option(help="--precision: the canvas [1344x1344].")] = None,
+    json_file: Json = None,
 ) -> None:  # fmt: skip
     """Measure: surgery and engine build beside loading and saving the file, or the latency of a build."""
-    from onnxgraft.cli.console import show, working
+    from onnxgraft.cli.console import show, working, write_figures
     from onnxgraft.tools.benchmark.latency import latency
     from onnxgraft.tools.benchmark.surgery import surgery
 
@@ -104,19 +123,23 @@ def bench(
         raise InputError(f"{'--size' if size else '--calib-images'} has no effect here: give --precision")
     model = model or "mask_rcnn_R_50_FPN_3x"
     if precision:
-        _bench_precision(model, repeat, 10 if calib_images is None else calib_images, size or Size(1344, 1344))
-        return
-    with working("measuring") as progress:
-        rows = latency(run, repeat, progress) if run else surgery(model, repeat, progress)
-    show(rows)
+        tables = _bench_precision(model, repeat, 10 if calib_images is None else calib_images, size or Size(1344, 1344))
+    else:
+        with working("measuring") as progress:
+            tables = [latency(run, repeat, progress) if run else surgery(model, repeat, progress)]
+    if json_file is not None:
+        write_figures(json_file, [[dict(zip(rows[0], row, strict=True)) for row in rows[1:]] for rows in tables])
+    if str(json_file) != "-":
+        for rows in tables:
+            show(rows)
 
 
 MANY = 200  # images of a second calibration, to see that memory does not grow
 
 
-def _bench_precision(model: str, repeat: int, images: int, size: Size) -> None:
-    """Print calibration beside onnxruntime.quantization's, and latencies of raw export, fp32 and int8."""
-    from onnxgraft.cli.console import bar, show
+def _bench_precision(model: str, repeat: int, images: int, size: Size) -> list[list[tuple[str, ...]]]:
+    """Calibration beside onnxruntime.quantization's, and latencies of raw export, fp32 and int8, as tables."""
+    from onnxgraft.cli.console import bar
     from onnxgraft.tools.benchmark.calibration import calibration
     from onnxgraft.tools.benchmark.latency import latencies
 
@@ -128,13 +151,15 @@ def _bench_precision(model: str, repeat: int, images: int, size: Size) -> None:
         tables = [latencies(model, repeat, size, tell)]
         if images:
             tables.append(calibration(model, images, MANY, size, tell))
-    for rows in tables:
-        show(rows)
+    return tables
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     add(app, inspect, examples=("onnxgraft inspect model.onnx",))
-    add(app, infer, examples=("onnxgraft infer out photo.jpg --json out.json --draw drawn",))
-    add(app, verify, examples=("onnxgraft verify out --images photo.jpg",))
-    add(app, bench, examples=("onnxgraft bench out",))
+    add(app, infer, works=True, examples=(
+        "onnxgraft infer out photo.jpg --json out.json --draw drawn",
+        "onnxgraft infer out photos/ 'more/*.png' clip.mp4 --json out.json --txt txt",
+    ))  # fmt: skip
+    add(app, verify, works=True, examples=("onnxgraft verify out --images photo.jpg",))
+    add(app, bench, works=True, examples=("onnxgraft bench out", "onnxgraft bench out --json -"))

@@ -68,10 +68,13 @@ def _written_in_text(options: Options) -> list[Declared]:
 
 
 def ranges_of(model: str, options: Options, rule: ResizeRule, progress: Callable[[str], None]) -> Provider:
-    """Where the ranges of int8 come from."""
-    return Provider(
+    """Where the ranges of int8 come from. Raises Refusal or InputError where int8 is asked for and they cannot come."""
+    provider = Provider(
         model, CACHE, options.calib, options.calib_method, options.calib_percentile, options.calib_images, progress, rule,
     )  # fmt: skip
+    if options.precision == "int8":
+        provider.check()
+    return provider
 
 
 def check_images(model: str, images: Sequence[Path], size: tuple[int, int]) -> list[NDArray[np.uint8]]:

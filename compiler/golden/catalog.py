@@ -16,8 +16,10 @@ from pathlib import Path
 from onnxgraft.errors import InputError
 from onnxgraft.files import read_json, write_atomically
 from onnxgraft.golden.weights import PACKED, write_seeded
+from onnxgraft.manifest import Manifest, is_build
 
-ROOT = Path(__file__).resolve().parents[2] / "golden_graphs"
+_INSTALLED = Path(__file__).resolve().parents[1] / "golden_graphs"  # in a wheel, with mask_rcnn alone
+ROOT = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "golden_graphs"
 
 
 def names() -> list[str]:
@@ -36,8 +38,10 @@ def folder(name: str) -> Path:
     """
     if name not in names():
         known = ", ".join(names()) or f"none, as {ROOT} is not there"
-        near = difflib.get_close_matches(name, names(), 1)
+        near = difflib.get_close_matches(name, names(), 1, 0.75)
         hint = f"; did you mean {near[0]!r}?" if near else f" (golden graphs: {known})"
+        if ROOT == _INSTALLED and not near:
+            hint = f" (golden graphs: {known}; a clone of the repository has the others)"
         raise InputError(f"{name!r} is neither a file nor a golden graph{hint}")
     return ROOT / name.partition("@")[0]
 
@@ -57,12 +61,27 @@ def resolve(model: str, cache: Path) -> Path:
     """
     path = Path(model)
     if path.is_file():
+        _refuse_output(path)
         return path
+    if path.is_dir() and is_build(path):
+        raise InputError(f"{model}: is a build, not a model; {_built_from(path)}")
     if path.suffix == ".onnx" or path.parent != Path():
         raise InputError(f"{model}: {'is a folder; give an .onnx file' if path.is_dir() else 'no such file'}")
     home = folder(model)
     variant = model.partition("@")[2]
     return materialise(home, f"model_{variant}.onnx" if variant else "model.onnx", cache)
+
+
+def _refuse_output(path: Path) -> None:
+    """Raises InputError for a compiled graph, which cannot be compiled again."""
+    if path.suffix == ".onnx" and path.parent != Path(path.anchor) and is_build(path.parent):
+        manifest = Manifest.read(path.parent)
+        if path.name in (manifest.model, manifest.runnable):
+            raise InputError(f"{path}: is what a build made, not a model that detectron2 exported; {_built_from(path.parent)}")
+
+
+def _built_from(folder: Path) -> str:
+    return f"it was built from {Manifest.read(folder).source.model}: give that to build it anew"
 
 
 def materialise(home: Path, file: str, cache: Path) -> Path:

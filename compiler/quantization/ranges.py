@@ -19,6 +19,17 @@ from onnxgraft.quantization.collect import collect, state_name
 from onnxgraft.quantization.dataset import Picture
 from onnxgraft.runtime.images import ResizeRule
 
+NEEDS = "int8 needs calibration images: give --calib DIR (about 100 pictures like those it will see)"
+_FEW = 8  # pictures of a calibration below which ranges are chance
+
+
+def few_pictures(count: int) -> list[str]:
+    """A warning for a calibration of `count` pictures, where one is due."""
+    if count >= _FEW:
+        return []
+    return [f"calibrated on {count} picture{'s' * (count != 1)} only: other pictures may exceed these ranges, and AP may fall "
+            "far; about 100 like those it will see are enough"]  # fmt: skip
+
 
 @dataclass
 class Provider:
@@ -59,7 +70,17 @@ class Provider:
         self.calibration = self._calibration(graph, ctx, names, key_of(graph, ctx, names, self.rule), notes)
         seen = {name: self.calibration.tensors[name].amax for name in names}
         amax = group_ranges(self.calibration, groups, self.method, self.percentile)
-        return Ranges(amax, seen, (*notes, *self._remarks()))
+        few = few_pictures(len(self.calibration.pictures))
+        return Ranges(amax, seen, (*notes, *few, *self._remarks()))
+
+    def check(self) -> None:
+        """Refuse, before any work, what cannot lead to ranges. Raises Refusal or InputError."""
+        if self.source is None and self.model not in catalog.names():
+            raise Refusal(NEEDS)
+        if self.source is not None and not self.source.exists():
+            raise InputError(f"{self.source}: no such folder of images or calibration file")
+        if self.source is not None and self.source.is_dir():
+            picture_sets.folder(self.source, 1)
 
     def describe(self) -> dict[str, Any] | None:
         """What a manifest says of the ranges; None when none were asked for."""
@@ -100,7 +121,7 @@ class Provider:
         if self.source is not None:
             return self._measured(graph, ctx, names, key, picture_sets.folder(self.source, self.limit), notes)
         if self.model not in catalog.names():
-            raise Refusal("int8 needs calibration images: give --calib DIR (about 100 pictures like those it will see)")
+            raise Refusal(NEEDS)
         shipped = catalog.folder(self.model) / "calibration.json"
         if shipped.is_file() and self.limit is None:
             held = Calibration.load(shipped)
@@ -140,10 +161,7 @@ class Provider:
 
     def _remarks(self) -> list[str]:
         assert self.calibration is not None
-        remarks = [f"left out of the calibration: {line}" for line in self.calibration.skipped]
-        if len(self.calibration.pictures) == 1:
-            remarks.append("calibrated on one image only: scales of other images may differ")
-        return remarks
+        return [f"left out of the calibration: {line}" for line in self.calibration.skipped]
 
 
 def _with_time_left(tell: Callable[[str], None]) -> Callable[[int, int, str], None]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.runtime import labels
 from onnxgraft.runtime.panoptic import Panoptic
 from onnxgraft.runtime.postprocess import ImageDetections
 from onnxgraft.runtime.session import ImageResult
@@ -57,8 +59,8 @@ def draw(
     if chosen.keypoints is not None:
         for points, bgr in zip(chosen.keypoints, colours, strict=True):
             _keypoints(canvas, points, bgr, pen)
-    for box, label, score, bgr in zip(corners, detections.classes, detections.scores, colours, strict=True):
-        _label(canvas, box, f"{_name(int(label), names)} {score:.2f}", bgr)
+    rows = zip(detections.classes, detections.scores, strict=True)
+    _labels(canvas, corners, [f"{_name(int(label), names)} {score:.2f}" for label, score in rows], colours)
     return canvas
 
 
@@ -120,11 +122,15 @@ def draw_panoptic(
 def _regions(canvas: NDArray[np.uint8], regions: Sequence[tuple[NDArray[np.bool_], int, str]], alpha: float) -> None:
     for mask, index, _ in regions:
         _tint(canvas, mask, colour(index), alpha)
-    for mask, index, text in regions:
+    spots, words, colours = [], [], []
+    for mask, index, text in sorted(regions, key=lambda region: int(region[0].sum())):  # the largest chooses first
         rows, columns = np.nonzero(mask)
         if len(rows):
             middle = len(rows) // 2  # a pixel of the region in its middle row
-            _label(canvas, np.array([columns[middle], rows[middle]]), text, colour(index))
+            spots.append([columns[middle], rows[middle]] * 2)
+            words.append(text)
+            colours.append(colour(index))
+    _labels(canvas, np.array(spots, np.int64).reshape(-1, 4), words, colours)
 
 
 def _keypoints(canvas: NDArray[np.uint8], points: NDArray[np.float32], bgr: Colour, pen: int) -> None:
@@ -155,21 +161,48 @@ def _tint(region: NDArray[np.uint8], mask: NDArray[np.bool_], bgr: Colour, alpha
     region[outline[1:-1, 1:-1].astype(bool)] = bgr
 
 
-def _label(canvas: NDArray[np.uint8], box: NDArray[np.int64], text: str, bgr: Colour) -> None:
-    """Text on a filled plate above the box's top left; inside the image wherever the box is."""
-    height, width = canvas.shape[:2]
-    scale = max(0.4, min(height, width) / 1800)
-    text = text.encode("ascii", "replace").decode()  # OpenCV's fonts hold nothing else
-    (text_w, text_h), below = cv2.getTextSize(text, _FONT, scale, 1)
-    if text_w + 4 > width:
-        scale *= max(0.2, (width - 4) / text_w)
-        (text_w, text_h), below = cv2.getTextSize(text, _FONT, scale, 1)
-    plate_w, plate_h = text_w + 4, text_h + below + 3
-    left = int(np.clip(box[0], 0, max(0, width - plate_w)))
-    top = int(box[1]) - plate_h if box[1] >= plate_h else int(box[1])
-    top = int(np.clip(top, 0, max(0, height - plate_h)))
-    cv2.rectangle(canvas, (left, top), (left + plate_w - 1, top + plate_h - 1), bgr, cv2.FILLED)
+@dataclass(frozen=True)
+class _Text:
+    """A label's text as OpenCV writes it: its scale, the size of its plate, and where its line lies in it."""
+
+    words: str
+    scale: float
+    plate: tuple[int, int]
+    baseline: int
+
+    @classmethod
+    def of(cls, words: str, canvas: tuple[int, int]) -> _Text:
+        height, width = canvas
+        scale = max(0.4, min(height, width) / 1800)
+        words = words.encode("ascii", "replace").decode()  # OpenCV's fonts hold nothing else
+        (text_w, text_h), below = cv2.getTextSize(words, _FONT, scale, 1)
+        if text_w + 4 > width:
+            scale *= max(0.2, (width - 4) / text_w)
+            (text_w, text_h), below = cv2.getTextSize(words, _FONT, scale, 1)
+        return cls(words, scale, (text_w + 4, text_h + below + 3), text_h + 1)
+
+
+def _labels(canvas: NDArray[np.uint8], boxes: NDArray[np.int64], words: Sequence[str], colours: Sequence[Colour]) -> None:
+    """A label for each box int64 [n, 4], the last ones choosing their place first; a line leads to one that lies apart.
+    A label that finds no place near its box is left out: it would hide another."""
+    size = (canvas.shape[0], canvas.shape[1])
+    texts = [_Text.of(text, size) for text in words]
+    places = labels.arrange(boxes[::-1], [text.plate for text in texts[::-1]], size)[::-1]
+    rows = zip(boxes.tolist(), texts, places, colours, strict=True)
+    found = [(box, text, place, bgr) for box, text, place, bgr in rows if place is not None]
+    for box, text, place, bgr in found:
+        x, y = place[0] + text.plate[0] // 2, place[1] + text.plate[1] // 2
+        corner = int(np.clip(x, box[0], box[2])), int(np.clip(y, box[1], box[3]))
+        if max(abs(corner[0] - x) - text.plate[0] // 2, abs(corner[1] - y) - text.plate[1] // 2) > 2:
+            cv2.line(canvas, corner, (x, y), bgr, 1, cv2.LINE_AA)
+    for _, text, place, bgr in found:
+        _plate(canvas, place, text, bgr)
+
+
+def _plate(canvas: NDArray[np.uint8], place: tuple[int, int], text: _Text, bgr: Colour) -> None:
+    """Text on a filled plate whose top left is `place`."""
+    (left, top), (width, height) = place, text.plate
+    cv2.rectangle(canvas, (left, top), (left + width - 1, top + height - 1), bgr, cv2.FILLED)
     luminance = 0.114 * bgr[0] + 0.587 * bgr[1] + 0.299 * bgr[2]
     ink = (0, 0, 0) if luminance > 125 else (255, 255, 255)
-    origin = (left + 2, top + text_h + 1)
-    cv2.putText(canvas, text, origin, _FONT, scale, ink, 1, cv2.LINE_AA)
+    cv2.putText(canvas, text.words, (left + 2, top + text.baseline), _FONT, text.scale, ink, 1, cv2.LINE_AA)

@@ -16,6 +16,7 @@ from onnxgraft.errors import InputError
 Layout = Literal["NCHW", "NHWC"]
 Order = Literal["BGR", "RGB"]
 _EXIF_ORIENTATION = 274
+_DEEP = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I", "F"})  # Pillow's modes of more than 8 bits
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -104,10 +105,33 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as opened:
             opened.load()
-            rgb = np.asarray(_upright(opened).convert("RGB"))
+            return as_bgr(opened)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
         raise InputError(f"{path}: not a readable image ({_cause(error)})") from error
+
+
+def as_bgr(picture: Image.Image) -> NDArray[np.uint8]:
+    """A PIL image as uint8 [H, W, 3] BGR, upright and of three channels, whatever mode and orientation it has.
+
+    16 bits a channel are scaled to 8, where Pillow alone would clip all but the darkest to white.
+    """
+    picture = _upright(picture)
+    if picture.mode in _DEEP:
+        picture = Image.fromarray(_scaled(np.asarray(picture)))
+    rgb = np.asarray(picture.convert("RGB"))
     return np.ascontiguousarray(rgb[:, :, ::-1])
+
+
+def _scaled(grey: NDArray[Any]) -> NDArray[np.uint8]:
+    """Grey values [H, W] of more than 8 bits as uint8: 16 bits by 257, what fits 8 bits as it is, others by their range."""
+    values = np.nan_to_num(grey.astype(np.float64))
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if grey.dtype == np.float32 and low >= 0 and high <= 1:
+        values, high = values * 255, 255.0
+    if high <= 255 and low >= 0 and grey.dtype.kind not in "u":
+        return np.rint(values).astype(np.uint8)
+    top = 65535.0 if low >= 0 and high <= 65535 else high
+    return np.rint((values - min(low, 0)) * (255 / max(top - min(low, 0), 1e-9))).astype(np.uint8)
 
 
 def _upright(image: Image.Image) -> Image.Image:

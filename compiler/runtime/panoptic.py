@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,14 +62,18 @@ def png_colours(ids: NDArray[np.int32]) -> NDArray[np.uint8]:
     return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
 
 
-def to_json(panoptic: Panoptic, file_name: str) -> dict[str, Any]:
+def to_json(
+    panoptic: Panoptic, file_name: str, names: Sequence[str] = (), semantic_names: Sequence[str] = ()
+) -> dict[str, Any]:
     """COCO's panoptic result of one image: {"file_name" of the picture, "segments_info": [{"id", "category_id", "isthing",
-    "area", "bbox" [x, y, width, height], of things "score"}]}."""
+    "area", "bbox" [x, y, width, height], of things "score", "name" where it is known}]}."""
     segments = []
     for entry in panoptic.info:
         rows, columns = np.nonzero(panoptic.ids == entry["id"])
         left, top = int(columns.min()), int(rows.min())
         box = [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]
         segment = {key: entry[key] for key in ("id", "category_id", "isthing")} | {"area": len(rows), "bbox": box}
-        segments.append(segment | ({"score": round(entry["score"], 6)} if "score" in entry else {}))
+        segment |= {"score": round(entry["score"], 6)} if "score" in entry else {}
+        known, label = names if entry["isthing"] else semantic_names, entry["category_id"]
+        segments.append(segment | ({"name": known[label]} if label < len(known) else {}))
     return {"file_name": file_name, "segments_info": segments}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,10 +11,12 @@ from onnxgraft.files import write_atomically
 from onnxgraft.runtime.postprocess import ImageDetections
 
 
-def to_json(file: str | Path, found: ImageDetections, threshold: float = 0.5) -> dict[str, Any]:
+def to_json(
+    file: str | Path, found: ImageDetections, threshold: float = 0.5, names: Sequence[str] = ()
+) -> dict[str, Any]:
     """One image: {"file", "boxes" [[x1, y1, x2, y2]] in pixels of the original image, "scores",
-    "classes", "masks" [COCO RLE], "keypoints" [[x, y, score] * K]}; "masks" and "keypoints" are absent
-    without such a head.
+    "classes", "names" of the classes, "masks" [COCO RLE], "keypoints" [[x, y, score] * K]}; "names" is absent where none
+    are known, "masks" and "keypoints" without such a head. A class past the end of `names` is named by its number.
 
     Keypoints are flat as in COCO's results, in the boxes' continuous coordinates: COCO's annotations
     count whole pixels, which is 0.5 less."""
@@ -25,6 +27,8 @@ def to_json(file: str | Path, found: ImageDetections, threshold: float = 0.5) ->
         "scores": [round(s, 6) for s in detections.scores.tolist()],
         "classes": detections.classes.tolist(),
     }
+    if names:
+        result["names"] = [names[c] if c < len(names) else str(c) for c in result["classes"]]
     masks = found.encoded(threshold)
     if masks is not None:
         result["masks"] = masks
@@ -35,7 +39,7 @@ def to_json(file: str | Path, found: ImageDetections, threshold: float = 0.5) ->
 
 
 def write(path: str | Path, results: Iterable[dict[str, Any]]) -> None:
-    """Write a list of `to_json` objects, one image a line, atomically; each is written as it comes, and none is kept."""
+    """Write a list of `to_json` objects, one image a line, atomically; they are taken one by one, and none is kept."""
 
     def lines(file: BinaryIO) -> None:
         before = b"[\n"

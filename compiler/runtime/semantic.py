@@ -3,6 +3,7 @@ sem_seg_postprocess and argmax give it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,18 @@ def labels(logits: NDArray[np.float32], placement: Placement) -> NDArray[np.int3
     return found
 
 
+def resized(logits: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
+    """detectron2's sem_seg_postprocess: logits float32 [C, h, w] on the canvas as float32 [C, H, W] of the original image."""
+    steps = _steps(logits.shape[1:], placement)
+    found = np.empty((len(logits), *placement.original), np.float32)
+    for plane, place in zip(logits, found, strict=True):
+        plane = np.asarray(plane, np.float32)
+        for rows, columns in steps:
+            plane = interpolation.apply(plane, rows, columns)
+        place[:] = plane
+    return found
+
+
 def enlarged(logits: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
     """Logits float32 [C, h, w] as float32 [C, h * factor, w * factor], bilinear, as the head's own last step."""
     height, width = (int(d) for d in logits.shape[1:])
@@ -39,14 +52,16 @@ def enlarged(logits: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
     return np.stack([interpolation.apply(np.asarray(plane, np.float32), rows, columns) for plane in logits])
 
 
-def encode(classes: NDArray[np.int32]) -> list[dict[str, Any]]:
+def encode(classes: NDArray[np.int32], names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """A semantic map as COCO's stuff results, one entry per class that occurs.
 
     Args:
         classes: class index of each pixel, int32 [H, W].
+        names: of the classes, as far as they are known.
 
     Returns:
-        [{"category_id": class index, "segmentation": {"size": [H, W], "counts": run-length text}}].
+        [{"category_id": class index, "name", "segmentation": {"size": [H, W], "counts": run-length text}}]; "name" is
+        absent where it is not known.
     """
     entries = []
     for label in np.unique(classes).tolist():
@@ -54,7 +69,8 @@ def encode(classes: NDArray[np.int32]) -> list[dict[str, Any]]:
         counts = rle["counts"]
         text = counts.decode("ascii") if isinstance(counts, bytes) else str(counts)
         size = [int(classes.shape[0]), int(classes.shape[1])]
-        entries.append({"category_id": int(label), "segmentation": {"size": size, "counts": text}})
+        name = {"name": names[label]} if label < len(names) else {}
+        entries.append({"category_id": int(label), **name, "segmentation": {"size": size, "counts": text}})
     return entries
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxgraft import targets
 from onnxgraft.detector.panoptic import Combine
-from onnxgraft.errors import OnnxgraftError, TargetError
+from onnxgraft.errors import InputError, OnnxgraftError, TargetError
 from onnxgraft.files import inside
 from onnxgraft.manifest import MANIFEST, Manifest
 from onnxgraft.runtime import images as image_ops
@@ -59,6 +59,18 @@ class ImageResult:
         return merge(self.found, classes, self.combine)
 
 
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A picture that is read and placed. file: None for an array. pixels: uint8 [H, W, 3] BGR. placed: see Session.place."""
+
+    file: Path | None
+    pixels: NDArray[np.uint8]
+    placed: Placed
+
+
+Picture = str | Path | NDArray[np.uint8] | Loaded
+
+
 class Session:
     """Inference over a build directory.
 
@@ -86,29 +98,38 @@ class Session:
         self.batch = self.manifest.io.image.batch
         self._runner, self.notice = _runner(self.directory, self.manifest, engine, threads)
 
-    def run(self, images: Iterable[str | Path | NDArray[np.uint8]]) -> Iterator[ImageResult]:
-        """Results in the images' order. An image is a path or uint8 [H, W, 3] BGR.
+    def run(self, images: Iterable[Picture]) -> Iterator[ImageResult]:
+        """Results in the images' order. An image is a path, uint8 [H, W, 3] BGR, or what `load` gave.
 
         Images go through in batches of the compiled size; the last one is filled up with its own
         last image, whose extra answers are dropped. Raises InputError at the first unreadable one.
         """
         remaining = iter(images)
-        while chunk := list(islice(remaining, self.batch)):
+        while chunk := [self.load(image) for image in islice(remaining, self.batch)]:
             yield from self._run_batch(chunk)
+
+    def load(self, image: Picture) -> Loaded:
+        """Read and place an image, which another thread may do ahead of `run`. Raises InputError."""
+        if isinstance(image, Loaded):
+            return image
+        file = None if isinstance(image, np.ndarray) else Path(image)
+        pixels = image if isinstance(image, np.ndarray) else image_ops.read_image(image)
+        return Loaded(file, pixels, self.place(pixels))
 
     def run_feeds(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The network's outputs for its inputs ([N, 3, H, W], ...), nothing else: what a latency is measured on."""
         return self._runner(feeds)
 
-    def _run_batch(self, chunk: Sequence[str | Path | NDArray[np.uint8]]) -> Iterator[ImageResult]:
-        files = [None if isinstance(item, np.ndarray) else Path(item) for item in chunk]
-        pictures = [item if isinstance(item, np.ndarray) else image_ops.read_image(item) for item in chunk]
-        placed = [self.place(picture) for picture in pictures]
-        outputs = self.run_feeds(self.feeds(placed, files))
+    def close(self) -> None:
+        """Let go of the engine and its memory; what runs after it raises InputError."""
+        self._runner = _Closed(self.directory)
+
+    def _run_batch(self, chunk: Sequence[Loaded]) -> Iterator[ImageResult]:
+        outputs = self.run_feeds(self.feeds([one.placed for one in chunk], [one.file for one in chunk]))
         combine = self.manifest.panoptic or Combine()
-        for i, (file, picture, (_, placement)) in enumerate(zip(files, pictures, placed, strict=True)):
-            raw = from_outputs(outputs, self.manifest.io, i)
-            yield ImageResult(file, picture, placement, raw, to_original(raw, placement), combine)
+        for i, one in enumerate(chunk):
+            raw, placement = from_outputs(outputs, self.manifest.io, i), one.placed[1]
+            yield ImageResult(one.file, one.pixels, placement, raw, to_original(raw, placement), combine)
 
     def place(self, image: NDArray[np.uint8]) -> Placed:
         """The tensor of one image, uint8 [H, W, 3] BGR, as this build's input wants it, and where the image lies in it."""
@@ -121,6 +142,17 @@ class Session:
         named = [*files, *[None] * (len(placed) - len(files))]
         boxes = [self.proposals(f, placement.original) for f, (_, placement) in zip(named, placed, strict=True)]
         return self.feeder.batch(placed, boxes)
+
+
+class _Closed(targets.Runner):
+    """Stands where a session's engine was."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises InputError."""
+        raise InputError(f"{self._directory}: this session is closed; open another one")
 
 
 def _runner(directory: Path, manifest: Manifest, engine: str, threads: int | None) -> tuple[targets.Runner, str]:

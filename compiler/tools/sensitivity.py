@@ -56,6 +56,8 @@ def report_on(
         model, size = manifest.source.model, manifest.io.image.canvas
         held = Path(run) / "calibration.json"
         calibration = calibration or (held if held.is_file() else None)
+    else:
+        catalog.resolve(run, CACHE)
     pictures, truth = _material(model, images, annotations, limit, budget_images if budget is not None else None)
     prepared = prepare(model, Options(size=Size(*size)))
     provider = Provider(model, CACHE, calibration, rule=prepared.rule)

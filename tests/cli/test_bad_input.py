@@ -12,6 +12,8 @@ from helpers.cli import assert_one_line_error, cli
 from helpers.graphs import parse_graph
 
 from onnxgraft.cli.main import main
+from onnxgraft.driver.compile import compile
+from onnxgraft.options import Options
 
 Refused = Callable[..., str]
 
@@ -167,6 +169,29 @@ def test_folders_that_are_no_build(command: str, refused: Refused, tmp_path: Pat
     (tmp_path / "folder").mkdir()
     for place in ("nowhere", "folder"):
         assert refused(command, place) == f"{place}: no build (it has no manifest.json)"
+
+
+def test_a_build_is_no_model_and_a_model_no_build(refused: Refused, conv_net: Path, tmp_path: Path) -> None:
+    compile("mask_rcnn", tmp_path / "out", Options(size=(64, 64), target="onnxruntime", proof=False, checks=False))
+    again = "it was built from mask_rcnn: give that to build it anew"
+    made = "is what a build made, not a model that detectron2 exported"
+    assert refused("build", "out") == f"out: is a build, not a model; {again}"
+    assert refused("build", "out/model.onnx", "-o", "new") == f"out/model.onnx: {made}; {again}"
+    assert refused("inspect", "out/model.onnx") == f"out/model.onnx: {made}; {again}"
+    wanted = "is a model, and a build is wanted: onnxgraft build"
+    for command in (["infer"], ["verify"], ["bench"]):
+        words = [*command, conv_net, *([conv_net] if command == ["infer"] else [])]
+        assert refused(*words) == f"{conv_net}: {wanted} {conv_net} -o out, then give out"
+
+
+def test_int8_needs_pictures_before_any_pass(refused: Refused, golden_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    asked = ("build", golden_model, "--precision", "int8", "-o", "out")
+    assert refused(*asked) == "int8 needs calibration images: give --calib DIR (about 100 pictures like those it will see)"
+    assert refused(*asked, "--calib", "gone") == "gone: no such folder of images or calibration file"
+    assert refused(*asked, "--calib", "empty") == (
+        "empty: holds no images; calibration needs some (about 100 are enough)"
+    )
 
 
 def test_without_a_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:

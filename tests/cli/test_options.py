@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers.cli import cli
 
-from onnxgraft.cli.main import main
+from onnxgraft.cli.main import app, main
+from onnxgraft.golden import catalog
 from onnxgraft.options import Options, declared
 
 
@@ -51,6 +55,9 @@ def test_the_list_of_commands_has_whole_summaries(capfd: pytest.CaptureFixture[s
     assert "exits with 1 when they differ, or when nothing was compared." in " ".join(out.split())
 
 
+NOTHING = f"'nothing' is neither a file nor a golden graph (golden graphs: {', '.join(catalog.names())})"
+
+
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
@@ -75,12 +82,55 @@ def test_the_list_of_commands_has_whole_summaries(capfd: pytest.CaptureFixture[s
         ("verify out --engine trt", "--engine: 'trt' is not one of auto, onnxruntime, required"),
         ("eval out --engine trt", "--engine: 'trt' is not one of auto, onnxruntime, required"),
         ("eval out --limit 0", "--limit is 0: give 1 or more"),
+        ("build some.onnx --precision int8", "some.onnx: no such file"),
+        ("sensitivity nothing", NOTHING),
+        ("eval nothing", NOTHING),
+        ("inspect nothing", NOTHING),
         ("sensitivity out --accuracy-budget 2", "--accuracy-budget is 2: give 0 to 1"),
     ],
 )  # fmt: skip
 def test_refused(command: str, reason: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, err = run(capfd, monkeypatch, *command.split())
     assert (code, out, err) == (1, "", f"error: {reason}\n")
+
+
+COMMANDS = [c.name for c in app.registered_commands]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example(
+    command: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out, _ = run(capfd, monkeypatch, command, "--help")
+    example = out.partition("Examples:")[2].split()
+    assert example[:2] == ["onnxgraft", command]
+
+
+def test_completion() -> None:
+    """As a shell asks for it."""
+    code = "import sys; sys.argv = ['onnxgraft']; from onnxgraft.cli.main import app; app(prog_name='onnxgraft')"
+    asked = {"_ONNXGRAFT_COMPLETE": "complete_bash", "COMP_WORDS": "onnxgraft inf", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **asked})
+    assert done.stdout.split() == ["infer"], done.stderr
+    shown = cli("--show-completion", "bash") if os.name == "nt" else cli("--help")
+    assert "--install-completion" in shown.stdout
+
+
+def test_no_word_of_a_heading_is_cut() -> None:
+    code = "from onnxgraft.cli.console import show; show([('layer', 'keypoint AP', 'accuracy')] + [('x' * 70, '1', '2')] * 2)"
+    for columns in ("40", "80"):
+        environment = {**os.environ, "COLUMNS": columns}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert all(word in done.stdout for word in ("layer", "keypoint", "AP", "accuracy", "x" * 70)), done.stdout
+
+
+def test_quiet_and_verbose(tmp_path: Path) -> None:
+    words = ("build", "mask_rcnn", "--target", "onnxruntime", "--size", "64x64", "--no-proof", "--no-checks", "-o")
+    quiet = cli(*words, tmp_path / "o", "-q")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    verbose = cli(*words, tmp_path / "o", "-v")
+    assert " s  box-nms\n" in verbose.stderr
+    assert "passes ran without checks" in verbose.stdout
 
 
 def test_version() -> None:

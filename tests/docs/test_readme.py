@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from helpers.cli import cli
@@ -46,6 +48,10 @@ def test_commands_run_in_order(tmp_path: Path) -> None:
     assert (tmp_path / "out.json").is_file()
     assert list((tmp_path / "drawn").iterdir())
     assert (tmp_path / "out" / "report.html").is_file()
+    (program,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("1344, 1344)") or "torch.Size" in done.stdout  # the photo's own pixels
     assert (tmp_path / "mine" / "passes" / "02_my-pass.diff").read_text() == ""
 
 

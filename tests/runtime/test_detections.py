@@ -15,6 +15,7 @@ from onnxgraft.evaluation.coco import evaluate
 from onnxgraft.runtime import results
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.draw import colour, draw
+from onnxgraft.runtime.labels import arrange
 from onnxgraft.runtime.masks import decode, encode
 from onnxgraft.runtime.postprocess import ImageDetections
 
@@ -191,3 +192,25 @@ def test_errors_of_evaluation_are_clear(tmp_path: Path) -> None:
     del broken["annotations"][1]["bbox"]
     with pytest.raises(InputError, match="bbox"):
         evaluate(broken, {})
+
+
+@pytest.mark.parametrize("count", [1, 30, 100])
+def test_labels_do_not_cover_each_other(count: int) -> None:
+    bits = np.random.Philox(count).random_raw(4 * count).reshape(count, 4)
+    corners = (bits[:, :2] % 1000).astype(np.int64)
+    boxes = np.concatenate([corners, corners + (bits[:, 2:] % 300).astype(np.int64)], 1)
+    plates = [(90 + 10 * (i % 4), 22) for i in range(count)]
+    places = arrange(boxes, plates, (1000, 1300))
+    found = [(*place, place[0] + w, place[1] + h) for place, (w, h) in zip(places, plates, strict=True) if place is not None]
+    assert len(found) == count
+    for i, (left, top, right, bottom) in enumerate(found):
+        assert 0 <= left < right <= 1300
+        assert 0 <= top < bottom <= 1000
+        for other in found[:i]:
+            assert left >= other[2] or right <= other[0] or top >= other[3] or bottom <= other[1]
+
+
+def test_a_label_without_room_is_left_out() -> None:
+    places = arrange(np.array([[0, 0, 50, 20]] * 3), [(50, 20)] * 3, (40, 50))
+    assert places[2] is None
+    assert sorted(place for place in places[:2] if place is not None) == [(0, 0), (0, 20)]

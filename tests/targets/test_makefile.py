@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
+RECORDED = " mkdir -p build/ && echo "
+
+
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     """Run make as from a shell: the settings of a `make test` around these tests do not count."""
     plain = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -28,7 +31,8 @@ def make(*words: str) -> str:
 
 def test_engine_passes_only_what_was_given() -> None:
     shown = make("-n", "engine", "MODEL=mask_rcnn", "PRECISION=int8")
-    assert shown.endswith(
+    assert RECORDED in shown
+    assert shown.partition(RECORDED)[0].endswith(
         ".venv/bin/onnxgraft build mask_rcnn --precision int8 -o build/mask_rcnn/int8"
     )
 
@@ -38,10 +42,40 @@ def test_engine_passes_every_setting() -> None:
         *("-n", "engine", "MODEL=some/where/net.onnx", "PRECISION=fp16", "TARGET=auto"),
         *("SIZE=800x1344", "BATCH=4", "CALIB=images", "ARGS=--load my.py"),
     )
-    assert shown.endswith(
+    assert RECORDED in shown
+    assert shown.partition(RECORDED)[0].endswith(
         "onnxgraft build some/where/net.onnx --precision fp16 -o build/net/fp16 --target auto "
         "--size 800x1344 --batch 4 --calib images --load my.py"
     )
+
+
+def test_the_other_verbs_follow_the_last_build(tmp_path: Path) -> None:
+    """In a copy of the Makefile, whose .venv is a stand-in that tells what it was asked."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text("")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    program = tmp_path / ".venv" / "bin" / "onnxgraft"
+    program.write_text('#!/bin/sh\necho asked "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / ".venv" / ".installed").write_text("")
+
+    def made(*words: str) -> subprocess.CompletedProcess[str]:
+        plain = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        return subprocess.run(["make", *words], cwd=tmp_path, capture_output=True, text=True, env=plain)
+
+    nothing = made("diff")
+    assert nothing.returncode != 0
+    assert "error: build/mask_rcnn/fp32: no build; make engine makes one, RUN=FOLDER names one" in nothing.stderr
+    assert made("engine", "MODEL=a/net.onnx", "PRECISION=fp16").returncode == 0
+    (tmp_path / "build" / "net" / "fp16").mkdir(parents=True)
+    (tmp_path / "build" / "net" / "fp16" / "manifest.json").write_text("{}")
+    for verb in ("diff", "verify", "report", "bench"):
+        assert made(verb).stdout.split()[:3] == ["asked", verb, "build/net/fp16"]
+    other = made("verify", "MODEL=other")
+    assert "error: build/other/fp32: no build" in other.stderr
+    assert "RUN=FOLDER names one: build/net/fp16" in other.stderr
+    assert made("verify", "RUN=build/net/fp16").stdout.split()[-1] == "build/net/fp16"
 
 
 def test_help_lists_every_verb() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +16,7 @@ import onnx
 import pytest
 from helpers.cli import assert_one_line_error, cli
 from helpers.semantic_networks import LOGITS, network
-from onnx import helper, numpy_helper
+from helpers.stand_ins import STORED, detected, stand_in
 
 from onnxgraft.driver.compile import compile
 from onnxgraft.errors import InputError
@@ -27,35 +26,7 @@ from onnxgraft.runtime.masks import decode
 from onnxgraft.tools import evaluate, infer
 from onnxgraft.tools.verify import verify
 
-STORED = np.load(Path(__file__).parents[1] / "data" / "runtime_maps.npz")
-CANVAS, PICTURE = (64, 96), (83, 125)
-
-
-def stand_in(folder: Path, outputs: dict[str, np.ndarray]) -> Path:
-    """A build whose network always gives `outputs` of one image."""
-    folder.mkdir()
-    image = helper.make_tensor_value_info("input_tensor", onnx.TensorProto.FLOAT, [1, 3, *CANVAS])
-    nodes, held, infos = [], [], []
-    for name, values in outputs.items():
-        tensor = numpy_helper.from_array(values[None], f"{name}_held")
-        held.append(tensor)
-        nodes.append(helper.make_node("Identity", [tensor.name], [name]))
-        infos.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
-    graph = helper.make_graph(nodes, "g", [image], infos, held)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx")
-    manifest: dict[str, Any] = {
-        "runnable": "model.onnx", "target": "onnxruntime", "source": {"model": "none.onnx"},
-        "io": {"input": {"name": "input_tensor", "shape": [1, 3, *CANVAS]}},
-        "preprocess": {"shortest_edge": 60, "longest_edge": 90}, "class_names": ["a", "b", "c"],
-        "panoptic": {"overlap_threshold": 0.3, "stuff_area_limit": 200, "instances_score_threshold": 0.4},
-    }  # fmt: skip
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
-
-
-def detected(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
-    return {"num_detections": np.array([len(boxes)], np.int32), "detection_boxes": boxes.astype(np.float32),
-            "detection_scores": scores.astype(np.float32), "detection_classes": classes.astype(np.int32)}  # fmt: skip
+PICTURE = (83, 125)
 
 
 @pytest.fixture
@@ -82,11 +53,21 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile(folder / "net.onnx", folder / "out", Options(target="onnxruntime", size=(64, 96))).folder
 
 
+def detect(
+    build: Path, picture: Path, json_file: Path, drawn: Path | None = None, min_score: float | None = None
+) -> list[str]:
+    """The lines that `infer` tells of a picture."""
+    lines: list[str] = []
+    outputs = infer.Outputs(json_file=json_file, drawn=drawn, min_score=min_score)
+    infer.infer(build, [picture], outputs, tell=lines.append)
+    return lines
+
+
 def test_panoptic_json_and_picture(panoptic: Path, picture: Path, tmp_path: Path) -> None:
-    lines = infer.infer(panoptic, [picture], tmp_path / "o.json", tmp_path / "drawn")
+    lines = detect(panoptic, picture, tmp_path / "o.json", tmp_path / "drawn")
     assert lines == [f"{picture}: 6 detections, 9 panoptic segments"]
     (entry,) = json.loads((tmp_path / "o.json").read_text())
-    assert list(entry) == ["file", "boxes", "scores", "classes", "masks", "semantic", "panoptic"]
+    assert list(entry) == ["file", "boxes", "scores", "classes", "names", "masks", "semantic", "panoptic"]
     assert entry["panoptic"]["file_name"] == "o_panoptic/photo.png"
     ids = cv2.imread(str(tmp_path / entry["panoptic"]["file_name"]))[..., ::-1].astype(int) @ [1, 256, 65536]
     np.testing.assert_array_equal(ids, STORED["ids_fine"])  # the manifest's own thresholds
@@ -99,7 +80,7 @@ def test_keypoints_in_json(tmp_path: Path, picture: Path) -> None:
     boxes = STORED["heatmap_boxes"]
     outputs = detected(boxes, np.linspace(0.9, 0.5, len(boxes)), np.zeros(len(boxes)))
     build = stand_in(tmp_path / "keypoints", outputs | {"detection_keypoint_heatmaps": STORED["heatmaps"]})
-    infer.infer(build, [picture], tmp_path / "o.json", tmp_path / "drawn", min_score=0.85)
+    detect(build, picture, tmp_path / "o.json", tmp_path / "drawn", min_score=0.85)
     (entry,) = json.loads((tmp_path / "o.json").read_text())
     assert len(entry["keypoints"]) == len(entry["boxes"]) == 1
     scale = np.array([PICTURE[1] / 90, PICTURE[0] / 60])
@@ -108,7 +89,7 @@ def test_keypoints_in_json(tmp_path: Path, picture: Path) -> None:
 
 
 def test_a_network_that_only_segments(segmenter: Path, picture: Path, tmp_path: Path) -> None:
-    line, note = infer.infer(segmenter, [picture], tmp_path / "o.json", tmp_path / "drawn")
+    line, note = detect(segmenter, picture, tmp_path / "o.json", tmp_path / "drawn")
     assert note.startswith(f"note: {picture}: shrunk to 64x96 to fit the canvas of 64x96")
     (entry,) = json.loads((tmp_path / "o.json").read_text())
     assert line == f"{picture}: {len(entry['semantic'])} semantic classes"
@@ -121,7 +102,9 @@ def test_a_network_that_only_segments(segmenter: Path, picture: Path, tmp_path: 
 
 
 def test_a_picture_that_fits_is_not_said_to_be_shrunk(segmenter: Path, picture: Path) -> None:
-    assert len(infer.infer(segmenter, [picture], edges=(60, 90))) == 1
+    lines: list[str] = []
+    infer.infer(segmenter, [picture], edges=(60, 90), tell=lines.append)
+    assert len(lines) == 1
 
 
 def test_verify_sees_a_changed_map(segmenter: Path, picture: Path, tmp_path: Path) -> None:
@@ -132,7 +115,7 @@ def test_verify_sees_a_changed_map(segmenter: Path, picture: Path, tmp_path: Pat
     model.graph.initializer.append(bias)
     for node in model.graph.node:
         node.output[:] = ["right" if name == "semantic_logits" else name for name in node.output]
-    model.graph.node.append(helper.make_node("Add", ["right", "wrong"], ["semantic_logits"]))
+    model.graph.node.append(onnx.helper.make_node("Add", ["right", "wrong"], ["semantic_logits"]))
     onnx.save(model, changed / manifest["runnable"])
     results, _ = verify(changed, [picture])
     assert [r.passed for r in results] == [False]
@@ -140,7 +123,7 @@ def test_verify_sees_a_changed_map(segmenter: Path, picture: Path, tmp_path: Pat
 
 
 def test_mean_iou_of_its_own_answers_is_one(segmenter: Path, picture: Path, tmp_path: Path) -> None:
-    infer.infer(segmenter, [picture], tmp_path / "o.json")
+    detect(segmenter, picture, tmp_path / "o.json")
     (entry,) = json.loads((tmp_path / "o.json").read_text())
     labels = np.zeros(PICTURE, np.uint8)
     for part in entry["semantic"]:
