@@ -1,0 +1,150 @@
+"""The graphs that mutants are made of: golden members at a small size, with what they answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from helpers import members
+
+from golden_graphs.make import pictures
+from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.errors import OnnxgraftError
+from onnxgraft.files import CACHE
+from onnxgraft.golden import catalog, scenes
+from onnxgraft.ir.folding import settle
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.ort import open_session
+from onnxgraft.ir.shape_inference import infer_shapes
+from onnxgraft.options import CompileOptions, Size
+from onnxgraft.passes import RepairRoiAlign, Simplify, UpgradeOpset
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.passes.fix_input import resize_image, take_padding_out
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.proof.feeds import file_feeds
+from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.read_outputs import from_raw_export
+
+WEIGHTS = {
+    "retinanet_thin": 5, "mask_rcnn": 5, "fast_rcnn_thin": 3, "keypoint_rcnn_thin": 3, "panoptic_fpn_thin": 2, "fcos_thin": 3,
+    "cascade_mask_rcnn_thin": 3, "rpn_FPN_thin": 2, "semantic_fpn_thin": 1, "faster_rcnn_C4_thin": 1,
+}  # fmt: skip
+PICTURES = 3  # of which the first two decide whether a change has an effect
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """A detector to change.
+
+    name: of the golden member; settled: as the passes see it, not as it was exported. model: the graph, weights included.
+    """
+
+    name: str
+    settled: bool
+    size: Size
+    model: onnx.ModelProto
+    spec: DetectorSpec
+    order: str | None
+
+    @property
+    def steps(self) -> Sequence[Pass]:
+        return default_pipeline(CompileOptions(size=self.size), "onnxruntime").passes
+
+    def graph(self) -> gs.Graph:
+        return gs.import_onnx(onnx.ModelProto.FromString(self.model.SerializeToString()))
+
+    def pictures(self) -> list[np.ndarray]:
+        return _pictures(self.name, self.size)
+
+    def answers(self) -> list[Detections | str]:
+        return _answers(self.name, self.settled)
+
+
+@cache
+def _pictures(name: str, size: Size) -> list[np.ndarray]:
+    height, width = size
+    if not name.endswith("_thin"):
+        return [scenes.draw(scenes.EVALUATION + seed, (height, width))[0] for seed in (1, 4, 9)]
+    seed = members.meta(name)["picture"]["seed"]
+    return [pictures.blocks(seed + i, (height, width)) for i in range(PICTURES)]
+
+
+@cache
+def _answers(name: str, settled: bool) -> list[Detections | str]:
+    held = base(name, settled)
+    return Answers(held.model, held.spec)(held.pictures())
+
+
+class Answers:
+    """What a model detects, as it stands."""
+
+    def __init__(self, model: onnx.ModelProto, spec: DetectorSpec) -> None:
+        self.spec = spec
+        self._session = open_session(model.SerializeToString(), threads=1)
+        self._inputs = gs.import_onnx(onnx.ModelProto(
+            graph=onnx.GraphProto(name="inputs", input=model.graph.input), opset_import=model.opset_import,
+            ir_version=model.ir_version)).inputs  # fmt: skip
+
+    def __call__(self, shown: Sequence[np.ndarray]) -> list[Detections | str]:
+        """One answer for each picture, uint8 BGR or float32; words where its outputs are none of a detector."""
+        return [self._one(picture) for picture in shown]
+
+    def _one(self, picture: np.ndarray) -> Detections | str:
+        rows = 500
+        fed = file_feeds(self._inputs, picture, self.spec.image.order, rows)
+        names = [o.name for o in self._session.get_outputs()]
+        arrays = dict(zip(names, self._session.run(None, fed), strict=True))
+        try:
+            return self._read(arrays)
+        except (OnnxgraftError, ValueError, IndexError) as error:
+            return f"unreadable: {error}"
+
+    def _read(self, arrays: dict[str, np.ndarray]) -> Detections:
+        roles = self.spec.outputs
+        if roles.boxes_tensor is None:
+            return Detections.of([], [], [], semantic=arrays[roles.semantic_tensor or next(iter(arrays))].reshape(
+                (-1, *next(iter(arrays.values())).shape[-2:])))  # fmt: skip
+        wanted = {n for n in dataclasses.asdict(roles).values() if isinstance(n, str)}
+        found = from_raw_export({n: a for n, a in arrays.items() if n in wanted}, roles)
+        if self.spec.box_head is None and self.spec.dense is None:
+            with np.errstate(over="ignore"):
+                return dataclasses.replace(found, scores=(1 / (1 + np.exp(-found.scores))).astype(np.float32))
+        return found
+
+
+@cache
+def base(name: str, settled: bool) -> Base:
+    """A golden member, resized where it is large; `settled` as the analysis sees it."""
+    path = catalog.resolve(name, CACHE)
+    graph, ctx = Graph.load(path), Context()
+    shape = graph.gs.inputs[0].shape
+    size = Size(256, 320) if shape[1] > 400 else Size(shape[1], shape[2])
+    for step in (UpgradeOpset(), RepairRoiAlign(), *([Simplify()] if settled else [])):
+        step.perform(graph, ctx)
+    before = resize_image(graph, *size)
+    if settled:
+        take_padding_out(graph, before)
+        settle(graph)
+    graph.cleanup()
+    infer_shapes(graph)
+    model = graph.skeleton().model
+    inline(graph, model)
+    steps = default_pipeline(CompileOptions(size=size), "onnxruntime").passes
+    recognised, context = Graph.load(path), Context()
+    for step in steps[:4]:
+        step.perform(recognised, context)
+    return Base(name, settled, size, model, context.spec(), None)
+
+
+def inline(graph: Graph, model: onnx.ModelProto) -> None:
+    """Bring weights that lie in files into a model."""
+    held = {t.name: t for t in graph.gs.tensors().values() if isinstance(t, gs.Constant)}
+    for proto in model.graph.initializer:
+        if proto.data_location == onnx.TensorProto.EXTERNAL:
+            proto.CopyFrom(onnx.numpy_helper.from_array(np.array(held[proto.name].values), proto.name))
+
