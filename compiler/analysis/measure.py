@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.analysis.evidence import Evidence
 from onnxgraft.detector.reference import Found
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
@@ -25,18 +26,27 @@ _TRIED = 48  # nodes that are tried as the reason of a difference, nearest to th
 Compare = Callable[[Sequence[np.ndarray]], str | None]
 
 
-def hold(graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray], compare: Compare, what: str) -> None:
+def hold(
+    graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray], compare: Compare, what: str,
+    evidence: Evidence | None = None,
+) -> None:  # fmt: skip
     """Run the part of the graph between `feeds` and `outputs`; `compare` says how the results differ, or None.
 
     Args:
         feeds: arrays of the shapes and dtypes of the graph's tensors, by name: a float32 map [1, C, H, W] for a map, and so on.
         compare: takes one array for each of `outputs`, of that tensor's shape.
+        evidence: learns what the part's nodes did.
 
     Raises:
         Refusal: they differ. It names the node without which they would not, or the last one of the part.
     """
-    difference = compare(evaluate(graph, outputs, feeds))
+    watched = evidence.watch(_part(outputs, feeds)) if evidence is not None else []
+    asked = list({t.name: t for t in (*outputs, *watched) if t.name not in feeds}.values())
+    values = {**feeds, **{t.name: v for t, v in zip(asked, evaluate(graph, asked, feeds), strict=True)}}
+    difference = compare([values[t.name] for t in outputs])
     if difference is None:
+        if evidence is not None:
+            evidence.saw(values)
         return
     culprit = _culprit(graph, outputs, feeds, compare)
     if culprit is not None:

@@ -40,6 +40,7 @@ from campaigns.mutants.edit import Edit, NoPlaceError
 from campaigns.mutants.preserving import PRESERVING
 from campaigns.mutants.truth import build_differs, corner_effect, difference
 from onnxgraft.errors import OnnxgraftError, Refusal
+from onnxgraft.ir.graph import IR_VERSION
 from onnxgraft.proof import witness
 from onnxgraft.proof.prove import prove
 
@@ -64,7 +65,7 @@ class Mutant:
             {**CHANGING, **PRESERVING}[kind](edit)
         edit.graph.cleanup(remove_unused_graph_inputs=False)
         model = gs.export_onnx(edit.graph, do_type_check=False)
-        model.ir_version = held.model.ir_version
+        model.ir_version = IR_VERSION
         return held, model, edit.said
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
-from collections.abc import Sequence
+import os
+import pickle
+from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -44,13 +49,13 @@ PICTURES = 3  # of which the first two decide whether a change has an effect
 class Base:
     """A detector to change.
 
-    name: of the golden member; settled: as the passes see it, not as it was exported. model: the graph, weights included.
+    name: of the golden member; settled: as the passes see it, not as it was exported. data: the model, weights included.
     """
 
     name: str
     settled: bool
     size: Size
-    model: onnx.ModelProto
+    data: bytes
     spec: DetectorSpec
     order: str | None
 
@@ -59,7 +64,11 @@ class Base:
         return default_pipeline(CompileOptions(size=self.size), "onnxruntime").passes
 
     def graph(self) -> gs.Graph:
-        return gs.import_onnx(onnx.ModelProto.FromString(self.model.SerializeToString()))
+        return gs.import_onnx(self.model)
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return onnx.ModelProto.FromString(self.data)
 
     def pictures(self) -> list[np.ndarray]:
         return [picture for picture, _ in _answered(self.name, self.settled)]
@@ -70,6 +79,10 @@ class Base:
 
 @cache
 def _answered(name: str, settled: bool) -> list[tuple[np.ndarray, Detections | str]]:
+    return _kept(f"answers-{name}-{settled}", lambda: _run(name, settled))
+
+
+def _run(name: str, settled: bool) -> list[tuple[np.ndarray, Detections | str]]:
     """Pictures that the detector runs on, with its answers: a RetinaNet fails where a level has no candidate at all."""
     held = base(name, settled)
     model, found = Answers(held.model, held.spec), []
@@ -129,6 +142,22 @@ class Answers:
 def base(name: str, settled: bool) -> Base:
     """A golden member, resized where it is large; `settled` as the analysis sees it."""
     path = catalog.resolve(name, CACHE)
+    return _kept(f"{path.stem}-{settled}", lambda: _made(name, settled, path))
+
+
+def _kept(name: str, make: Callable[[], Any]) -> Any:
+    """What takes long to make, from a folder that outlives the process; the source's own digest is part of the name."""
+    sources = b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("bases.py")))
+    path = CACHE / "fuzz" / f"{name}-{hashlib.sha256(sources).hexdigest()[:12]}.pickle"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(f".{os.getpid()}")
+        new.write_bytes(pickle.dumps(make()))
+        new.replace(path)
+    return pickle.loads(path.read_bytes())
+
+
+def _made(name: str, settled: bool, path: Path) -> Base:
     graph, ctx = Graph.load(path), Context()
     shape = graph.gs.inputs[0].shape
     size = Size(256, 320) if shape[1] > 400 else Size(shape[1], shape[2])
@@ -146,7 +175,7 @@ def base(name: str, settled: bool) -> Base:
     recognised, context = Graph.load(path), Context()
     for step in steps[:4]:
         step.perform(recognised, context)
-    return Base(name, settled, size, model, context.spec(), None)
+    return Base(name, settled, size, model.SerializeToString(), context.spec(), None)
 
 
 def inline(graph: Graph, model: onnx.ModelProto) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 
 from campaigns.mutants.bases import Answers, Base, base
+from onnxgraft.files import CACHE
 from onnxgraft.ir.graph import Graph
 from onnxgraft.proof import probes, witness
 from onnxgraft.proof.cut import Arrays, Cut, CutError
@@ -73,7 +75,7 @@ def salted(salt: int) -> Iterator[None]:
 def _corners(name: str, settled: bool) -> list[tuple[Part, list[Probe], list[Arrays]]]:
     """The parts of a base, inputs that reach their corners, and what it gives for them."""
     held = base(name, settled)
-    path = Path(f"/tmp/fuzz-{name}-{settled}.onnx")
+    path = CACHE / "fuzz" / f"{name}-{settled}-{os.getpid()}.onnx"
     onnx.save(held.model, path)
     seen = witness.run(path, held.steps, None)
     assert seen.recognised is not None
