@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from onnxgraft.analysis import dense, proposal_network, rcnn, semantic
+from onnxgraft.analysis.account import Account, account
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph
@@ -28,10 +29,16 @@ def analyse(graph: Graph) -> DetectorSpec:
     Raises:
         Refusal: no known family, or a member with an unknown variation: names the node and the reason.
     """
+    return analyse_and_account(graph)[0]
+
+
+def analyse_and_account(graph: Graph) -> tuple[DetectorSpec, Account]:
+    """As `analyse`, with what every node is there for."""
     for matches, recognise in FAMILIES:
         if matches(graph):
             try:
-                return recognise(graph)
+                spec = recognise(graph)
+                return spec, account(graph, spec)
             except (ArithmeticError, ValueError, LookupError) as error:
                 raise Refusal(f"the graph has numbers or shapes that no detector of detectron2 has: {error}") from error
     kinds = sorted({node.op for node in graph.nodes})
@@ -41,4 +48,4 @@ def analyse(graph: Graph) -> DetectorSpec:
     )
 
 
-__all__ = ["FAMILIES", "analyse"]
+__all__ = ["FAMILIES", "Account", "analyse", "analyse_and_account"]

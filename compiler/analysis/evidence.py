@@ -1,4 +1,4 @@
-"""What the nodes of a part did on the probes that it was held on: what none of them reached, no probe has said anything about."""
+"""What the nodes of a part did on the probes that it was held on: of what none of them reached, nothing is known."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ class Act:
     read: tuple[gs.Tensor, ...]
     done: bool = False
 
+    @property
+    def kind(self) -> tuple[str, str, float | None]:
+        return self.node.op, self.what, self.number
+
 
 @dataclass
 class Evidence:
@@ -58,7 +62,9 @@ class Evidence:
     def unreached(self, explained: Iterable[float]) -> list[Act]:
         """What no probe reached, and whose constant is none of `explained`, which a spec names."""
         known = list(explained)
-        return [act for act in self.acts if not act.done and not (act.number is not None and _is_one_of(act.number, known))]
+        seen = {act.kind for act in self.acts if act.done}  # of another level: small ones have few boxes to show it on
+        return [act for act in self.acts if not act.done and act.kind not in seen
+                and not (act.number is not None and _is_one_of(act.number, known))]  # fmt: skip
 
 
 def _is_one_of(number: float, known: Sequence[float]) -> bool:
@@ -75,13 +81,12 @@ def _acts_of(node: gs.Node) -> list[Act]:
         bounds = node.inputs[1:3] if node.op == "Clip" else [t for t in node.inputs if value(t) is not None]
         source = next((t for t in node.inputs if value(t) is None), None)
         numbers = [(t, n) for t in bounds if (n := scalar(t)) is not None and abs(n) < _WHOLE]
-        if source is None or node.op != "Clip" and source.dtype is not None and np.dtype(source.dtype).kind != "f":
+        whole = source is None or (source.dtype is not None and np.dtype(source.dtype).kind != "f")
+        if source is None or (node.op != "Clip" and whole):
             return []
         return [Act(node, f"bounds by {n:.6g}", n, (source, node.outputs[0])) for _, n in numbers]
     if node.op in _BENDING:
         return [Act(node, "bends", None, (node.inputs[0], node.outputs[0]))]
-    if node.op == "Where" and value(node.inputs[0]) is None:
-        return [Act(node, f"chooses ({word})", None, (node.inputs[0],)) for word in ("true", "false")]
     return []
 
 
