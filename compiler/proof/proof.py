@@ -13,6 +13,7 @@ class Proof:
     """What was proved of a build.
 
     parts, probes: how many parts agreed, on how many inputs. nodes: nodes of the network that are the file's own.
+    cuts: probes on which parts that passes of one's own declare gave the same before and after.
     network: where the network is not the file's own, or None. pictures: how many; detections, matched: the file's, and those
     that were found again; undecided: those that are not, and that the file itself loses when its pixels change by a
     thousandth. box_px, score, mask, heatmap, semantic: worst differences on pictures. lowered: the score threshold
@@ -23,6 +24,7 @@ class Proof:
     probes: int = 0
     nodes: int = 0
     network: str | None = None
+    cuts: int = 0
     pictures: int = 0
     undecided: int = 0
     detections: int = 0
@@ -53,6 +55,7 @@ class Proof:
     def said(self) -> str:
         """What was proved, or the first thing that was not and why, in one line."""
         found = [f"{self.parts} parts on {self.probes} probes"] if self.parts else []
+        found += [f"a pass's own part on {self.cuts} probes"] if self.cuts else []
         if self.pictures:
             on = f"on {self.pictures} picture{'s' * (self.pictures != 1)}"
             if self.lowered is not None:

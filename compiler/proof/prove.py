@@ -62,7 +62,7 @@ def prove(
         why = "the pipeline does not go from a recognised detector to named outputs"
         if intended is not None:
             why = f"pass {intended.name()!r} changes answers by intent: {intended.changes_answers}"
-        return Proof(missing=why)
+        return Proof(cuts=seen.cuts if seen is not None else 0, missing=why)
     kept = seen if seen is not None and seen.finished is not None and plain == list(steps) else None
     kept = kept or witnesses.run(source, plain, order, bounds=bounds)
     alone = kept
@@ -124,7 +124,7 @@ class _Prover:
         except CutError as error:
             missing = f"a part cannot be cut out: {error}"
         network = compare_network(self._sides, normalized)
-        return Proof(parts, probes, network.nodes, network.differs, missing=missing)
+        return Proof(parts, probes, network.nodes, network.differs, self._kept.cuts, missing=missing)
 
     def _blame(self, name: str, probes: Sequence[Probe]) -> str:
         """The first pass after which a part differs, in words; "" where no stage shows it."""
