@@ -44,10 +44,10 @@ def check_cut(step: Pass, before: Graph, after: Graph, ctx: Context) -> int:
             for name, other in zip(region.ends, ends, strict=True):
                 words = _difference(first[name], second[other], region.limit)
                 if words is not None:
-                    raise ProofError(f"pass {step.name()!r}, its own part up to {name!r}, probe {number}: {words}")
+                    raise ProofError(f"its own part up to {name!r}, probe {number}: {words}")
             number += 1
     except CutError as error:
-        raise ProofError(f"pass {step.name()!r} declares a part that cannot be cut out: {error}") from error
+        raise ProofError(f"it declares a part that cannot be cut out: {error}") from error
     return number
 
 

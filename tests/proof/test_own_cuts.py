@@ -11,7 +11,7 @@ import onnx.parser
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxgraft.errors import ProofError
+from onnxgraft.errors import PassError
 from onnxgraft.ir.graph import Graph
 from onnxgraft.pipeline.base import Pass, Region
 from onnxgraft.pipeline.context import Context
@@ -57,7 +57,8 @@ def test_a_part_that_stays_the_same_counts_its_probes(tmp_path: Path) -> None:
 
 
 def test_a_part_that_differs_stops_the_build_with_pass_tensor_and_row(tmp_path: Path) -> None:
-    with pytest.raises(ProofError, match=r"^pass 'reciprocal', its own part up to 'y', probe 0: row \d+ at \(\d\): .* in the file"):
+    words = r"^pass 'reciprocal': its own part up to 'y', probe 0: row \d+ at \(\d\): .* in the file"
+    with pytest.raises(PassError, match=words):
         witness_of(Reciprocal(factor=1.01), tmp_path)
 
 
@@ -66,5 +67,5 @@ def test_a_part_that_is_not_declared_is_not_held(tmp_path: Path) -> None:
 
 
 def test_a_part_that_cannot_be_cut_out_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ProofError, match=r"^pass 'lost' declares a part that cannot be cut out: .*no tensor 'nothing'"):
+    with pytest.raises(PassError, match=r"^pass 'lost': it declares a part that cannot be cut out: .*no tensor 'nothing'"):
         witness_of(Lost(), tmp_path)
