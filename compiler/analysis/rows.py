@@ -16,6 +16,7 @@ from onnxgraft.detector.spec import DetectorSpec, Pooler
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate, part_between
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.traverse import ancestors, descendants, node_inputs
 
 _ROWS = 3
 _CHANGED = 1  # the row that differs between two runs
@@ -59,6 +60,7 @@ def _hold(graph: Graph, pooler: Pooler, ends: Sequence[gs.Tensor], name: str) ->
     first = rng.normal(0, 1, (rows, pooler.channels, pooler.resolution, pooler.resolution)).astype(np.float32)
     second = first.copy()
     second[_CHANGED] = 3 * rng.normal(0, 1, first.shape[1:]).astype(np.float32) + 0.5
+    _refuse_other_inputs(ends, pooled, name)
     nodes, _ = part_between(ends, {pooled.name: first})
     before, after = (evaluate(graph, ends, {pooled.name: fed}) for fed in (first, second))
     if not any(_mixed(a, b, rows) for a, b in zip(before, after, strict=True)):
@@ -70,6 +72,30 @@ def _hold(graph: Graph, pooler: Pooler, ends: Sequence[gs.Tensor], name: str) ->
         f"the {name} mixes rows here: what one box gives depends on the boxes beside it, and a compiled graph has those of "
         "all pictures and rows without a box in one tensor", culprit.inputs[0].name if culprit.inputs else culprit.name,
     )  # fmt: skip
+
+
+def _refuse_other_inputs(ends: Sequence[gs.Tensor], pooled: gs.Tensor, name: str) -> None:
+    """Hold that a head reads its pooled features alone. Raises Refusal with the node that also reads something else."""
+    behind = descendants(pooled)
+    seen: set[int] = set()
+    waiting = list(ends)
+    while waiting:
+        tensor = waiting.pop()
+        if tensor is pooled or id(tensor) in seen or not tensor.inputs:
+            continue
+        seen.add(id(tensor))
+        node = tensor.inputs[0]
+        for read in node_inputs(node):
+            if id(read) in behind:
+                waiting.append(read)
+            elif not isinstance(read, gs.Constant) and _depends_on_input(read):
+                raise Refusal(f"the {name} reads more than its pooled features here: {read.name!r}", node.name)
+
+
+def _depends_on_input(tensor: gs.Tensor) -> bool:
+    """Whether something that is fed to the graph is above a tensor."""
+    sources = [t for node in ancestors(tensor) for t in node.inputs] or [tensor]
+    return any(isinstance(t, gs.Variable) and not t.inputs and t.name for t in sources)
 
 
 def _mixed(before: np.ndarray, after: np.ndarray, rows: int) -> bool:

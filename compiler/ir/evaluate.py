@@ -61,7 +61,8 @@ def part_between(
             continue
         if not tensor.inputs:
             if tensor.name:
-                raise Refusal(f"tensor {tensor.name!r} depends on an input that is not known offline")
+                reader = tensor.outputs[0].name if tensor.outputs else None
+                raise Refusal(f"tensor {tensor.name!r} depends on an input that is not known offline", reader)
             continue
         node = tensor.inputs[0]
         if id(node) in seen:

@@ -161,7 +161,7 @@ def _made(name: str, settled: bool, path: Path) -> Base:
     graph, ctx = Graph.load(path), Context()
     shape = graph.gs.inputs[0].shape
     size = Size(256, 320) if shape[1] > 400 else Size(shape[1], shape[2])
-    for step in (UpgradeOpset(), RepairRoiAlign(), *([Simplify()] if settled else [])):
+    for step in (UpgradeOpset(), RepairRoiAlign(), *([Simplify()] if settled or shape[1] > 400 else [])):
         step.perform(graph, ctx)
     before = resize_image(graph, *size)
     if settled:
