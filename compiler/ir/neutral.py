@@ -104,8 +104,12 @@ def _equals(node: gs.Node) -> gs.Tensor | None:
 
 def _where(node: gs.Node) -> gs.Tensor | None:
     condition, one, other = node.inputs
+    if one is not other:
+        return None
     same = condition.shape is not None and one.shape is not None and list(condition.shape) == list(one.shape)
-    return one if one is other and (same or condition.shape == []) else None
+    made = producer(condition)
+    compared = made is not None and len(made.inputs) == 2 and made.inputs[0] is one and scalar(made.inputs[1]) is not None
+    return one if same or compared or condition.shape == [] else None
 
 
 def _clip(node: gs.Node) -> gs.Tensor | None:

@@ -38,14 +38,17 @@ STAYS = {
 }  # fmt: skip
 FORMS = {
     "a comparison as not its opposite": ("a = LessOrEqual(x, third) b = Not(a) y = Cast<to = 1>(b)", ["Greater", "Cast"]),
-    "one column by a slice": ("a = Slice(x, from, to, axis) y = Squeeze(a, axis)", ["Gather"]),
+    "one column by a slice": (
+        "a = Slice(x, from, to, axis) b = Squeeze(a, axis) y = Unsqueeze(b, axis)", ["Gather", "Unsqueeze"],
+    ),
     "a relu as the larger of it and nothing": ("a = Max(x, none) y = Mul(a, third)", ["Relu", "Mul"]),
-    "an axis from the end": ("y = Gather<axis = -1>(x, second)", ["Gather"]),
+    "an axis from the end": ("a = Gather<axis = -1>(x, second) y = Unsqueeze(a, axis)", ["Gather", "Unsqueeze"]),
 }
 
 
 def graph_of(body: str) -> Graph:
-    return parse_graph(f'<ir_version: 8, opset_import: ["" : 16]> g (float[N, 6] x) => (z) {NUMBERS} {{ {body} z = Identity(y) }}')
+    head = '<ir_version: 8, opset_import: ["" : 16]> g (float[N, 6] x) => (float[a, b] z)'
+    return parse_graph(f"{head} {NUMBERS} {{ {body} z = Identity(y) }}")
 
 
 def answers(graph: Graph) -> np.ndarray:
