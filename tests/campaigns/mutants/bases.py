@@ -37,6 +37,9 @@ from onnxgraft.pipeline.context import Context
 from onnxgraft.proof.feeds import file_feeds
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.read_outputs import from_raw_export
+from onnxgraft.targets import onnxruntime
+
+onnxruntime.open_session = lambda *args, **more: open_session(*args, **{**more, "threads": 1})  # workers share a machine
 
 WEIGHTS = {
     "retinanet_thin": 5, "mask_rcnn": 5, "fast_rcnn_thin": 3, "keypoint_rcnn_thin": 3, "panoptic_fpn_thin": 2, "fcos_thin": 3,
