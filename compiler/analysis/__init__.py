@@ -11,7 +11,9 @@ from onnxgraft.analysis import dense, proposal_network, rcnn, semantic
 from onnxgraft.analysis.account import Account, account
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import Refusal
+from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.normal_forms import normalise
 
 Family = tuple[Callable[[Graph], bool], Callable[[Graph], DetectorSpec]]
 
@@ -33,7 +35,22 @@ def analyse(graph: Graph) -> DetectorSpec:
 
 
 def analyse_and_account(graph: Graph) -> tuple[DetectorSpec, Account]:
-    """As `analyse`, with what every node is there for."""
+    """As `analyse`, with what every node is there for.
+
+    A graph that is refused as it stands is read once more, without what only hands on its input.
+    """
+    try:
+        return _recognised(graph)
+    except Refusal:
+        if not normalise(graph, rare=True):
+            raise
+    while normalise(graph, rare=True):
+        pass
+    settle(graph)
+    return _recognised(graph)
+
+
+def _recognised(graph: Graph) -> tuple[DetectorSpec, Account]:
     for matches, recognise in FAMILIES:
         if matches(graph):
             try:

@@ -6,7 +6,7 @@ changes answers, so each part is run between the tensors that the spec names and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -42,6 +42,7 @@ def hold(
     """
     watched = evidence.watch(_part(outputs, feeds)) if evidence is not None else []
     asked = list({t.name: t for t in (*outputs, *watched) if t.name not in feeds}.values())
+    _refuse_other_inputs(outputs, feeds, what)
     values = {**feeds, **{t.name: v for t, v in zip(asked, evaluate(graph, asked, feeds), strict=True)}}
     difference = compare([values[t.name] for t in outputs])
     if difference is None:
@@ -53,6 +54,21 @@ def hold(
         raise Refusal(f"{what} differ from detectron2's by what a {culprit.op} does here: {difference}", culprit.name)
     last = _decider(graph, outputs, feeds) or next((t.inputs[0].name for t in outputs if t.inputs), outputs[0].name)
     raise Refusal(f"{what} differ from detectron2's: {difference}", last)
+
+
+def _refuse_other_inputs(outputs: Sequence[gs.Tensor], feeds: Mapping[str, np.ndarray], what: str) -> None:
+    """Hold that a part reads nothing besides what it is fed. Raises Refusal with the node that does, nearest to the outputs."""
+    def depends(tensor: gs.Tensor) -> bool:
+        return any(not t.inputs and isinstance(t, gs.Variable) and t.name and t.name not in feeds
+                   for node in _part([tensor], feeds) for t in node_inputs(node))  # fmt: skip
+
+    if not any(depends(t) for t in outputs):
+        return
+    for node in _part(outputs, feeds):
+        reads = [t for t in node_inputs(node) if not isinstance(t, gs.Constant) and t.name]
+        other = [t for t in reads if t.name not in feeds and (depends(t) or not t.inputs)]
+        if other and len(other) < len(reads):
+            raise Refusal(f"{what} also depend on {other[0].name!r} here, which is none of their part's inputs", node.name)
 
 
 def _decider(graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray]) -> str | None:

@@ -18,10 +18,15 @@ _ALL = 2**31 - 1  # an end of a Slice from here on takes all
 _INDEXED = {"Gather": 1, "GatherND": 1, "GatherElements": 1, "ScatterND": 1, "ScatterElements": 1}
 
 
-def same_value(node: gs.Node) -> gs.Tensor | None:
-    """The tensor that a node only hands on, or None. Shapes count: what it hands on has the shape of its output."""
-    rule = _RULES.get(node.op)
-    return rule(node) if rule is not None else None
+def same_value(node: gs.Node, rare: bool = False) -> gs.Tensor | None:
+    """The tensor that a node only hands on, or None. Shapes count: what it hands on has the shape of its output.
+
+    Args:
+        rare: also ask what exports of detectors seldom hold, or hold where it does no harm.
+    """
+    rule = _USUAL.get(node.op) or (_RARE.get(node.op) if rare else None)
+    found = rule(node) if rule is not None else None
+    return _undone_scaling(node) if found is None and rare else found
 
 
 def _arithmetic(node: gs.Node) -> gs.Tensor | None:
@@ -29,7 +34,7 @@ def _arithmetic(node: gs.Node) -> gs.Tensor | None:
         tensor, held = node.inputs[1 - index], value(node.inputs[index])
         if _plain(tensor, held) and scalar(node.inputs[index]) == _NEUTRAL[node.op]:
             return tensor
-    return _undone_scaling(node)
+    return None
 
 
 def _plain(tensor: gs.Tensor, held: np.ndarray | None) -> bool:
@@ -40,7 +45,7 @@ def _plain(tensor: gs.Tensor, held: np.ndarray | None) -> bool:
 
 def _undone_scaling(node: gs.Node) -> gs.Tensor | None:
     """x of (x * 2) * 0.5: powers of two are exact."""
-    mine, before = _power_of_two(node), producer(node.inputs[0])
+    mine, before = _power_of_two(node), producer(node.inputs[0]) if node.inputs else None
     theirs = _power_of_two(before) if before is not None else None
     if mine is None or theirs is None or before is None or mine * theirs != 1:
         return None
@@ -187,8 +192,10 @@ def _concat(node: gs.Node) -> gs.Tensor | None:
     return before.inputs[0] if together and same else None
 
 
-_RULES: dict[str, Callable[[gs.Node], gs.Tensor | None]] = {
-    **dict.fromkeys(_NEUTRAL, _arithmetic), "Dropout": _dropout, "Transpose": _transpose, "Cast": _cast, "Neg": _twice,
-    "Not": _twice, "Max": _equals, "Min": _equals, "And": _equals, "Or": _equals, "Where": _where, "Clip": _clip, "Pad": _pad,
-    "Slice": _slice, "Reshape": _reshape, "Squeeze": _squeeze, "Concat": _concat,
+_USUAL: dict[str, Callable[[gs.Node], gs.Tensor | None]] = {
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _arithmetic), "Dropout": _dropout, "Transpose": _transpose, "Cast": _cast,
+}  # fmt: skip
+_RARE: dict[str, Callable[[gs.Node], gs.Tensor | None]] = {
+    "Pow": _arithmetic, "Neg": _twice, "Not": _twice, "Max": _equals, "Min": _equals, "And": _equals, "Or": _equals,
+    "Where": _where, "Clip": _clip, "Pad": _pad, "Slice": _slice, "Reshape": _reshape, "Squeeze": _squeeze, "Concat": _concat,
 }  # fmt: skip

@@ -13,23 +13,26 @@ _SWAPPED = {"Less": "Greater", "LessOrEqual": "GreaterOrEqual", "Greater": "Less
 _OPPOSITE = {"Less": "GreaterOrEqual", "LessOrEqual": "Greater", "Greater": "LessOrEqual", "GreaterOrEqual": "Less"}
 
 
-def normalise(graph: Graph) -> int:
+def normalise(graph: Graph, rare: bool = False) -> int:
     """Bring nodes of the main graph into the form that analyses read. Returns how many changed.
 
-    What only hands on its input goes (see neutral.py); a comparison has its constant second, and is none that a Not turns
-    round; Min and Max with constants are a Clip, Max with 0 a Relu; one column is taken by a Gather; a Conv adds its bias
-    itself.
+    What only hands on its input goes (see neutral.py); a comparison has its constant second; Min and Max with constants are a
+    Clip.
+
+    Args:
+        rare: also what exporters seldom write: a Not of a comparison is the opposite one, Max with 0 a Relu, one column is
+            taken by a Gather, a Conv adds its bias itself, axes count from the start.
     """
     kept = {id(t) for t in graph.gs.outputs}
     changed = 0
     for node in list(graph.gs.nodes):
         if node.domain or not node.outputs or not node.inputs:
             continue
-        same = None if id(node.outputs[0]) in kept else same_value(node)
+        same = None if id(node.outputs[0]) in kept else same_value(node, rare)
         if same is not None:
             graph.replace(node.outputs[0], same)
             node.outputs.clear()
-        elif not any(rule(graph, node) for rule in _RULES):
+        elif not any(rule(graph, node) for rule in (_USUAL + _RARE if rare else _USUAL)):
             continue
         changed += 1
     if changed:
@@ -138,4 +141,5 @@ def _axis(graph: Graph, node: gs.Node) -> bool:
     return True
 
 
-_RULES = (_axis, _swap, _clip, _opposite, _relu, _column, _bias)
+_USUAL = _swap, _clip
+_RARE = _axis, _opposite, _relu, _column, _bias
