@@ -33,7 +33,7 @@ import onnx_graphsurgeon as gs
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from campaigns.harness import workers
-from campaigns.mutants import forks  # noqa: F401  # adds its kinds
+from campaigns.mutants import forks
 from campaigns.mutants.bases import WEIGHTS, Answers, Base, base
 from campaigns.mutants.changing import CHANGING
 from campaigns.mutants.edit import Edit, NoPlaceError
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--first", type=int, default=0, help="leave out the cases before this one")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", help="one kind, or `changing` or `preserving`")
+    parser.add_argument("--only", help="one kind, or `changing`, `forks` of them, or `preserving`")
     parser.add_argument("--case", type=int, help="one case, in this process")
     parser.add_argument("--keep", type=Path, help="write the case's file here")
     parser.add_argument("--log", type=Path, help="append every case to this file, and leave out those that it holds")
@@ -205,7 +205,8 @@ def main() -> None:
     if args.case is not None:
         _again(args.seed, args.only, args.case, args.keep)
         return
-    groups = {"changing": list(CHANGING), "preserving": list(PRESERVING), None: [*CHANGING, *PRESERVING]}
+    own = [kind for kind, change in CHANGING.items() if change.__module__ == forks.__name__]
+    groups = {"changing": list(CHANGING), "forks": own, "preserving": list(PRESERVING), None: [*CHANGING, *PRESERVING]}
     kinds = groups.get(args.only) or [args.only]
     found: Counter[tuple[str, str]] = Counter()
     held = args.log.read_text().splitlines() if args.log and args.log.is_file() else []
