@@ -125,7 +125,8 @@ def _compiled(held: Base, model: onnx.ModelProto, answers: Answers, expected: Se
         return f"refused{' (no node)' if bare else ''} {type(error).__name__}: {words[:300]}"
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return f"INTERNAL {type(error).__name__}: {' '.join(str(error).split())[:200]} ({Path(where.filename).name}:{where.lineno})"
+        words = " ".join(str(error).split())[:200]
+        return f"INTERNAL {type(error).__name__}: {words} ({Path(where.filename).name}:{where.lineno})"
     assert seen.recognised is not None
     shown = held.pictures()
     every = [*expected, *answers(shown[len(expected) :])]
@@ -183,7 +184,9 @@ def table(found: Counter[tuple[str, str]]) -> str:
             if counts:
                 lines.append(f"{kind:50} " + ", ".join(f"{n} {v}" for v, n in sorted(counts.items())))
         counted = sum(total[v] for v in COUNTED)
-        lines.append(f"{title}: {counted} counted of {total.total()}: " + ", ".join(f"{n} {v}" for v, n in sorted(total.items())))
+        lines.append(
+            f"{title}: {counted} counted of {total.total()}: " + ", ".join(f"{n} {v}" for v, n in sorted(total.items()))
+        )
     return "\n".join(lines)
 
 

@@ -187,4 +187,3 @@ def inline(graph: Graph, model: onnx.ModelProto) -> None:
     for proto in model.graph.initializer:
         if proto.data_location == onnx.TensorProto.EXTERNAL:
             proto.CopyFrom(onnx.numpy_helper.from_array(np.array(held[proto.name].values), proto.name))
-

@@ -258,7 +258,9 @@ def taken_out(edit: Edit) -> None:
     same = {"Relu", "Sigmoid", "Sqrt", "Floor", "Clip", "Exp", "Log", "Neg", "Abs", "Softmax", "Transpose", "Gather", "Slice",
             "ScatterND", "Where", "And", "Add", "Sub", "Mul", "Div", "GatherND", "BatchNormalization"}  # fmt: skip
     node = edit.node(*same, where=lambda n: value(n.inputs[0]) is None and n.inputs[0].dtype == n.outputs[0].dtype)
-    edit.bypass(node, edit.chance.choice([0, 0, 0, 1]) if node.op in ("Add", "Mul", "And") and value(node.inputs[1]) is None else 0)
+    edit.bypass(
+        node, edit.chance.choice([0, 0, 0, 1]) if node.op in ("Add", "Mul", "And") and value(node.inputs[1]) is None else 0
+    )
 
 
 @changing("joined in another order")
@@ -309,12 +311,18 @@ _attribute("the highest sample of a RoiAlign", "RoiAlign", "mode", lambda e, n: 
 _attribute("half a pixel of a RoiAlign", "RoiAlign", "coordinate_transformation_mode", lambda e, n: "output_half_pixel"
            if n.attrs.get("coordinate_transformation_mode", "half_pixel") == "half_pixel" else "half_pixel")  # fmt: skip
 _attribute("centres in a suppression", "NonMaxSuppression", "center_point_box", lambda e, n: 1)
-_attribute("another mode of a Resize", "Resize", "mode", lambda e, n: "linear" if n.attrs.get("mode") == "nearest" else "nearest")
+_attribute(
+    "another mode of a Resize", "Resize", "mode", lambda e, n: "linear" if n.attrs.get("mode") == "nearest" else "nearest"
+)
 _attribute("other coordinates of a Resize", "Resize", "coordinate_transformation_mode",
            lambda e, n: e.chance.choice([m for m in ("asymmetric", "half_pixel", "align_corners")
                                          if m != n.attrs.get("coordinate_transformation_mode")]))  # fmt: skip
-_attribute("another rounding of a Resize", "Resize", "nearest_mode",
-           lambda e, n: e.chance.choice([m for m in ("floor", "ceil", "round_prefer_ceil") if m != n.attrs.get("nearest_mode")]))
+_attribute(
+    "another rounding of a Resize",
+    "Resize",
+    "nearest_mode",
+    lambda e, n: e.chance.choice([m for m in ("floor", "ceil", "round_prefer_ceil") if m != n.attrs.get("nearest_mode")]),
+)
 
 
 @changing("a convolution's padding moved")
@@ -353,7 +361,10 @@ def nms_most(edit: Edit) -> None:
 @changing("a score threshold in a suppression")
 def nms_least(edit: Edit) -> None:
     node = edit.node("NonMaxSuppression")
-    node.inputs = [*list(node.inputs)[:4], gs.Constant(edit.fresh("least"), np.array([edit.chance.choice([0.1, 0.3])], np.float32))]
+    node.inputs = [
+        *list(node.inputs)[:4],
+        gs.Constant(edit.fresh("least"), np.array([edit.chance.choice([0.1, 0.3])], np.float32)),
+    ]
     edit.tell(f"NonMaxSuppression {node.name!r} drops low scores")
 
 
@@ -376,7 +387,11 @@ def pad_amounts(edit: Edit) -> None:
 @changing("the value that is padded")
 def pad_value(edit: Edit) -> None:
     node = edit.node("Pad")
-    node.inputs = [*list(node.inputs)[:2], gs.Constant(edit.fresh("filling"), np.array(0.5, np.float32)), *list(node.inputs)[3:]]
+    node.inputs = [
+        *list(node.inputs)[:2],
+        gs.Constant(edit.fresh("filling"), np.array(0.5, np.float32)),
+        *list(node.inputs)[3:],
+    ]
     edit.tell(f"Pad {node.name!r} fills 0.5")
 
 

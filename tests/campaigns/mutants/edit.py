@@ -119,7 +119,7 @@ class Edit:
         for graph in self.graphs():
             for at, tensor in enumerate(graph.outputs):
                 if tensor is gone:
-                    if isinstance(instead, gs.Constant) or graph is self.graph and any(instead is t for t in graph.inputs):
+                    if isinstance(instead, gs.Constant) or (graph is self.graph and any(instead is t for t in graph.inputs)):
                         raise NoPlaceError
                     graph.outputs[at] = instead
         node.outputs.clear()

@@ -35,7 +35,9 @@ def wide_filter(edit: Edit) -> None:
 
 @changing("a filter of scores")
 def score_filter(edit: Edit) -> None:
-    edit.rows(edit.where(edit.end("Greater", edit.output("scores"), np.float32(edit.chance.choice([0.1, 0.3])), dtype=np.bool_)))
+    edit.rows(
+        edit.where(edit.end("Greater", edit.output("scores"), np.float32(edit.chance.choice([0.1, 0.3])), dtype=np.bool_))
+    )
 
 
 @changing("a filter by place")
@@ -90,7 +92,9 @@ def columns(edit: Edit) -> None:
 def corner_and_size(edit: Edit) -> None:
     boxes = edit.output("boxes")
     low, high = (edit.end("Slice", boxes, np.array([a]), np.array([a + 2]), np.array([1])) for a in (0, 2))
-    edit.instead(boxes, edit.make(edit.graph, None, "Concat", [low, edit.end("Sub", high, low)], np.float32, boxes.shape, axis=1))
+    edit.instead(
+        boxes, edit.make(edit.graph, None, "Concat", [low, edit.end("Sub", high, low)], np.float32, boxes.shape, axis=1)
+    )
 
 
 @changing("normalised boxes")
@@ -148,8 +152,8 @@ def second_suppression(edit: Edit) -> None:
     boxes, scores = edit.output("boxes"), edit.output("scores")
     lifted = edit.end("Unsqueeze", boxes, np.array([0]))
     twice = edit.end("Unsqueeze", scores, np.array([0, 1]))
-    found = edit.end("NonMaxSuppression", lifted, twice, np.array([2**62]), np.array([edit.chance.choice([0.3, 0.5])], np.float32),
-                     dtype=np.int64)  # fmt: skip
+    threshold = np.array([edit.chance.choice([0.3, 0.5])], np.float32)
+    found = edit.end("NonMaxSuppression", lifted, twice, np.array([2**62]), threshold, dtype=np.int64)
     edit.rows(edit.end("Squeeze", edit.end("Slice", found, np.array([2]), np.array([3]), np.array([1]), dtype=np.int64),
                        np.array([1]), dtype=np.int64))  # fmt: skip
 
@@ -193,8 +197,12 @@ def background_first(edit: Edit) -> None:
 def one_more_condition(edit: Edit) -> None:
     node = edit.node("And", "NonZero", where=lambda n: n.inputs[0].dtype == np.bool_ and value(n.inputs[0]) is None)
     graph = next(g for g, n in edit.owned(node.op) if n is node)
-    comparison = edit.pick([n for n in graph.nodes if n.op in ("Greater", "GreaterOrEqual") and n.inputs and value(n.inputs[0]) is None])
-    moved = edit.make(graph, node, "Greater", [comparison.inputs[0], np.float32(edit.chance.choice([0.2, 10.0, 25.0]))], np.bool_)
+    comparison = edit.pick(
+        [n for n in graph.nodes if n.op in ("Greater", "GreaterOrEqual") and n.inputs and value(n.inputs[0]) is None]
+    )
+    moved = edit.make(
+        graph, node, "Greater", [comparison.inputs[0], np.float32(edit.chance.choice([0.2, 10.0, 25.0]))], np.bool_
+    )
     node.inputs[0] = edit.make(graph, node, "And", [node.inputs[0], moved], np.bool_, node.inputs[0].shape)
     edit.tell(f"{node.op} {node.name!r} also asks what {comparison.name!r} compares")
 
@@ -207,7 +215,7 @@ def one_condition(edit: Edit) -> None:
 
 @changing("another rule for levels")
 def level_rule(edit: Edit) -> None:
-    places = [p for p in edit.edges(ops=("Floor",))]
+    places = list(edit.edges(ops=("Floor",)))
     edit.put(edit.pick(places), "Add", np.float32(edit.chance.choice([-0.5, 0.2, 1.0])))
 
 
@@ -268,7 +276,9 @@ def attention(edit: Edit) -> None:
     at = graph.nodes[next(i for i, n in enumerate(graph.nodes) if n is node) + 1]
     turned = edit.make(graph, at, "Transpose", [old], old.dtype, perm=[1, 0])
     product = edit.make(graph, at, "MatMul", [old, turned], old.dtype)
-    shares = edit.make(graph, at, "Softmax", [edit.make(graph, at, "Mul", [product, np.float32(0.01)], old.dtype)], old.dtype, axis=1)
+    shares = edit.make(
+        graph, at, "Softmax", [edit.make(graph, at, "Mul", [product, np.float32(0.01)], old.dtype)], old.dtype, axis=1
+    )
     new = edit.make(graph, at, "MatMul", [shares, old], old.dtype, old.shape)
     made = {id(t.inputs[0]) for t in (turned, product, shares, new)}
     for _, reader in list(edit.owned()):
@@ -338,7 +348,11 @@ def fewer_proposals(edit: Edit) -> None:
 
 @changing("the whole canvas as one more proposal")
 def one_more_proposal(edit: Edit) -> None:
-    places = [p for p in edit.edges(ops=("Concat",)) if p[2] == 1 and len(p[1].inputs) == 2 and list(p[1].inputs[1].shape or ())[1:] == [4]]
+    places = [
+        p
+        for p in edit.edges(ops=("Concat",))
+        if p[2] == 1 and len(p[1].inputs) == 2 and list(p[1].inputs[1].shape or ())[1:] == [4]
+    ]
     graph, node, index = edit.pick(places)
     old = node.inputs[index]
     rolled = edit.make(graph, node, "Mul", [old, np.array([[1.0, 1.0, 1.02, 1.0]], np.float32)], old.dtype, old.shape)
@@ -370,8 +384,8 @@ def gamma(edit: Edit) -> None:
 def mirrored(edit: Edit) -> None:
     image = edit.graph.inputs[0]
     readers = [(n, i) for n in edit.graph.nodes for i, t in enumerate(n.inputs) if t is image and n.op != "Shape"]
-    new = edit.make(edit.graph, edit.graph.nodes[0], "Slice", [image, np.array([-1]), np.array([-(2**62)]), np.array([2]), np.array([-1])],
-                    np.float32, image.shape)  # fmt: skip
+    turned = [image, np.array([-1]), np.array([-(2**62)]), np.array([2]), np.array([-1])]
+    new = edit.make(edit.graph, edit.graph.nodes[0], "Slice", turned, np.float32, image.shape)
     for node, index in readers:
         node.inputs[index] = new
     edit.tell("the image mirrored")

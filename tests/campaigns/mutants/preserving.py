@@ -72,7 +72,9 @@ def transposed(edit: Edit) -> None:
     edit.chance.shuffle(order)
     old = node.inputs[index]
     turned = edit.make(graph, node, "Transpose", [old], old.dtype, perm=order)
-    node.inputs[index] = edit.make(graph, node, "Transpose", [turned], old.dtype, old.shape, perm=[int(i) for i in np.argsort(order)])
+    node.inputs[index] = edit.make(
+        graph, node, "Transpose", [turned], old.dtype, old.shape, perm=[int(i) for i in np.argsort(order)]
+    )
     edit.tell(f"transposed twice in front of {place[1].name!r}")
 
 
@@ -209,8 +211,9 @@ def division(edit: Edit) -> None:
 
 @preserving("one column by a slice")
 def gather_as_slice(edit: Edit) -> None:
-    graph, node = edit.pick([(g, n) for g, n in edit.owned("Gather") if (held := value(n.inputs[1])) is not None and held.ndim == 0
-                             and int(held) >= 0 and value(n.inputs[0]) is None and n.outputs[0].dtype == np.float32])  # fmt: skip
+    columns = [(g, n) for g, n in edit.owned("Gather") if value(n.inputs[0]) is None and n.outputs[0].dtype == np.float32]
+    graph, node = edit.pick([(g, n) for g, n in columns if (held := value(n.inputs[1])) is not None and held.ndim == 0
+                             and int(held) >= 0])  # fmt: skip
     axis, index = np.array([node.attrs.get("axis", 0)]), int(value(node.inputs[1]))
     one = edit.make(graph, node, "Slice", [node.inputs[0], np.array([index]), np.array([index + 1]), axis], np.float32)
     node.op, node.attrs, node.inputs = "Squeeze", {}, [one, gs.Constant(edit.fresh("axis"), axis)]
@@ -340,7 +343,9 @@ def own_bias(edit: Edit) -> None:
 def gemm(edit: Edit) -> None:
     graph, node = edit.pick([(g, n) for g, n in edit.owned("Gemm") if len(n.inputs) == 3 and value(n.inputs[1]) is not None
                              and n.attrs.get("transB") and not n.attrs.get("transA")])  # fmt: skip
-    product = edit.make(graph, node, "MatMul", [node.inputs[0], np.array(value(node.inputs[1]).T)], np.float32, node.outputs[0].shape)
+    product = edit.make(
+        graph, node, "MatMul", [node.inputs[0], np.array(value(node.inputs[1]).T)], np.float32, node.outputs[0].shape
+    )
     node.op, node.attrs, node.inputs = "Add", {}, [product, node.inputs[2]]
     edit.tell(f"Gemm {node.name!r} as MatMul and Add")
 
@@ -362,8 +367,8 @@ def switch(edit: Edit) -> None:
 
 @preserving("indices of 32 bits and back")
 def narrow(edit: Edit) -> None:
-    places = [p for p in edit.edges(floating=False) if np.dtype(p[1].inputs[p[2]].dtype) == np.int64 and p[1].op in ("Gather", "GatherND")
-              and p[2] == 1]  # fmt: skip
+    indices = [p for p in edit.edges(floating=False, ops=("Gather", "GatherND")) if p[2] == 1]
+    places = [p for p in indices if np.dtype(p[1].inputs[p[2]].dtype) == np.int64]
     graph, node, index = edit.pick(places)
     old = node.inputs[index]
     small = edit.make(graph, node, "Cast", [old], np.int32, old.shape, to=6)
@@ -372,7 +377,9 @@ def narrow(edit: Edit) -> None:
 
 @preserving("a condition twice")
 def condition(edit: Edit) -> None:
-    places = [p for p in edit.edges(floating=False, ops=("And", "NonZero", "Or")) if np.dtype(p[1].inputs[p[2]].dtype) == np.bool_]
+    places = [
+        p for p in edit.edges(floating=False, ops=("And", "NonZero", "Or")) if np.dtype(p[1].inputs[p[2]].dtype) == np.bool_
+    ]
     graph, node, index = edit.pick(places)
     old = node.inputs[index]
     node.inputs[index] = edit.make(graph, node, "And", [old, old], np.bool_, old.shape)

@@ -31,7 +31,11 @@ FINE = 1e-3  # of scores: what may lie in another order
 def difference(expected: Detections | str, found: Detections | str) -> str | None:
     """How two answers differ, or None: as sets, and by the order of rows."""
     if isinstance(expected, str) or isinstance(found, str):
-        return None if isinstance(expected, str) and isinstance(found, str) else f"{expected if isinstance(expected, str) else found}"
+        return (
+            None
+            if isinstance(expected, str) and isinstance(found, str)
+            else f"{expected if isinstance(expected, str) else found}"
+        )
     report = match(expected, found)
     if not report.exact:
         return str(report)
@@ -122,4 +126,3 @@ def build_differs(
             if failure is not None:
                 return f"{part.name}, fed {failure[0].name!r}: {failure[1]}"
     return None
-
