@@ -102,7 +102,7 @@ def _culprit(
     return None
 
 
-def _part(outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray]) -> list[gs.Node]:
+def _part(outputs: Sequence[gs.Tensor], feeds: Mapping[str, np.ndarray]) -> list[gs.Node]:
     """The nodes between feeds and outputs, nearest to the outputs first."""
     found: dict[int, gs.Node] = {}
     queue = list(outputs)
