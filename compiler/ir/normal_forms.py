@@ -7,9 +7,11 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.neutral import same_value
+from onnxgraft.ir.ops import RANDOM
 from onnxgraft.ir.traverse import producer, scalar, value
 
 _SWAPPED = {"Less": "Greater", "LessOrEqual": "GreaterOrEqual", "Greater": "Less", "GreaterOrEqual": "LessOrEqual"}
+_SMALL = 64  # elements of a constant that is compared by value
 _OPPOSITE = {"Less": "GreaterOrEqual", "LessOrEqual": "Greater", "Greater": "LessOrEqual", "GreaterOrEqual": "Less"}
 
 
@@ -21,7 +23,7 @@ def normalise(graph: Graph, rare: bool = False) -> int:
 
     Args:
         rare: also what exporters seldom write: a Not of a comparison is the opposite one, Max with 0 a Relu, one column is
-            taken by a Gather, a Conv adds its bias itself, axes count from the start.
+            taken by a Gather, a Conv adds its bias itself, axes count from the start, nothing is computed twice.
     """
     kept = {id(t) for t in graph.gs.outputs}
     changed = 0
@@ -35,9 +37,36 @@ def normalise(graph: Graph, rare: bool = False) -> int:
         elif not any(rule(graph, node) for rule in (_USUAL + _RARE if rare else _USUAL)):
             continue
         changed += 1
+    changed += _merge_twins(graph, kept) if rare else 0
     if changed:
         graph.cleanup()
     return changed
+
+
+def _merge_twins(graph: Graph, kept: set[int]) -> int:
+    """Let what is computed twice be computed once. Returns how many nodes went."""
+    first: dict[tuple[object, ...], gs.Node] = {}
+    merged = 0
+    for node in list(graph.nodes):
+        inner = any(isinstance(held, (gs.Graph, gs.Constant)) for held in node.attrs.values())
+        if node.domain or inner or node.op in RANDOM or any(id(t) in kept for t in node.outputs) or not node.inputs:
+            continue
+        key = (node.op, len(node.outputs), str(sorted(node.attrs.items(), key=str)), *map(_identity, node.inputs))
+        twin = first.setdefault(key, node)
+        if twin is not node:
+            for mine, theirs in zip(node.outputs, twin.outputs, strict=True):
+                graph.replace(mine, theirs)
+            node.outputs.clear()
+            merged += 1
+    return merged
+
+
+def _identity(tensor: gs.Tensor) -> object:
+    """Equal for tensors that are the same: small constants by value."""
+    if not tensor.name:
+        return ""
+    held = value(tensor) if isinstance(tensor, gs.Constant) and np.prod(tensor.shape) <= _SMALL else None
+    return id(tensor) if held is None else (str(held.dtype), held.shape, held.tobytes())
 
 
 def _swap(graph: Graph, node: gs.Node) -> bool:

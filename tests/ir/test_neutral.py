@@ -38,6 +38,7 @@ STAYS = {
     "a product with a row": ("y = Mul(x, row)", 1), "the larger of two": ("a = Neg(x) y = Max(x, a)", 2),
 }  # fmt: skip
 FORMS = {
+    "computed twice": ("a = Mul(x, third) b = Mul(x, third) c = Exp(a) d = Exp(b) y = Add(c, d)", ["Mul", "Exp", "Add"]),
     "a comparison as not its opposite": ("a = LessOrEqual(x, third) b = Not(a) y = Cast<to = 1>(b)", ["Greater", "Cast"]),
     "one column by a slice": (
         "a = Slice(x, from, to, axis) b = Squeeze(a, axis) y = Unsqueeze(b, axis)", ["Gather", "Unsqueeze"],
