@@ -23,7 +23,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 
-.PHONY: all help install engine inspect diff report verify bench zoo fuzz-files faults audit test lint lock clean
+.PHONY: all help install engine inspect diff report verify bench zoo fuzz fuzz-files faults audit test lint lock clean
 
 all: install help
 
@@ -76,6 +76,9 @@ zoo: $(INSTALLED)  ## measure every model of detectron2's zoo; needs torch and d
 	@$(BIN)/python -c 'import torch, detectron2' 2>/dev/null || { echo "error: make zoo needs torch and detectron2:" \
 		"$(BIN)/pip install -e '.[export]', then detectron2 from its source" >&2; exit 1; }
 	@$(BIN)/python -W ignore -m golden_graphs.zoo.sweep $(if $(SIZE),--size $(SIZE)) $(ARGS)
+
+fuzz: $(INSTALLED)  ## change exported detectors and hold each build, or refusal, against the changed file [MINUTES=30 SEED=1 ARGS=]
+	@PYTHONPATH=tests $(BIN)/python -W ignore -m campaigns.fuzz_graphs --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) $(ARGS)
 
 fuzz-files: $(INSTALLED)  ## read 10,000 hostile files: models, sidecars, manifests, calibrations, pictures [ARGS=--cases N --seed N]
 	@PYTHONPATH=tests $(BIN)/python -W ignore -m campaigns.fuzz_files $(ARGS)

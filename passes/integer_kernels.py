@@ -36,8 +36,6 @@ class IntegerKernels(Pass):
 
     requires: ClassVar[tuple[Fact | str, ...]] = (QUANTIZED,)
     provides: ClassVar[tuple[Fact | str, ...]] = (INTEGER_KERNELS,)
-    changes_answers = "rounds biases to the accumulator's step; what lies between two levels of int8 may go to the other"
-
     changes_answers = "rounds biases to the accumulator's step, which moves a few int8 levels by one"
 
     signed_weights: Literal["uint8", "int8"] = "uint8"

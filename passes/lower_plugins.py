@@ -41,6 +41,12 @@ class LowerPlugins(Pass):
     deform_conv: Form = "auto"
     max_candidates: Count | None = None
 
+    @property
+    def changes_answers(self) -> str:
+        if self.roi_sampling != "exact":
+            return f"samples RoIAlign as {self.roi_sampling}"
+        return "bounds the candidates of a suppression" if self.max_candidates is not None else ""
+
     def portable(self) -> Pass:
         return LowerPlugins()
 

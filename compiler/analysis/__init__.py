@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from onnxgraft.analysis import dense, proposal_network, rcnn, semantic
+from onnxgraft.analysis.account import Account, account
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import Refusal
+from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.normal_forms import normalise
 
 Family = tuple[Callable[[Graph], bool], Callable[[Graph], DetectorSpec]]
 
@@ -28,10 +31,31 @@ def analyse(graph: Graph) -> DetectorSpec:
     Raises:
         Refusal: no known family, or a member with an unknown variation: names the node and the reason.
     """
+    return analyse_and_account(graph)[0]
+
+
+def analyse_and_account(graph: Graph) -> tuple[DetectorSpec, Account]:
+    """As `analyse`, with what every node is there for.
+
+    A graph that is refused as it stands is read once more, without what only hands on its input.
+    """
+    try:
+        return _recognised(graph)
+    except Refusal:
+        if not normalise(graph, rare=True):
+            raise
+    while normalise(graph, rare=True):
+        pass
+    settle(graph)
+    return _recognised(graph)
+
+
+def _recognised(graph: Graph) -> tuple[DetectorSpec, Account]:
     for matches, recognise in FAMILIES:
         if matches(graph):
             try:
-                return recognise(graph)
+                spec = recognise(graph)
+                return spec, account(graph, spec)
             except (ArithmeticError, ValueError, LookupError) as error:
                 raise Refusal(f"the graph has numbers or shapes that no detector of detectron2 has: {error}") from error
     kinds = sorted({node.op for node in graph.nodes})
@@ -41,4 +65,4 @@ def analyse(graph: Graph) -> DetectorSpec:
     )
 
 
-__all__ = ["FAMILIES", "analyse"]
+__all__ = ["FAMILIES", "Account", "analyse", "analyse_and_account"]

@@ -12,7 +12,6 @@ from onnxgraft.analysis.box_coder import measure_coder, verify_coder, verify_lin
 from onnxgraft.analysis.dense_selection import Selection, candidates, selection_of
 from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.outputs import recognise_outputs
-from onnxgraft.analysis.parts import hold_dense
 from onnxgraft.analysis.provenance import (
     iou_threshold,
     kept_after,
@@ -51,7 +50,6 @@ def analyse_dense(graph: Graph) -> DetectorSpec:
     image = analyse_input(graph)
     outputs = recognise_outputs(graph)
     head = _head(graph, outputs, (image.height, image.width))
-    hold_dense(graph, outputs, head, (image.height, image.width))
     family = "fcos" if head.levels[0].centerness_tensor else "retinanet"
     return DetectorSpec(family=family, image=image, outputs=outputs, dense=head)
 

@@ -6,11 +6,12 @@ changes answers, so each part is run between the tensors that the spec names and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.analysis.evidence import Evidence
 from onnxgraft.detector.reference import Found
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
@@ -25,24 +26,49 @@ _TRIED = 48  # nodes that are tried as the reason of a difference, nearest to th
 Compare = Callable[[Sequence[np.ndarray]], str | None]
 
 
-def hold(graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray], compare: Compare, what: str) -> None:
+def hold(
+    graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray], compare: Compare, what: str,
+    evidence: Evidence | None = None,
+) -> None:  # fmt: skip
     """Run the part of the graph between `feeds` and `outputs`; `compare` says how the results differ, or None.
 
     Args:
         feeds: arrays of the shapes and dtypes of the graph's tensors, by name: a float32 map [1, C, H, W] for a map, and so on.
         compare: takes one array for each of `outputs`, of that tensor's shape.
+        evidence: learns what the part's nodes did.
 
     Raises:
         Refusal: they differ. It names the node without which they would not, or the last one of the part.
     """
-    difference = compare(evaluate(graph, outputs, feeds))
+    watched = evidence.watch(_part(outputs, feeds)) if evidence is not None else []
+    asked = list({t.name: t for t in (*outputs, *watched) if t.name not in feeds}.values())
+    _refuse_other_inputs(outputs, feeds, what)
+    values = {**feeds, **{t.name: v for t, v in zip(asked, evaluate(graph, asked, feeds), strict=True)}}
+    difference = compare([values[t.name] for t in outputs])
     if difference is None:
+        if evidence is not None:
+            evidence.saw(values)
         return
     culprit = _culprit(graph, outputs, feeds, compare)
     if culprit is not None:
         raise Refusal(f"{what} differ from detectron2's by what a {culprit.op} does here: {difference}", culprit.name)
     last = _decider(graph, outputs, feeds) or next((t.inputs[0].name for t in outputs if t.inputs), outputs[0].name)
     raise Refusal(f"{what} differ from detectron2's: {difference}", last)
+
+
+def _refuse_other_inputs(outputs: Sequence[gs.Tensor], feeds: Mapping[str, np.ndarray], what: str) -> None:
+    """Hold that a part reads nothing besides what it is fed. Raises Refusal with the node that does, nearest to the outputs."""
+    def depends(tensor: gs.Tensor) -> bool:
+        return any(not t.inputs and isinstance(t, gs.Variable) and t.name and t.name not in feeds
+                   for node in _part([tensor], feeds) for t in node_inputs(node))  # fmt: skip
+
+    if not any(depends(t) for t in outputs):
+        return
+    for node in _part(outputs, feeds):
+        reads = [t for t in node_inputs(node) if not isinstance(t, gs.Constant) and t.name]
+        other = [t for t in reads if t.name not in feeds and (depends(t) or not t.inputs)]
+        if other and len(other) < len(reads):
+            raise Refusal(f"{what} also depend on {other[0].name!r} here, which is none of their part's inputs", node.name)
 
 
 def _decider(graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray]) -> str | None:
@@ -76,7 +102,7 @@ def _culprit(
     return None
 
 
-def _part(outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray]) -> list[gs.Node]:
+def _part(outputs: Sequence[gs.Tensor], feeds: Mapping[str, np.ndarray]) -> list[gs.Node]:
     """The nodes between feeds and outputs, nearest to the outputs first."""
     found: dict[int, gs.Node] = {}
     queue = list(outputs)

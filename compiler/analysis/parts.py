@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxgraft.analysis import probes
+from onnxgraft.analysis.evidence import Evidence
 from onnxgraft.analysis.measure import compare_found, hold
 from onnxgraft.detector import reference
 from onnxgraft.detector.reference import Found
@@ -17,11 +18,14 @@ Size = tuple[int, int]
 _ROWS = 256  # proposals of a probe, where the graph does not fix their number
 
 
-def hold_rpn(graph: Graph, rpn: RPN, image: Size, objectness: str | None = None) -> None:
+def hold_rpn(
+    graph: Graph, rpn: RPN, image: Size, objectness: str | None = None, evidence: Evidence | None = None
+) -> None:
     """Hold the proposals against find_top_rpn_proposals, from the levels' maps on.
 
     Args:
         objectness: the output that gives the proposals' logits, if there is one.
+        evidence: learns what the nodes did.
 
     Raises:
         Refusal: they differ.
@@ -51,13 +55,17 @@ def hold_rpn(graph: Graph, rpn: RPN, image: Size, objectness: str | None = None)
             scores = results[1] if len(results) > 1 else None
             return compare_found(kept, results[0].reshape(-1, 4), scores, None)
 
-        hold(graph, outputs, feeds, compare, "the proposals")
+        hold(graph, outputs, feeds, compare, "the proposals", evidence)
 
 
 def hold_detections(
-    graph: Graph, outputs: Outputs, head: BoxHead, stages: Sequence[CascadeStage], pooler: Pooler, image: Size
-) -> None:
+    graph: Graph, outputs: Outputs, head: BoxHead, stages: Sequence[CascadeStage], pooler: Pooler, image: Size,
+    evidence: Evidence | None = None,
+) -> None:  # fmt: skip
     """Hold the detections against FastRCNNOutputLayers.inference, from class logits, deltas and proposals on.
+
+    Args:
+        evidence: learns what the nodes did.
 
     Raises:
         Refusal: they differ.
@@ -80,7 +88,7 @@ def hold_detections(
             return compare_found(kept, *results)
 
         wanted = [graph.tensor(n or "") for n in (outputs.boxes_tensor, outputs.scores_tensor, outputs.classes_tensor)]
-        hold(graph, wanted, feeds, compare, "the detections")
+        hold(graph, wanted, feeds, compare, "the detections", evidence)
         between = [graph.tensor(p.boxes_tensor) for p in poolers[1:]]
         if between and seed == 4:
             hold(graph, between, feeds, probe.compare_stages, "the boxes between the cascade's stages")
@@ -122,8 +130,11 @@ class _BoxProbe:
         return None
 
 
-def hold_dense(graph: Graph, outputs: Outputs, head: DenseHead, image: Size) -> None:
+def hold_dense(graph: Graph, outputs: Outputs, head: DenseHead, image: Size, evidence: Evidence | None = None) -> None:
     """Hold a dense head's detections against RetinaNet's and FCOS's inference, from the levels' maps on.
+
+    Args:
+        evidence: learns what the nodes did.
 
     Raises:
         Refusal: they differ.
@@ -160,11 +171,14 @@ def hold_dense(graph: Graph, outputs: Outputs, head: DenseHead, image: Size) -> 
             return compare_found(kept, *results)
 
         wanted = [graph.tensor(n or "") for n in (outputs.boxes_tensor, outputs.scores_tensor, outputs.classes_tensor)]
-        hold(graph, wanted, feeds, compare, "the detections")
+        hold(graph, wanted, feeds, compare, "the detections", evidence)
 
 
-def hold_masks(graph: Graph, outputs: Outputs, head: MaskHead, classes: int) -> None:
+def hold_masks(graph: Graph, outputs: Outputs, head: MaskHead, classes: int, evidence: Evidence | None = None) -> None:
     """Hold that each detection's mask is the sigmoid of its own class's logits.
+
+    Args:
+        evidence: learns what the nodes did.
 
     Raises:
         Refusal: another class, order or activation.
@@ -188,4 +202,4 @@ def hold_masks(graph: Graph, outputs: Outputs, head: MaskHead, classes: int) -> 
         error = np.abs(results[0] - expected).max()
         return None if error < 1e-4 else f"a mask differs by {error:.3g} from that of its class"
 
-    hold(graph, [graph.tensor(outputs.masks_tensor or "")], feeds, compare, "the masks")
+    hold(graph, [graph.tensor(outputs.masks_tensor or "")], feeds, compare, "the masks", evidence)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxgraft.analysis import probes
+from onnxgraft.analysis.evidence import Evidence
 from onnxgraft.analysis.measure import hold
 from onnxgraft.detector import reference
 from onnxgraft.detector.spec import Pooler
@@ -15,7 +16,7 @@ from onnxgraft.ir.graph import Graph
 Size = tuple[int, int]
 
 
-def hold_pooler(graph: Graph, pooler: Pooler, image: Size) -> None:
+def hold_pooler(graph: Graph, pooler: Pooler, image: Size, evidence: Evidence | None = None) -> None:
     """Hold where a pooler reads: from which level, from which place, in which order.
 
     Maps that say their level, their column and their row are pooled: a mean of samples around a bin's centre is the
@@ -43,7 +44,7 @@ def hold_pooler(graph: Graph, pooler: Pooler, image: Size) -> None:
             return None
         return f"the box {boxes[error.argmax()].tolist()} is pooled from elsewhere"
 
-    hold(graph, [graph.tensor(pooler.pooled_tensor)], feeds, compare, "the pooled features")
+    hold(graph, [graph.tensor(pooler.pooled_tensor)], feeds, compare, "the pooled features", evidence)
 
 
 def _pooled_boxes(rng: np.random.Generator, pooler: Pooler, image: Size) -> tuple[np.ndarray, np.ndarray]:

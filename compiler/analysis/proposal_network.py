@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.outputs import recognise_outputs, sort_outputs
-from onnxgraft.analysis.parts import hold_rpn
 from onnxgraft.analysis.provenance import refuse_change
 from onnxgraft.analysis.rpn import analyse_rpn
 from onnxgraft.detector.outputs import Role
@@ -34,5 +33,4 @@ def analyse_proposal_network(graph: Graph) -> DetectorSpec:
         raise Refusal("the objectness of an RPN is a logit; this output is a probability", objectness.name)
     refuse_change(objectness, lambda t: bool(t.inputs) and t.inputs[0].op == "TopK", "objectness of the proposals")
     rpn = analyse_rpn(graph, proposals, (image.height, image.width))
-    hold_rpn(graph, rpn, (image.height, image.width), objectness.name)
     return DetectorSpec(family="rpn-fpn" if len(rpn.levels) > 1 else "rpn", image=image, outputs=outputs, rpn=rpn)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis import parts
 from onnxgraft.analysis.box_head import analyse_box_head, analyse_stages
 from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.keypoint_head import analyse_keypoint_head
 from onnxgraft.analysis.mask_head import analyse_mask_head
 from onnxgraft.analysis.outputs import recognise_outputs
-from onnxgraft.analysis.pooling_part import hold_pooler
 from onnxgraft.analysis.provenance import refuse_change, selected_from
 from onnxgraft.analysis.roi_pooler import analyse_poolers
 from onnxgraft.analysis.rpn import analyse_rpn
@@ -53,7 +51,7 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
         mask_head = analyse_mask_head(graph, graph.tensor(outputs.masks_tensor), box_head)
     if outputs.heatmaps_tensor:
         keypoint_head = analyse_keypoint_head(graph, graph.tensor(outputs.heatmaps_tensor))
-    spec = DetectorSpec(
+    return DetectorSpec(
         family=_family(outputs, stages, given is not None),
         image=image,
         outputs=outputs,
@@ -68,8 +66,6 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
         keypoint_head=keypoint_head,
         semantic=semantic,
     )
-    _hold(graph, spec, size)
-    return spec
 
 
 def _refuse_traced_counts(graph: Graph) -> None:
@@ -88,19 +84,6 @@ def _refuse_traced_counts(graph: Graph) -> None:
                 "`onnxgraft export` does",
                 node.name,
             )
-
-
-def _hold(graph: Graph, spec: DetectorSpec, size: tuple[int, int]) -> None:
-    """Hold every part against detectron2's formula. Raises Refusal."""
-    assert spec.box_head is not None
-    assert spec.box_pooler is not None
-    if spec.rpn is not None:
-        parts.hold_rpn(graph, spec.rpn, size)
-    for pooler in spec.poolers():
-        hold_pooler(graph, pooler, size)
-    parts.hold_detections(graph, spec.outputs, spec.box_head, spec.cascade, spec.box_pooler, size)
-    if spec.mask_head is not None:
-        parts.hold_masks(graph, spec.outputs, spec.mask_head, spec.box_head.num_classes)
 
 
 def _family(outputs: Outputs, stages: list[Pooler], proposals_given: bool) -> str:

@@ -17,6 +17,7 @@ def inspect(
     model: Model,
     options: Options,
     as_json: Annotated[bool, typer.Option("--json", help="Print the spec as JSON.")] = False,
+    account: Annotated[bool, typer.Option("--account", help="Name every node and the part that explains it.")] = False,
 ) -> None:
     """Show what is recognised in MODEL: every number of the detector, or why it is not one."""
     from rich.table import Table
@@ -25,15 +26,15 @@ def inspect(
     from onnxgraft.detector.describe import spec_rows
     from onnxgraft.files import CACHE
     from onnxgraft.golden import catalog
-    from onnxgraft.tools.inspect import inspect as inspect_file
+    from onnxgraft.tools.inspect import inspect_nodes
 
-    spec, notes = inspect_file(catalog.resolve(model, CACHE), options.pooler_type, options.bounds)
+    spec, explained, notes = inspect_nodes(catalog.resolve(model, CACHE), options.pooler_type, options.bounds)
     if as_json:
         out.print_json(data=spec.to_dict())
         return
     table = Table("part", "what", "value", title=None, box=None)
     last = ""
-    for part, what, value in spec_rows(spec):
+    for part, what, value in (*spec_rows(spec), *explained.rows(full=account)):
         table.add_row(part if part != last else "", what, value)
         last = part
     out.print(table)

@@ -8,7 +8,11 @@ from pathlib import Path
 from onnxgraft.driver.plan import given_images
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.options import Options
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import NAMED_OUTPUTS
 from onnxgraft.pipeline.syntax import Pipeline
+from onnxgraft.proof.models import Delivered
 from onnxgraft.proof.proof import Proof
 from onnxgraft.proof.prove import prove
 from onnxgraft.proof.witness import Witness
@@ -22,6 +26,8 @@ def prove_build(
     options: Options,
     order: str | None,
     progress: Callable[[str], None],
+    runnable: Path,
+    ctx: Context,
 ) -> Proof | None:
     """What was proved of the passes that `witness` saw; None where nothing was to be, or no detector was made.
 
@@ -33,6 +39,8 @@ def prove_build(
         options: of the build.
         order: the channel order that a sidecar names.
         progress: called with a word on what runs.
+        runnable: what the build leaves for ONNX Runtime.
+        ctx: after all passes.
 
     Raises:
         ProofError: the answers differ.
@@ -43,4 +51,13 @@ def prove_build(
     shown = given_images(model, options.images, (image.height, image.width))
     number = max(options.proof_images, len(options.images))
     bounds = Bounds.times(options.bounds)
-    return prove(source, pipeline.passes, witness, shown, number, order, options.exact_padding, bounds, progress)
+    typed = next((step.changes_answers for step in _after_rewrites(pipeline) if step.changes_answers), "")
+    delivered = Delivered(runnable, ctx.io, typed, options.precision if options.precision != "fp32" else "the delivered graph")
+    return prove(source, pipeline.passes, witness, shown, number, order, options.exact_padding, bounds, progress, delivered)
+
+
+def _after_rewrites(pipeline: Pipeline) -> list[Pass]:
+    """The passes behind the named outputs: they type the graph and lower its plugins."""
+    steps = list(pipeline.passes)
+    ends = [index for index, step in enumerate(steps) if NAMED_OUTPUTS in step.provided()]
+    return steps[ends[0] + 1 :] if ends else []

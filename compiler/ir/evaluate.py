@@ -33,17 +33,21 @@ def evaluate(
             Runtime cannot run it.
     """
     feeds = feeds or {}
-    nodes, constants = _part(outputs, feeds)
+    nodes, constants = part_between(outputs, feeds)
     refuse_bytes(nodes, graph.bytes_to_fold)
     wanted = [t for t in outputs if not isinstance(t, gs.Constant)]
     computed = _run(_model(graph, nodes, constants, wanted, feeds), wanted, feeds) if wanted else {}
     return [np.array(t.values) if isinstance(t, gs.Constant) else computed[t.name] for t in outputs]
 
 
-def _part(
+def part_between(
     outputs: Sequence[gs.Tensor], feeds: Mapping[str, np.ndarray]
 ) -> tuple[list[gs.Node], dict[str, gs.Constant]]:
-    """The nodes that make `outputs` of what is fed, in order, and the constants that they read, by name."""
+    """The nodes that make `outputs` of what is fed, in order, and the constants that they read, by name.
+
+    Raises:
+        Refusal: they depend on an input that is not fed.
+    """
     nodes: list[gs.Node] = []
     seen: set[int] = set()
     constants: dict[str, gs.Constant] = {}
@@ -57,7 +61,8 @@ def _part(
             continue
         if not tensor.inputs:
             if tensor.name:
-                raise Refusal(f"tensor {tensor.name!r} depends on an input that is not known offline")
+                reader = tensor.outputs[0].name if tensor.outputs else None
+                raise Refusal(f"tensor {tensor.name!r} depends on an input that is not known offline", reader)
             continue
         node = tensor.inputs[0]
         if id(node) in seen:

@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
+from numpy.typing import NDArray
+
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import PassError
 from onnxgraft.ir.graph import Graph
@@ -16,6 +18,23 @@ from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTOR, Fact, facts
 
 PartT = TypeVar("PartT")
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a graph that a pass rewrites, by the tensors at which it begins and ends.
+
+    starts, ends: names before the pass. new_starts, new_ends: names after it, in the same order, where they are others.
+    feeds: arrays for the starts, in order, one tuple a probe; where there are none, seeded ones of the tensors' types and
+    shapes are made. limit: how far values may be apart, as a share of the largest one.
+    """
+
+    starts: tuple[str, ...]
+    ends: tuple[str, ...]
+    new_starts: tuple[str, ...] = ()
+    new_ends: tuple[str, ...] = ()
+    feeds: tuple[tuple[NDArray[Any], ...], ...] = ()
+    limit: float = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +75,11 @@ class Pass(ABC):
     def as_exported(self) -> Pass:
         """The form of this pass that keeps the export's own numbers where options choose others."""
         return self
+
+    def cut(self, graph: Graph, ctx: Context) -> Region | None:
+        """The part that it has just rewritten in `graph`: a build then runs both forms on probes and stops where they
+        differ. None: only the build's own proof sees what it did."""
+        return None
 
     def perform(self, graph: Graph, ctx: Context) -> str | None:
         """Run it where it applies, and hold it to its facts. Returns why it was skipped, or None.

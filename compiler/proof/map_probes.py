@@ -28,24 +28,14 @@ def feature_map(rng: np.random.Generator, shape: Sequence[int]) -> NDArray[np.fl
 def pooling_probes(spec: DetectorSpec, pooler: Pooler, maps: Sequence[Sequence[int]], rows: int) -> Iterator[Probe]:
     """Boxes and feature maps: roles boxes, map0, map1, ...
 
-    Boxes exactly on a level boundary are left out: two correct roundings of a logarithm put them on either level. So are, of
-    a pooler without alignment, boxes at the far edge that are thinner than a cell: RoIAlign widens them beyond the canvas and
-    counts what lies there as zero, PyramidROIAlign_TRT clips them to it.
+    Boxes exactly on a level boundary are left out: two correct roundings of a logarithm put them on either level.
     """
     rng = rng_of(4)
     feeds: dict[str, NDArray[np.generic]] = {f"map{i}": feature_map(rng, shape) for i, shape in enumerate(maps)}
     boxes = np.concatenate([_at_levels(spec, pooler, rng), _shapes(spec), _anywhere(spec, rng)])
-    if not pooler.aligned:
-        boxes = boxes[_whole_cells(spec, pooler, boxes)]
     rows = min(rows, 100)
     for start in range(0, len(boxes), rows):
         yield Probe("boxes of all sizes", {**feeds, "boxes": boxes[start : start + rows].astype(np.float32)})
-
-
-def _whole_cells(spec: DetectorSpec, pooler: Pooler, boxes: Boxes) -> NDArray[np.bool_]:
-    """Which boxes stay on the canvas when they are widened to a cell of the finest map."""
-    ends = boxes[:, :2] + 1 / pooler.scales[0]
-    return np.array((np.maximum(ends, boxes[:, 2:]) <= (spec.image.width, spec.image.height)).all(axis=1))
 
 
 def _at_levels(spec: DetectorSpec, pooler: Pooler, rng: np.random.Generator) -> Boxes:

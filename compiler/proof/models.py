@@ -15,6 +15,7 @@ from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.ir.traverse import ancestors, scalar
+from onnxgraft.manifest import GraphIO
 from onnxgraft.passes.emit.boxes import just_above
 from onnxgraft.passes.emit.plain_input import make_plain
 from onnxgraft.passes.fix_input import resize_image
@@ -108,11 +109,30 @@ def _number(tensor: gs.Tensor) -> float | None:
     return number
 
 
-class BuildModel:
-    """The compiled graph with its plugin ops as functions."""
+@dataclasses.dataclass(frozen=True)
+class Delivered:
+    """What a build leaves for ONNX Runtime to run.
 
-    def __init__(self, sides: Sides, folder: Path) -> None:
+    path: the file. io: its inputs and outputs. typed: why it answers otherwise than fp32 by intent ("rounds to fp16"); empty
+    where it must not. kind: what it is called: its precision, or what was chosen.
+    """
+
+    path: Path
+    io: GraphIO
+    typed: str = ""
+    kind: str = "fp32"
+
+
+class BuildModel:
+    """The compiled graph: as it is delivered, or with its plugin ops as functions.
+
+    Attributes:
+        delivered: the file that is run; None where it is the graph before it is lowered.
+    """
+
+    def __init__(self, sides: Sides, folder: Path, delivered: Delivered | None = None) -> None:
         self._sides, self._path = sides, folder / "build.onnx"
+        self.delivered = delivered
         self._runner: OrtRunner | None = None
 
     @property
@@ -122,9 +142,10 @@ class BuildModel:
     def __call__(self, pictures: Sequence[Picture]) -> list[Detections]:
         """What the build detects on a batch of pictures that lie on the canvas, in its pixels."""
         if self._runner is None:
-            self._sides.build.save(self._path)
-            self._runner = OrtRunner(self._path)
-        image, io = self._sides.spec.image, self._sides.ctx.io
+            if self.delivered is None:
+                self._sides.build.save(self._path)
+            self._runner = OrtRunner(self._path if self.delivered is None else self.delivered.path)
+        image, io = self._sides.spec.image, self.delivered.io if self.delivered else self._sides.ctx.io
         mean = image.mean if image.order == "BGR" else image.mean[::-1]
         outputs = self._runner(build_feeds(io, pictures, (image.height, image.width), mean))
         return [from_outputs(outputs, io, index) for index in range(len(pictures))]
@@ -135,6 +156,6 @@ class BuildModel:
         for node in ancestors(number):
             if node.domain == PLUGIN_DOMAIN and "score_threshold" in node.attrs:
                 node.attrs["score_threshold"] = just_above(new)
-                self._runner = None
+                self._runner = self.delivered = None  # the numbers of a delivered graph stand in too many places
                 return True
         return False

@@ -29,7 +29,8 @@ class Compared:
     reports: one for each. undecided: for each, how many detections differ that the file itself gains or loses when its pixels
     change by a thousandth. difference: the first picture on which both differ beyond that, in words. lowered: the score
     threshold that was set on both sides, where the file's own left too little to compare. missing: why nothing follows, or
-    None.
+    None. ran: name of the delivered file that was run; None where it was the graph before it is lowered. distance: how far the
+    typed graph is on each picture, above the file's own threshold; empty where there is none.
     """
 
     reports: tuple[MatchReport, ...] = ()
@@ -37,6 +38,8 @@ class Compared:
     difference: str | None = None
     lowered: float | None = None
     missing: str | None = None
+    ran: str | None = None
+    distance: tuple[MatchReport, ...] = ()
 
 
 def pictures_of(given: Sequence[Picture], size: tuple[int, int], number: int) -> list[Picture]:
@@ -51,15 +54,16 @@ _TURNS: tuple[Callable[[Picture], Picture], ...] = (lambda p: p[:, ::-1], lambda
 
 
 def compare_pictures(
-    file: Callable[[tuple[int, int]], FileModel], build: BuildModel, pictures: Sequence[Picture], canvas: tuple[int, int]
-) -> Compared:
+    file: Callable[[tuple[int, int]], FileModel], build: BuildModel, pictures: Sequence[Picture],
+    typed: BuildModel | None = None,
+) -> Compared:  # fmt: skip
     """Run each picture through the file at the picture's own size, and all of them through the build in batches.
 
     Args:
         file: makes the file's model for a size.
         build: the compiled graph; its batch is filled with the last picture.
         pictures: uint8 BGR; smaller than the canvas only where the build's answers do not depend on what lies around.
-        canvas: the build's size.
+        typed: the delivered graph where it answers otherwise by intent.
     """
     models = {size: file(size) for size in dict.fromkeys((p.shape[0], p.shape[1]) for p in pictures)}
     expected: list[Detections] = []
@@ -69,7 +73,7 @@ def compare_pictures(
             expected.append(models[size](picture))
         except TargetError as error:
             return Compared(missing=f"the file does not run at {size[0]}x{size[1]}: {error}")
-    spec = models[size].spec
+    spec, own = models[size].spec, list(expected)
     lowered, missing = None, None
     if _detects(spec) and sum(map(len, expected)) < ENOUGH:
         lowered, missing = _lower(models, build, pictures)
@@ -77,10 +81,8 @@ def compare_pictures(
             expected = [models[p.shape[0], p.shape[1]](p) for p in pictures]
         if lowered is not None and sum(map(len, expected)) < ENOUGH:
             missing = f"the file finds {sum(map(len, expected))} detections on these pictures"
-    found: list[Detections] = []
-    for start in range(0, len(pictures), build.batch):
-        chunk = list(pictures[start : start + build.batch])
-        found += build([*chunk, *[chunk[-1]] * (build.batch - len(chunk))])[: len(chunk)]
+    found = _in_batches(build, pictures)
+    distance = [match(a, b) for a, b in zip(own, _in_batches(typed, pictures), strict=True)] if typed is not None else []
     reports, undecided, difference = [], [], None
     for number, (picture, mine, theirs) in enumerate(zip(pictures, expected, found, strict=True), start=1):
         report = match(mine, theirs)
@@ -89,7 +91,17 @@ def compare_pictures(
             difference = f"picture {number}: {report}"
         reports.append(report)
         undecided.append(excused or 0)
-    return Compared(tuple(reports), tuple(undecided), difference, lowered, missing)
+    ran = build.delivered.path.name if build.delivered is not None else None
+    return Compared(tuple(reports), tuple(undecided), difference, lowered, missing, ran, tuple(distance))
+
+
+def _in_batches(build: BuildModel, pictures: Sequence[Picture]) -> list[Detections]:
+    """What a build detects on each picture; the last one fills its batch."""
+    found: list[Detections] = []
+    for start in range(0, len(pictures), build.batch):
+        chunk = list(pictures[start : start + build.batch])
+        found += build([*chunk, *[chunk[-1]] * (build.batch - len(chunk))])[: len(chunk)]
+    return found
 
 
 def _undecided(file: FileModel, picture: Picture, expected: Detections, report: MatchReport) -> int | None:

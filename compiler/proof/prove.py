@@ -15,7 +15,7 @@ from onnxgraft.proof import witness as witnesses
 from onnxgraft.proof.cut import CutError
 from onnxgraft.proof.feeds import WHITE, Picture
 from onnxgraft.proof.image import compare_image, first_read, white_level
-from onnxgraft.proof.models import BuildModel, FileModel
+from onnxgraft.proof.models import BuildModel, Delivered, FileModel
 from onnxgraft.proof.network import compare_network
 from onnxgraft.proof.parts import Part
 from onnxgraft.proof.pictures import Compared, compare_pictures, pictures_of
@@ -37,6 +37,7 @@ def prove(
     exact_padding: bool = False,
     bounds: Bounds | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    delivered: Delivered | None = None,
 ) -> Proof:
     """Compare the file with what passes make of it, part by part on probes and as a whole on pictures.
 
@@ -50,6 +51,8 @@ def prove(
         exact_padding: answers must not depend on the canvas around a picture.
         bounds: what the model may ask for.
         progress: called with a word on what runs.
+        delivered: what the build leaves. It is run on the pictures where it has the file's numbers and must give its answers;
+            where it is typed, how far it is from them is measured.
 
     Raises:
         ProofError: the answers differ.
@@ -62,7 +65,7 @@ def prove(
         why = "the pipeline does not go from a recognised detector to named outputs"
         if intended is not None:
             why = f"pass {intended.name()!r} changes answers by intent: {intended.changes_answers}"
-        return Proof(missing=why)
+        return Proof(cuts=seen.cuts if seen is not None else 0, missing=why)
     kept = seen if seen is not None and seen.finished is not None and plain == list(steps) else None
     kept = kept or witnesses.run(source, plain, order, bounds=bounds)
     alone = kept
@@ -72,8 +75,9 @@ def prove(
     with scratch() as folder:
         prover = _Prover(source, plain, order, bounds, alone.recognised, kept, progress, folder)
         proof = prover.parts()
-        compared = prover.pictures(pictures, number, exact_padding)
-    return replace(proof.with_pictures(compared), seconds=round(time.perf_counter() - started, 2))
+        compared = prover.pictures(pictures, number, exact_padding, delivered if plain == list(steps) else None)
+    kind = delivered.kind if delivered is not None else ""
+    return replace(proof.with_pictures(compared, kind), seconds=round(time.perf_counter() - started, 2))
 
 
 class _Prover:
@@ -124,7 +128,7 @@ class _Prover:
         except CutError as error:
             missing = f"a part cannot be cut out: {error}"
         network = compare_network(self._sides, normalized)
-        return Proof(parts, probes, network.nodes, network.differs, missing=missing)
+        return Proof(parts, probes, network.nodes, network.differs, self._kept.cuts, missing=missing)
 
     def _blame(self, name: str, probes: Sequence[Probe]) -> str:
         """The first pass after which a part differs, in words; "" where no stage shows it."""
@@ -142,7 +146,9 @@ class _Prover:
                 continue
         return ""
 
-    def pictures(self, given: Sequence[Picture], number: int, exact_padding: bool) -> Compared:
+    def pictures(
+        self, given: Sequence[Picture], number: int, exact_padding: bool, delivered: Delivered | None
+    ) -> Compared:
         """The file against the compiled graph on whole pictures. Raises ProofError."""
         image, batch = self._sides.spec.image, self._sides.ctx.batch
         canvas = image.height, image.width
@@ -151,7 +157,9 @@ class _Prover:
             small = canvas[0] - _SMALLER, canvas[1] - _SMALLER // 2
             shown += [picture[: small[0], : small[1]] for picture in shown[:1]]
         self._progress("proving on pictures")
-        compared = compare_pictures(self._model, BuildModel(self._sides, self._folder), shown, canvas)
+        typed = BuildModel(self._sides, self._folder, delivered) if delivered is not None and delivered.typed else None
+        build = BuildModel(self._sides, self._folder, None if typed is not None else delivered)
+        compared = compare_pictures(self._model, build, shown, typed)
         if compared.difference is not None and compared.missing is None:
             raise ProofError(compared.difference)
         return compared

@@ -15,6 +15,7 @@ from onnxgraft.pipeline.facts import DETECTOR, NAMED_OUTPUTS, SIMPLIFIED
 from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.record import PassRecord
+from onnxgraft.proof.own_cuts import check_cut, declares_cut
 from onnxgraft.proof.plan import Sides
 
 
@@ -49,6 +50,7 @@ class Witness(Instrument):
         folded: after what does not depend on the image's size was folded, so that numbers can be found in it.
         recognised: folded at the build's size.
         finished: after every rewrite.
+        cuts: probes on which parts that passes themselves declare gave the same before and after.
     """
 
     def __init__(self, keeps: bool = True, every: bool = False) -> None:
@@ -58,10 +60,13 @@ class Witness(Instrument):
         self.recognised: Kept | None = None
         self.finished: Kept | None = None
         self.stages: list[Kept] = []
+        self.cuts = 0
+        self._before_cut: Kept | None = None
 
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
         if not self.keeps:
             return
+        self._before_cut = keep("", graph, ctx) if declares_cut(step) else None
         if SIMPLIFIED in step.provided() and self.given is None:
             self.given = keep("", graph, ctx)
         elif DETECTOR in step.provided():
@@ -70,6 +75,8 @@ class Witness(Instrument):
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
         if not self.keeps:
             return record
+        if self._before_cut is not None and record.skipped is None:
+            self.cuts += check_cut(step, self._before_cut.graph(), graph, ctx)
         if DETECTOR in step.provided() and ctx.detector is not None:
             self.recognised = keep(step.name(), graph, ctx)
         elif NAMED_OUTPUTS in step.provided():

@@ -10,9 +10,15 @@ from onnxgraft.errors import Refusal
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import forget_shapes, infer_shapes
-from onnxgraft.ir.traverse import ancestors
+from onnxgraft.ir.traverse import ancestors, descendants, value
 from onnxgraft.passes.emit.rows import first_image
 from onnxgraft.pipeline.context import Context
+
+_ALONG = {
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceProd", "CumSum"), 1),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "ArgMax", "TopK", "LpNormalization", "Concat"), None),
+}  # fmt: skip
+"""Operators that work along axes, and the input that may name these."""
 
 
 def refuse_lost_rows(graph: Graph, ctx: Context, batch: int) -> None:
@@ -25,10 +31,18 @@ def refuse_lost_rows(graph: Graph, ctx: Context, batch: int) -> None:
 
 
 def follow_batch(graph: Graph, spec: DetectorSpec, batch: int) -> None:
-    """Shapes of one image that were folded into the network (GroupNorm's Reshape, a Resize to sizes) take the batch."""
+    """Shapes of one image that were folded into the network (GroupNorm's Reshape, a Resize to sizes) take the batch.
+
+    Raises:
+        Refusal: a node mixes the pictures of a batch.
+    """
     names = [*spec.dense_tensors(), *spec.feature_tensors(), *([spec.semantic.logits_tensor] if spec.semantic else [])]
     network = {id(n): n for name in names for n in ancestors(graph.tensor(name))}
+    moving = descendants(graph.gs.inputs[0])
     for node in network.values():
+        if any(id(t) in moving for t in node.inputs) and _across_pictures(node):
+            raise Refusal(f"this {node.op} works across the pictures of a batch, so that each would change what the others "
+                          "give; build with --batch 1", node.name)  # fmt: skip
         if node.op == "Resize" and len(node.inputs) > 3 and isinstance(node.inputs[3], gs.Constant):
             sizes = np.array(node.inputs[3].values)
             if sizes.size == 4 and sizes[0] == 1 and not node.attrs.get("axes"):
@@ -40,6 +54,22 @@ def follow_batch(graph: Graph, spec: DetectorSpec, batch: int) -> None:
         if shape.size and shape[0] == 1:
             shape[0] = 0
             node.inputs[1] = Builder(graph, "fix_input", [node.name]).ints("shape", shape.tolist())
+
+
+def _across_pictures(node: gs.Node) -> bool:
+    """Whether a node reduces, normalises or sorts along the first axis of a map."""
+    if node.op == "BatchNormalization":
+        return bool(node.attrs.get("training_mode", 0))
+    rank = len(node.inputs[0].shape or ())
+    if rank < 3 or node.op not in _ALONG:
+        return False
+    axes = node.attrs.get("axes", node.attrs.get("axis"))
+    at = _ALONG[node.op]
+    if axes is None and at is not None and len(node.inputs) > at and node.inputs[at].name:
+        axes = value(node.inputs[at])
+    if axes is None:
+        return node.op.startswith("Reduce") and not node.attrs.get("noop_with_empty_axes", 0)
+    return 0 in {int(a) % rank for a in np.atleast_1d(np.asarray(axes))}
 
 
 def forget_stale_shapes(graph: Graph, batch: int) -> None:

@@ -198,7 +198,53 @@ def masks_of_the_next_class(graph: Graph) -> None:
     graph.gs.toposort()
 
 
+def behind_node(graph: Graph, maker: gs.Node, op: str, *more: gs.Tensor, **attrs: Any) -> gs.Tensor:
+    """One more node behind another, for all its readers."""
+    old = maker.outputs[0]
+    readers = list(old.outputs)
+    new = layer(graph, op, [old, *more], old.dtype, **attrs)
+    new.shape = old.shape
+    graph.redirect(readers, old, new)
+    graph.gs.toposort()
+    return new
+
+
+def bounded_growth(part: str) -> Change:
+    """Boxes may not grow more than ten thousand times, which the clamp keeps them from."""
+
+    def change(graph: Graph) -> None:
+        maker = next(n for n in graph.nodes if n.op == "Exp" and n.name.startswith(part))
+        behind_node(graph, maker, "Min", constant("growth", 1e4, np.float32))
+
+    return change
+
+
+def without_large_ones(graph: Graph, found: dict[str, gs.Tensor]) -> gs.Tensor:
+    """Acts on pictures of a size that no probe has."""
+    right = layer(graph, "Gather", [found["boxes"], constant("c2", 2, np.int64)], np.float32, axis=1)
+    near = layer(graph, "Less", [right, constant("far", 5000.0, np.float32)], bool)
+    return layer(graph, "Squeeze", [layer(graph, "NonZero", [near], np.int64), constant("axis", [0], np.int64)], np.int64)
+
+
+def mixed_rows(graph: Graph) -> None:
+    maker = next(n for n in graph.nodes if n.op == "Gemm")
+    old = maker.outputs[0]
+    readers = list(old.outputs)
+    mean = layer(graph, "ReduceMean", [old, constant("rows", [0], np.int64)], np.float32, keepdims=1)
+    if graph.gs.opset < 18:
+        mean.inputs[0].inputs, mean.inputs[0].attrs = [old], {"axes": [0], "keepdims": 1}
+    new = layer(graph, "Sub", [old, mean], np.float32)
+    new.shape = old.shape
+    graph.redirect(readers, old, new)
+    graph.gs.toposort()
+
+
 CHANGES: dict[str, tuple[Change, str]] = {
+    "a bound that no probe of the detections reaches": (
+        bounded_growth(HEADS), r"^no probe of the detections shows what this Min does where it bounds by 10000"),
+    "a bound that no probe of the proposals reaches": (bounded_growth(RPN), r"^no probe of the proposals shows what this Min "),
+    "a filter that no probe reaches": (filtered(without_large_ones), r"^no probe of the detections shows what this \w+ does"),
+    "a head that mixes rows": (mixed_rows, r"^the box head mixes rows here: .*\(node 'layer-(ReduceMean|Sub)"),
     "a filter of small boxes": (filtered(wide_ones), r"detections differ .*\(node '(layer|filter)-"),
     "a filter of classes": (filtered(of_class_1), r"detections differ .*\(node '(layer|filter)-"),
     "the first five alone": (filtered(five), r"5 rows where 100 are expected"),

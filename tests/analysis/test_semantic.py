@@ -48,6 +48,15 @@ def test_semantic_logits_are_found(outputs: str, tail: str) -> None:
     assert (spec.image.height, spec.image.width, spec.image.order) == (64, 96, "BGR")
 
 
+@pytest.mark.parametrize("axis", ["zero", "two"], ids=["classes in another order", "mirrored"])
+def test_other_things_behind_the_logits_are_refused(axis: str) -> None:
+    cut = "cut = Slice(chw, low, high, axes)"
+    assert cut in POSTPROCESSED
+    turned = POSTPROCESSED.replace(cut, f"turned = Slice(chw, last, before, {axis}, last)\n  {cut.replace('chw', 'turned')}")
+    with pytest.raises(Refusal, match=r"^the semantic logits behind their head differ"):
+        analyse(recognised(network("float[c, h, w] answer", turned)))
+
+
 def test_a_second_output_is_no_segmentation() -> None:
     graph = recognised(network(LOGITS + ", float[1, 8, h, w] active"))
     with pytest.raises(Refusal):

@@ -10,11 +10,9 @@ another exception, a crash, more than MEMORY beyond what the process had, more t
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -23,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from campaigns.cases import Kind, kinds
+from campaigns.harness import workers
 from onnxgraft.errors import OnnxgraftError
 
 MEMORY, SECONDS = 1 << 30, 30  # bytes; of the processor
@@ -78,27 +77,12 @@ def work(seed: int, todo: list[tuple[str, int]]) -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         for name, case in todo:
-            print(f"{name} {case} {attempt(known[name], changed(known[name], name, seed, case))}", flush=True)
+            print(f"{name}\t{case}\t{attempt(known[name], changed(known[name], name, seed, case))}", flush=True)
 
 
 def run(seed: int, todo: list[tuple[str, int]]) -> Iterator[tuple[str, int, str]]:
-    """(kind, number, verdict) of every case, from worker processes that are replaced when they end."""
-    while todo:
-        words = [sys.executable, "-W", "ignore", "-m", "campaigns.fuzz_files", "--seed", str(seed), "--work"]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        with subprocess.Popen(words, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as worker:
-            assert worker.stdin is not None and worker.stdout is not None  # noqa: PT018
-            worker.stdin.write("\n".join(f"{name} {case}" for name, case in todo))
-            worker.stdin.close()
-            for line in worker.stdout:
-                name, case, verdict = line.rstrip("\n").split(" ", 2)
-                if todo and (name, int(case)) == todo[0]:
-                    del todo[0]
-                    yield name, int(case), verdict
-            code = worker.wait()
-        if todo:
-            name, case = todo.pop(0)
-            yield name, case, "HANG" if code in (-signal.SIGALRM, -signal.SIGPROF) else f"CRASH exit {code}"
+    """(kind, number, verdict) of every case."""
+    return workers("campaigns.fuzz_files", ["--seed", str(seed)], todo)
 
 
 def main() -> None:
@@ -112,7 +96,7 @@ def main() -> None:
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        work(args.seed, [(name, int(case)) for name, case in (line.split() for line in sys.stdin)])
+        work(args.seed, [(name, int(case)) for name, case in (line.split("\t") for line in sys.stdin)])
         return
     with tempfile.TemporaryDirectory() as folder:
         known = kinds(Path(folder))

@@ -1,4 +1,4 @@
-"""A sample of each campaign; `make fuzz-files` and `make faults` run the whole."""
+"""A sample of each campaign; `make fuzz`, `make fuzz-files` and `make faults` run the whole."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import sys
 import pytest
 
 from campaigns.fuzz_files import plan, run
+from campaigns.fuzz_graphs import COUNTED, FAULTS, Mutant, verdict
+from campaigns.mutants.changing import CHANGING
+from campaigns.mutants.preserving import PRESERVING
 
 KINDS = [
     "model", "structure", "detector", "sidecar", "manifest", "report", "times", "nodes", "calibration", "cache", "annotations",
@@ -23,6 +26,36 @@ def test_hostile_files() -> None:
     assert len(verdicts) == 180
     assert [verdict for verdict in verdicts if verdict[2] not in ("read", "refused")] == []
     assert {verdict for _, _, verdict in verdicts} == {"read", "refused"}
+
+
+CHANGED = {
+    "fast_rcnn_thin": [
+        "a class filter", "the first few alone", "columns in another order", "the background first",
+        "another scale of a RoiAlign",
+        "a suppression across classes or levels", "a head that mixes rows by attention", "a temperature on a layer",
+        "another threshold", "plus nothing", "a comparison the other way round", "nodes in another order",
+    ],
+    "retinanet_thin": [
+        "an area filter", "scores calibrated", "a clip's upper bound", "a second suppression", "weights turned round",
+        "split and joined",
+    ],
+    "semantic_fpn_thin": ["semantic logits changed behind their head", "other coordinates of a Resize", "constants as nodes"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("base", CHANGED)
+def test_changed_detectors(base: str) -> None:
+    for kind in CHANGED[base]:
+        tries = (verdict(Mutant((base, True), ((kind, str(salt)),))) for salt in range(8))
+        found = next((words for words in tries if words.split()[0] in COUNTED), "no mutant that counts")
+        allowed = ("agree",) if kind in PRESERVING else ("agree", "refused")
+        assert found.startswith(allowed), f"{kind}: {found}"
+
+
+def test_there_are_enough_kinds_of_changes() -> None:
+    assert len(CHANGING) >= 40
+    assert len(PRESERVING) >= 25
+    assert set(FAULTS) < set(COUNTED)
 
 
 @pytest.mark.slow

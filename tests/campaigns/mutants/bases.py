@@ -1,0 +1,189 @@
+"""The graphs that mutants are made of: golden members at a small size, with what they answer."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from helpers import members
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from golden_graphs.make import pictures
+from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.errors import OnnxgraftError
+from onnxgraft.files import CACHE
+from onnxgraft.golden import catalog, scenes
+from onnxgraft.ir.folding import settle
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.ort import open_session
+from onnxgraft.ir.shape_inference import infer_shapes
+from onnxgraft.options import CompileOptions, Size
+from onnxgraft.passes import RepairRoiAlign, Simplify, UpgradeOpset
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.passes.fix_input import resize_image, take_padding_out
+from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.context import Context
+from onnxgraft.proof.feeds import file_feeds
+from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.read_outputs import from_raw_export
+from onnxgraft.targets import onnxruntime
+
+onnxruntime.open_session = lambda *args, **more: open_session(*args, **{**more, "threads": 1})  # workers share a machine
+
+WEIGHTS = {
+    "retinanet_thin": 5, "mask_rcnn": 5, "fast_rcnn_thin": 3, "keypoint_rcnn_thin": 3, "panoptic_fpn_thin": 2, "fcos_thin": 3,
+    "cascade_mask_rcnn_thin": 3, "rpn_FPN_thin": 2, "semantic_fpn_thin": 1, "faster_rcnn_C4_thin": 1,
+}  # fmt: skip
+PICTURES = 3  # of which the first two decide whether a change has an effect
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """A detector to change.
+
+    name: of the golden member; settled: as the passes see it, not as it was exported. data: the model, weights included.
+    """
+
+    name: str
+    settled: bool
+    size: Size
+    data: bytes
+    spec: DetectorSpec
+    order: str | None
+
+    @property
+    def steps(self) -> Sequence[Pass]:
+        return default_pipeline(CompileOptions(size=self.size), "onnxruntime").passes
+
+    def graph(self) -> gs.Graph:
+        return gs.import_onnx(self.model)
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return onnx.ModelProto.FromString(self.data)
+
+    def pictures(self) -> list[np.ndarray]:
+        return [picture for picture, _ in _answered(self.name, self.settled)]
+
+    def answers(self) -> list[Detections | str]:
+        return [answer for _, answer in _answered(self.name, self.settled)]
+
+
+@cache
+def _answered(name: str, settled: bool) -> list[tuple[np.ndarray, Detections | str]]:
+    return _kept(f"answers-{name}-{settled}", lambda: _run(name, settled))
+
+
+def _run(name: str, settled: bool) -> list[tuple[np.ndarray, Detections | str]]:
+    """Pictures that the detector runs on, with its answers: a RetinaNet fails where a level has no candidate at all."""
+    held = base(name, settled)
+    model, found = Answers(held.model, held.spec), []
+    for number in itertools.count():
+        picture = _picture(name, held.size, number)
+        with contextlib.suppress(ort_errors.Fail):
+            found += [(picture, answer) for answer in model([picture])]
+        if len(found) == PICTURES:
+            break
+    return found
+
+
+def _picture(name: str, size: Size, number: int) -> np.ndarray:
+    if not name.endswith("_thin"):
+        return scenes.draw(scenes.EVALUATION + number, tuple(size))[0]
+    return pictures.blocks(members.meta(name)["picture"]["seed"] + number, tuple(size))
+
+
+class Answers:
+    """What a model detects, as it stands."""
+
+    def __init__(self, model: onnx.ModelProto, spec: DetectorSpec) -> None:
+        self.spec = spec
+        self._session = open_session(model.SerializeToString(), threads=1, optimize=False)
+        self._inputs = gs.import_onnx(onnx.ModelProto(
+            graph=onnx.GraphProto(name="inputs", input=model.graph.input), opset_import=model.opset_import,
+            ir_version=model.ir_version)).inputs  # fmt: skip
+
+    def __call__(self, shown: Sequence[np.ndarray]) -> list[Detections | str]:
+        """One answer for each picture, uint8 BGR or float32; words where its outputs are none of a detector."""
+        return [self._one(picture) for picture in shown]
+
+    def _one(self, picture: np.ndarray) -> Detections | str:
+        rows = 1000
+        fed = file_feeds(self._inputs, picture, self.spec.image.order, rows)
+        names = [o.name for o in self._session.get_outputs()]
+        arrays = dict(zip(names, self._session.run(None, fed), strict=True))
+        try:
+            return self._read(arrays)
+        except (OnnxgraftError, ValueError, IndexError) as error:
+            return f"unreadable: {error}"
+
+    def _read(self, arrays: dict[str, np.ndarray]) -> Detections:
+        roles = self.spec.outputs
+        if roles.boxes_tensor is None:
+            return Detections.of([], [], [], semantic=arrays[roles.semantic_tensor or next(iter(arrays))].reshape(
+                (-1, *next(iter(arrays.values())).shape[-2:])))  # fmt: skip
+        wanted = {n for n in dataclasses.asdict(roles).values() if isinstance(n, str)}
+        found = from_raw_export({n: a for n, a in arrays.items() if n in wanted}, roles)
+        if self.spec.box_head is None and self.spec.dense is None:
+            with np.errstate(over="ignore"):
+                return dataclasses.replace(found, scores=(1 / (1 + np.exp(-found.scores))).astype(np.float32))
+        return found
+
+
+@cache
+def base(name: str, settled: bool) -> Base:
+    """A golden member, resized where it is large; `settled` as the analysis sees it."""
+    path = catalog.resolve(name, CACHE)
+    return _kept(f"{path.stem}-{settled}", lambda: _made(name, settled, path))
+
+
+def _kept(name: str, make: Callable[[], Any]) -> Any:
+    """What takes long to make, from a folder that outlives the process; the source's own digest is part of the name."""
+    sources = b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("bases.py")))
+    path = CACHE / "fuzz" / f"{name}-{hashlib.sha256(sources).hexdigest()[:12]}.pickle"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(f".{os.getpid()}")
+        new.write_bytes(pickle.dumps(make()))
+        new.replace(path)
+    return pickle.loads(path.read_bytes())
+
+
+def _made(name: str, settled: bool, path: Path) -> Base:
+    graph, ctx = Graph.load(path), Context()
+    shape = graph.gs.inputs[0].shape
+    size = Size(256, 320) if shape[1] > 400 else Size(shape[1], shape[2])
+    for step in (UpgradeOpset(), RepairRoiAlign(), *([Simplify()] if settled or shape[1] > 400 else [])):
+        step.perform(graph, ctx)
+    before = resize_image(graph, *size)
+    if settled:
+        take_padding_out(graph, before)
+        settle(graph)
+    graph.cleanup()
+    infer_shapes(graph)
+    model = graph.skeleton().model
+    inline(graph, model)
+    steps = default_pipeline(CompileOptions(size=size), "onnxruntime").passes
+    recognised, context = Graph.load(path), Context()
+    for step in steps[:4]:
+        step.perform(recognised, context)
+    return Base(name, settled, size, model.SerializeToString(), context.spec(), None)
+
+
+def inline(graph: Graph, model: onnx.ModelProto) -> None:
+    """Bring weights that lie in files into a model."""
+    held = {t.name: t for t in graph.gs.tensors().values() if isinstance(t, gs.Constant)}
+    for proto in model.graph.initializer:
+        if proto.data_location == onnx.TensorProto.EXTERNAL:
+            proto.CopyFrom(onnx.numpy_helper.from_array(np.array(held[proto.name].values), proto.name))
