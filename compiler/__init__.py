@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from onnxgraft.passes.emit.plugin import add_plugin as add_plugin
     from onnxgraft.pipeline.base import DetectorPass as DetectorPass
     from onnxgraft.pipeline.base import Pass as Pass
+    from onnxgraft.pipeline.base import Region as Region
     from onnxgraft.pipeline.context import Context as Context
     from onnxgraft.pipeline.facts import Fact as Fact
     from onnxgraft.pipeline.instrument import Instrument as Instrument
@@ -66,7 +67,7 @@ _PLACES = {
     "ir.pattern": ("Const", "Op", "Var"),
     "options": ("BuilderOptions", "CalibrationOptions", "CompileOptions", "Options", "RunOptions", "Size"),
     "passes.emit.plugin": ("add_plugin",),
-    "pipeline.base": ("DetectorPass", "Pass"),
+    "pipeline.base": ("DetectorPass", "Pass", "Region"),
     "pipeline.context": ("Context",),
     "pipeline.facts": ("Fact",),
     "pipeline.instrument": ("Instrument",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -73,7 +73,7 @@ class RpnNMS(DetectorPass[RPN]):
             background_class=-1, score_activation=0, class_agnostic=0, box_coding=0,
         )  # fmt: skip
         # What the native form leaves at its place is sorted below, among all levels.
-        in_place = 1 if kept == rows and len(rpn.levels) > 1 else 0
+        in_place: Literal[0, 1] = 1 if kept == rows and len(rpn.levels) > 1 else 0
         ctx.lowering[survivors.handle.inputs[0].name] = NmsLowering(presorted=1, in_place=in_place, max_candidates=rows)
         proposals, best, valid = _best_of_all(survivors, found, logits, n, rpn.post_nms_topk)
         made = ProposalValues(proposals.name, valid.name)

@@ -97,9 +97,8 @@ def compile(
         InputError, Refusal, PassError, ProofError, TargetError: one line that says what is wrong and where.
     """
     options, started = _strict(options or Options()), time.perf_counter()
-    bounds = Bounds.times(options.bounds)
-    source, (target, why, pipeline) = catalog.resolve(str(model), CACHE), planned(options)
-    images = _pictures(str(model), options, images)
+    source, bounds = catalog.resolve(str(model), CACHE), Bounds.times(options.bounds)
+    (target, why, pipeline), images = planned(options), _pictures(str(model), options, images)
     with new_folder(output := Path(output)) as folder:
         progress("reading")
         beside = sidecars.find(str(model), source, options.sidecar)

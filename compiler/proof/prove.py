@@ -68,9 +68,8 @@ def prove(
         return Proof(cuts=seen.cuts if seen is not None else 0, missing=why)
     kept = seen if seen is not None and seen.finished is not None and plain == list(steps) else None
     kept = kept or witnesses.run(source, plain, order, bounds=bounds)
-    alone = kept
-    if kept.recognised is not None and kept.recognised.ctx.batch > 1:
-        alone = witnesses.run(source, witnesses.for_one_image(plain), order, bounds=bounds)
+    several = kept.recognised is not None and kept.recognised.ctx.batch > 1
+    alone = witnesses.run(source, witnesses.for_one_image(plain), order, bounds=bounds) if several else kept
     assert alone.recognised is not None
     with scratch() as folder:
         prover = _Prover(source, plain, order, bounds, alone.recognised, kept, progress, folder)

@@ -67,11 +67,10 @@ def report_on(
         ranking = rank(variants, pictures, progress)
         choice = choose(variants, ranking, budget, truth, progress) if budget is not None and truth else None
     report = {
-        "model": model,
-        "images": len(pictures),
+        "model": model, "images": len(pictures),
         "layers": [asdict(row) for row in ranking],
         "choice": asdict(choice) | {"met": choice.met} if choice else None,
-    }
+    }  # fmt: skip
     if output is not None:
         write_json(output, report, indent=1)
     return report
