@@ -37,6 +37,7 @@ def open_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_cpu_mem_arena = options.enable_mem_pattern = keep_memory
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the cores to others
     source = model if isinstance(model, bytes) else str(model)
     if isinstance(source, str) and source.encode(errors="replace").decode() != source:
         raise InputError(f"{source}: ONNX Runtime opens no file whose name is not UTF-8: rename it, or its folder")
