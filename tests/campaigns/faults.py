@@ -178,7 +178,7 @@ class Campaign:
             ),
         }
         if any(command.name == "package" for command in app.registered_commands):
-            found["package"] = Command(("package", "detector", "--cpp", "packed"), lambda: "")
+            found["package"] = Command(("package", "detector", "--triton", "packed", "--name", "it"), lambda: "")
         return found
 
     def _whole_found(self) -> str:

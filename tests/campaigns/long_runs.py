@@ -9,7 +9,6 @@ end it may grow by SLACK, whatever the number of pictures.
 from __future__ import annotations
 
 import argparse
-import itertools
 import resource
 import sys
 import tempfile
@@ -25,11 +24,11 @@ from onnxgraft.driver.compile import Build
 from onnxgraft.golden import catalog, scenes
 from onnxgraft.quantization.calibrate import calibrate
 from onnxgraft.runtime.session import Session
-from onnxgraft.tools.infer import infer
+from onnxgraft.tools.infer import Outputs, infer
 
 SLACK = 8 << 20  # bytes
 CANVAS = Size(64, 96)
-PICTURES = 16  # files, which the long list names again and again
+PICTURES = 16  # files, to which all names lead
 DETECTOR = "retinanet_thin"
 
 
@@ -56,32 +55,28 @@ class Watch:
         return f"{self.what}: {len(self.seen)} of {self.steps} steps, {held} ({time.monotonic() - self.started:.0f} s)"
 
 
-def pictures(folder: Path) -> list[Path]:
-    """Small drawn pictures of several sizes."""
-    found = []
+def pictures(folder: Path, count: int) -> Path:
+    """A folder of so many links to a few small drawn pictures of several sizes."""
+    (folder / "links").mkdir()
     for index in range(PICTURES):
-        picture = scenes.draw(index, (48 + index, 90 - index))[0]
-        found.append(folder / f"{index}.png")
-        cv2.imwrite(str(found[-1]), picture)
-    return found
+        cv2.imwrite(str(folder / f"{index}.png"), scenes.draw(index, (48 + index, 90 - index))[0])
+    for index in range(count):
+        (folder / "links" / f"{index:06d}.png").symlink_to(folder / f"{index % PICTURES}.png")
+    return folder / "links"
 
 
-def many_pictures(build: Build, files: list[Path], count: int) -> Watch:
+def many_pictures(build: Build, folder: Path, count: int) -> Watch:
     """infer with JSON and drawn pictures."""
-    watch = Watch("infer", count)
-    names = list(itertools.islice(itertools.cycle(files), count))
-    home = build.folder.parent
-    infer(build.folder, names, home / "found.json", home / "drawn", progress=lambda _: watch.step())
+    watch, home = Watch("infer", count), build.folder.parent
+    outputs = Outputs(json_file=home / "found.json", drawn=home / "drawn", min_score=0.0, limit=count)
+    infer(build.folder, [folder], outputs, progress=lambda *_: watch.step())
     return watch
 
 
-def many_statistics(model: Path, files: list[Path], count: int, home: Path) -> Watch:
-    """calibrate over links to the pictures."""
-    watch, folder = Watch("calibrate", count), home / "links"
-    folder.mkdir()
-    for index, file in enumerate(itertools.islice(itertools.cycle(files), count)):
-        (folder / f"{index:06d}.png").symlink_to(file)
-    calibrate(str(model), home / "c.json", folder, options=Options(size=CANVAS), progress=lambda *_: watch.step())
+def many_statistics(model: Path, folder: Path, count: int, home: Path) -> Watch:
+    watch = Watch("calibrate", count)
+    options = Options(size=CANVAS)
+    calibrate(str(model), home / "c.json", folder, limit=count, options=options, progress=lambda *_: watch.step())
     return watch
 
 
@@ -98,8 +93,7 @@ def many_calls(build: Build, count: int) -> Watch:
 
 def runs(home: Path, counts: tuple[int, int, int]) -> Iterator[Watch]:
     """All three, each as soon as it is done; a count of 0 leaves one out."""
-    (home / "pictures").mkdir()
-    files = pictures(home / "pictures")
+    files = pictures(home, max(counts))
     model = catalog.resolve(DETECTOR, home / "cache")
     build = compile(model, home / "out", Options(size=CANVAS, target="onnxruntime", proof=False, checks=False))
     if counts[0]:
