@@ -88,7 +88,7 @@ faults: $(INSTALLED)  ## end commands at 260 random moments, and write where not
 
 audit: $(INSTALLED)  ## look the pinned packages up among known vulnerabilities; needs the network
 	@$(BIN)/python -m pip_audit --version >/dev/null 2>&1 || $(BIN)/python -m pip install -qq --disable-pip-version-check pip-audit
-	@$(BIN)/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip $(ARGS)
+	@$(BIN)/python -m pip_audit --strict --requirement constraints.txt --no-deps --disable-pip $(ARGS)
 
 test: lint  ## ruff, mypy and all tests [ARGS= for pytest]
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)

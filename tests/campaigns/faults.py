@@ -178,7 +178,7 @@ class Campaign:
             ),
         }
         if any(command.name == "package" for command in app.registered_commands):
-            found["package"] = Command(("package", "detector", "--cpp", "packed"), lambda: "")
+            found["package"] = Command(("package", "detector", "--triton", "packed", "--name", "it"), lambda: "")
         return found
 
     def _whole_found(self) -> str:
@@ -243,7 +243,7 @@ def campaign(kills: int, signals: int, seed: int, detector: bool = True) -> Camp
         for name, command in commands.items():
             done.command(name, command, [ends.pop() for _ in range(share)])
         if detector and importlib.util.find_spec("tensorrt_rtx"):
-            done.builds("engine", ("--target", "tensorrt-rtx"), [ends.pop() for _ in range(share)])
+            done.builds("engine", ("--target", "tensorrt-rtx"), [ends.pop() for _ in range(share // 2)])
         done.builds("build", ("--target", "onnxruntime"), ends)
         done.cache(max(1, kills // 20))
         done.two_at_once(max(1, kills // 20))

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from faster_coco_eval.core import mask as rle
-from helpers.cli import cli
 
+from onnxgraft import Options, compile
 from onnxgraft.errors import InputError
 from onnxgraft.golden import scenes
 from onnxgraft.quantization import budget, sensitivity
@@ -49,24 +50,43 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
-def test_a_build_is_ranked_and_its_budget_met(pictures: Path, tmp_path: Path) -> None:
-    build = ["--precision", "int8", "--target", "onnxruntime", "--no-proof", "--size", f"{CANVAS[0]}x{CANVAS[1]}"]
-    done = cli("build", "mask_rcnn", *build, "--calib", str(pictures / "images"), "-o", "run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    report = report_on(str(tmp_path / "run"), pictures / "images", pictures / "instances.json", 1, 0.002, 2,
-                       output=tmp_path / "report.json")  # fmt: skip
+def int8_build(model: str, size: tuple[int, int], pictures: Path, folder: Path) -> str:
+    options = Options(precision="int8", target="onnxruntime", size=size, calib=pictures / "images", proof=False, checks=False)
+    return str(compile(model, folder / "run", options).folder)
+
+
+def test_the_layers_of_a_build_are_ranked(pictures: Path, tmp_path: Path) -> None:
+    run = int8_build("semantic_fpn_thin", (64, 96), pictures, tmp_path)
+    report = report_on(run, pictures / "images", None, 1, output=tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
     harm = [row["damage"] for row in report["layers"]]
     assert harm == sorted(harm, reverse=True)
     assert harm[0] > 0
-    assert len(harm) == 86  # every Conv, ConvTranspose and Gemm of the network
+    convolutions = [node for node in onnx.load(tmp_path / "run" / "model.onnx").graph.node if node.op_type == "Conv"]
+    assert len(harm) == len(convolutions) > 60
+
+
+@pytest.mark.slow
+def test_the_budget_of_a_build_is_met(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers are taken in the order of the graph, which costs no measurement of each."""
+    order = []
+
+    def unranked(variants: sensitivity.Variants, *_: object) -> list[Damage]:
+        order.extend(variants.layers)
+        return [Damage(name, node.op, 0.0) for name, node in variants.layers.items()]
+
+    monkeypatch.setattr("onnxgraft.tools.sensitivity.rank", unranked)
+    run = int8_build("mask_rcnn", CANVAS, pictures, tmp_path)
+    report = report_on(run, pictures / "images", pictures / "instances.json", 1, 0.002, 2, output=tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert len(order) == 86  # every Conv, ConvTranspose and Gemm of the network
     choice = report["choice"]
     assert choice["met"]
     assert choice["images"] == 2
     assert choice["reference"][0] > 0.4  # boxes are compared in the picture's pixels, not the canvas's
     assert 0 <= choice["cost"] < 1
-    assert choice["layers"] == (0 if choice["keep"] == "none" else choice["keep"].count("+") + 1)
+    kept = [] if choice["keep"] == "none" else choice["keep"].split("+")
+    assert sorted(kept) == sorted(order[: choice["layers"]])
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, loss: Callable[[int], float]) -> SimpleNamespace:
