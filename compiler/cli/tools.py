@@ -92,6 +92,7 @@ def bench(
     calib_images: Annotated[Annotated[int, Between(0)] | None,
                             typer.Option(help="--precision: images for all calibrators; 0 for none [10].")] = None,
     size: Annotated[Size | None, typer.Option(help="--precision: the canvas [1344x1344].")] = None,
+    floor: Annotated[bool, typer.Option("--floor", help="RUN: the least time on named GPUs, part by part.")] = False,
 ) -> None:  # fmt: skip
     """Measure: surgery and engine build beside loading and saving the file, or the latency of a build."""
     from onnxgraft.cli.console import show, working
@@ -102,6 +103,11 @@ def bench(
         raise InputError(f"{'--model' if model else '--precision'} has no effect on a build folder: leave out one of the two")
     if not precision and (calib_images is not None or size is not None):
         raise InputError(f"{'--size' if size else '--calib-images'} has no effect here: give --precision")
+    if floor and run is None:
+        raise InputError("--floor has no effect without a build folder: give RUN")
+    if floor and run is not None:
+        _bench_floor(run)
+        return
     model = model or "mask_rcnn_R_50_FPN_3x"
     if precision:
         _bench_precision(model, repeat, 10 if calib_images is None else calib_images, size or Size(1344, 1344))
@@ -112,6 +118,17 @@ def bench(
 
 
 MANY = 200  # images of a second calibration, to see that memory does not grow
+
+
+def _bench_floor(run: Path) -> None:
+    """Print what each part of a build computes and moves, and the least time that named GPUs take for it."""
+    from onnxgraft.cli.console import show, working
+    from onnxgraft.tools.benchmark.floor import floor
+
+    with working("counting") as progress:
+        what, times, _ = floor(run, progress)
+    show(what)
+    show(times)
 
 
 def _bench_precision(model: str, repeat: int, images: int, size: Size) -> None:
@@ -137,4 +154,4 @@ def register(app: typer.Typer) -> None:
     add(app, inspect, examples=("onnxgraft inspect model.onnx",))
     add(app, infer, examples=("onnxgraft infer out photo.jpg --json out.json --draw drawn",))
     add(app, verify, examples=("onnxgraft verify out --images photo.jpg",))
-    add(app, bench, examples=("onnxgraft bench out",))
+    add(app, bench, examples=("onnxgraft bench out", "onnxgraft bench out --floor"))

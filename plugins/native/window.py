@@ -1,7 +1,7 @@
 """RoIAlign as one weighted window: every cell that a box touches is read once.
 
-A bin's mean of r bilinear samples along an axis gives each cell a weight in closed form. With samples at a + i * d, of which m(y)
-lie at or below y, those up to a cell below y and those up to a cell above it are two arithmetic series:
+A bin's mean of r bilinear samples along an axis gives each cell a weight in closed form. With samples at a + i * d, of which
+m(y) lie at or below y, those up to a cell below y and those up to a cell above it are two arithmetic series:
 
     weight(y) = 1/r * [ sum over m(y-1) <= i < m(y)   of 1 - (y - a - i * d)
                       + sum over m(y)   <= i < m(y+1) of 1 + (y - a - i * d) ]
@@ -11,9 +11,9 @@ Weights factor into one for y and one for x, so that a box is two products of it
     out[p, q] = sum over y of Wy[q, y] * sum over x of Wx[p, x] * cell[y, x]
 
 Windows are taken in tiles, accumulated in a Loop that is as long as the largest window needs. Cells off the map read its edge,
-which is what clamping a sample to the map comes to. Boxes differ much in size, so they are sorted by their tiles and run in groups
-(`roi_groups`), a Loop each: TensorRT's importer warns about the shape of a scan output where a Loop has a condition, and
-refuses one without.
+which is what clamping a sample to the map comes to. Boxes differ much in size, so they are sorted by their tiles and run in
+groups (`roi_groups`), a Loop each: TensorRT's importer warns about the shape of a scan output where a Loop has a condition,
+and refuses one without.
 """
 
 from __future__ import annotations
