@@ -112,6 +112,7 @@ def bench(
                             typer.Option(help="--precision: images for all calibrators; 0 for none [10].")] = None,
     size: Annotated[Size | None, typer.Option(help="--precision: the canvas [1344x1344].")] = None,
     json_file: Json = None,
+    floor: Annotated[bool, typer.Option("--floor", help="RUN: the least time on named GPUs, part by part.")] = False,
 ) -> None:  # fmt: skip
     """Measure: surgery and engine build beside loading and saving the file, or the latency of a build."""
     from onnxgraft.cli.console import show, working, write_figures
@@ -122,8 +123,12 @@ def bench(
         raise InputError(f"{'--model' if model else '--precision'} has no effect on a build folder: leave out one of the two")
     if not precision and (calib_images is not None or size is not None):
         raise InputError(f"{'--size' if size else '--calib-images'} has no effect here: give --precision")
+    if floor and run is None:
+        raise InputError("--floor has no effect without a build folder: give RUN")
     model = model or "mask_rcnn_R_50_FPN_3x"
-    if precision:
+    if floor and run is not None:
+        tables = _bench_floor(run)
+    elif precision:
         tables = _bench_precision(model, repeat, 10 if calib_images is None else calib_images, size or Size(1344, 1344))
     else:
         with working("measuring") as progress:
@@ -136,6 +141,16 @@ def bench(
 
 
 MANY = 200  # images of a second calibration, to see that memory does not grow
+
+
+def _bench_floor(run: Path) -> list[list[tuple[str, ...]]]:
+    """What each part of a build computes and moves, and the least time that named GPUs take for it, as tables."""
+    from onnxgraft.cli.console import working
+    from onnxgraft.tools.benchmark.floor import floor
+
+    with working("counting") as progress:
+        what, times, _ = floor(run, progress)
+    return [what, times]
 
 
 def _bench_precision(model: str, repeat: int, images: int, size: Size) -> list[list[tuple[str, ...]]]:
@@ -163,4 +178,4 @@ def register(app: typer.Typer) -> None:
         "onnxgraft infer out photos/ 'more/*.png' clip.mp4 --json out.json --txt txt",
     ))  # fmt: skip
     add(app, verify, works=True, examples=("onnxgraft verify out --images photo.jpg",))
-    add(app, bench, works=True, examples=("onnxgraft bench out", "onnxgraft bench out --json -"))
+    add(app, bench, works=True, examples=("onnxgraft bench out", "onnxgraft bench out --json -", "onnxgraft bench out --floor"))

@@ -12,8 +12,8 @@ Weights factor into one for y and one for x, so that a box is two products of it
 
 Windows are taken in tiles, accumulated in a Loop that is as long as the largest window needs. Cells off the map read its edge,
 which is what clamping a sample to the map comes to. Boxes differ much in size, so they are sorted by their tiles and run in
-groups (`roi_groups`), a Loop each: TensorRT's importer warns about the shape of a scan output where a Loop has a condition, and
-refuses one without.
+groups (`roi_groups`), a Loop each: TensorRT's importer warns about the shape of a scan output where a Loop has a condition,
+and refuses one without.
 """
 
 from __future__ import annotations
