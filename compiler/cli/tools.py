@@ -58,22 +58,58 @@ def infer(
     longest_edge: Annotated[Count | None, typer.Option(help="Resize rule: longest edge (1333).")] = None,
     engine: Engine = "auto",
     proposals: Annotated[Path | None, typer.Option(help="Fast R-CNN: boxes, as --json of an RPN's build.")] = None,
+    ray: Annotated[Count | None, typer.Option(help="Answer in so many shards on a Ray cluster (extra [ray]).")] = None,
 ) -> None:  # fmt: skip
     """Detect in pictures and videos: JSON, text and drawn pictures in their own coordinates.
 
     Pictures that cannot be read are named and passed over; the exit code is their number (at most 100)."""
     from onnxgraft.cli.console import bar, say
     from onnxgraft.tools import infer as inference
+    from onnxgraft.tools.infer_shards import infer_shards
 
     wanted = inference.Outputs(json_file=json_file, drawn=draw, txt=txt, min_score=min_score, names=names, strict=strict,
                                limit=limit)  # fmt: skip
     with bar("detecting") as progress:
         edges = shortest_edge, longest_edge
-        summary, known = inference.infer(run, images, wanted, edges, engine, progress, proposals, say)
+        if ray is None:
+            summary, known = inference.infer(run, images, wanted, edges, engine, progress, proposals, say)
+        else:
+            summary, known = infer_shards(run, images, wanted, edges, engine, ray, progress, proposals, say)
     for line in inference.summary_lines(wanted, summary, known):
         say(line)
     if summary.unread:
         raise typer.Exit(min(len(summary.unread), 100))
+
+
+def sizes(
+    images: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns, videos.")],
+    most: Annotated[Count, typer.Option(help="At most so many canvases.")] = 4,
+    shortest_edge: Annotated[Count, typer.Option(help="Resize rule: shortest edge.")] = 800,
+    longest_edge: Annotated[Count, typer.Option(help="Resize rule: longest edge.")] = 1333,
+    json_file: Json = None,
+) -> None:
+    """Propose canvases for pictures, and say what share of the work they save."""
+    from dataclasses import asdict
+
+    from onnxgraft.cli.console import bar, out, say, show, write_figures
+    from onnxgraft.runtime.images import ResizeRule
+    from onnxgraft.tools.sizes import propose
+
+    with bar("reading") as progress:
+        found, count, unread = propose(images, ResizeRule(shortest_edge, longest_edge), most, progress)
+    if json_file is not None:
+        write_figures(json_file, [asdict(proposal) for proposal in found])
+    out.quiet |= str(json_file) == "-"
+    for line in unread:
+        say(f"note: passed over: {line}")
+    rows: list[tuple[str, ...]] = [("canvases", "pictures", "work", "saved")]
+    for proposal in found:
+        names = ",".join(f"{height}x{width}" for height, width in proposal.canvases)
+        shares = " ".join(f"{share:.0%}" for share in proposal.shares)
+        rows.append((names, shares, f"{proposal.work:.3f}", f"{1 - proposal.work:.1%}"))
+    show(rows)
+    say(f"{count} pictures; work is the pixels that run, beside the one canvas that holds all")
+    say(f"onnxgraft build MODEL --size {rows[-1][0]} --exact-padding")
 
 
 def verify(
@@ -177,5 +213,6 @@ def register(app: typer.Typer) -> None:
         "onnxgraft infer out photo.jpg --json out.json --draw drawn",
         "onnxgraft infer out photos/ 'more/*.png' clip.mp4 --json out.json --txt txt",
     ))  # fmt: skip
+    add(app, sizes, works=True, examples=("onnxgraft sizes photos/",))
     add(app, verify, works=True, examples=("onnxgraft verify out --images photo.jpg",))
     add(app, bench, works=True, examples=("onnxgraft bench out", "onnxgraft bench out --json -", "onnxgraft bench out --floor"))

@@ -61,12 +61,14 @@ def test_quantized_layers_read_and_write_bytes() -> None:
     weight = onnx.numpy_helper.from_array(np.ones((8, 8, 1, 1), np.int8), "w")
     zero = onnx.numpy_helper.from_array(np.int8(0), "z")
     nodes = [
-        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]), helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
         helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]), helper.make_node("Conv", ["xd", "wd"], ["c"]),
         helper.make_node("Relu", ["c"], ["r"]), helper.make_node("QuantizeLinear", ["r", "s", "z"], ["rq"]),
         helper.make_node("DequantizeLinear", ["rq", "s", "z"], ["y"]),
     ]  # fmt: skip
-    model = helper.make_model(helper.make_graph(nodes, "q", [x], [y], [scale, weight, zero]), opset_imports=[helper.make_opsetid("", 19)])
+    graph = helper.make_graph(nodes, "q", [x], [y], [scale, weight, zero])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)])
     found = by_op(gs.import_onnx(onnx.shape_inference.infer_shapes(model)), set())["Conv"]
     assert (found.type, found.macs, found.weighted) == ("int8", 8 * 8 * 16, True)
     assert found.size == 8 * 16 + 64 + 8 * 16
