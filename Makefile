@@ -23,7 +23,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3 p
 	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 
-.PHONY: all help install engine inspect diff report verify bench zoo fuzz fuzz-files faults audit test lint lock clean
+.PHONY: all help install engine inspect diff report verify bench zoo fuzz fuzz-files faults long-runs audit test lint lock clean
 
 all: install help
 
@@ -80,11 +80,14 @@ zoo: $(INSTALLED)  ## measure every model of detectron2's zoo; needs torch and d
 fuzz: $(INSTALLED)  ## change exported detectors and hold each build, or refusal, against the changed file [MINUTES=30 SEED=1 ARGS=]
 	@PYTHONPATH=tests $(BIN)/python -W ignore -m campaigns.fuzz_graphs --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1) $(ARGS)
 
-fuzz-files: $(INSTALLED)  ## read 10,000 hostile files: models, sidecars, manifests, calibrations, pictures [ARGS=--cases N --seed N]
+fuzz-files: $(INSTALLED)  ## read 10,500 hostile files: models, sidecars, manifests, calibrations, pictures [ARGS=--cases N --seed N]
 	@PYTHONPATH=tests $(BIN)/python -W ignore -m campaigns.fuzz_files $(ARGS)
 
 faults: $(INSTALLED)  ## end commands at 260 random moments, and write where nothing can be written [ARGS=--kills N --signals N]
 	@PYTHONPATH=tests $(BIN)/python -W ignore -m campaigns.faults $(ARGS)
+
+long-runs: $(INSTALLED)  ## see that memory holds over 10,000 pictures, a calibration over 2,000 and 1,000 calls [ARGS=--infer N --calibrate N --calls N]
+	@PYTHONPATH=tests $(BIN)/python -W ignore -m campaigns.long_runs $(ARGS)
 
 audit: $(INSTALLED)  ## look the pinned packages up among known vulnerabilities; needs the network
 	@$(BIN)/python -m pip_audit --version >/dev/null 2>&1 || $(BIN)/python -m pip install -qq --disable-pip-version-check pip-audit

@@ -46,7 +46,7 @@ class _Checkpointer(DetectionCheckpointer):
         return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
     def _torch_load(self, f: str) -> Any:
-        return super()._torch_load(f) if self.trusted else torch.load(f, map_location="cpu", weights_only=True)
+        return torch.load(f, map_location="cpu", weights_only=not self.trusted)
 
     def _load_model(self, checkpoint: Any) -> Any:
         self.misfit = super()._load_model(checkpoint)
