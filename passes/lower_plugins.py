@@ -48,7 +48,12 @@ class LowerPlugins(Pass):
         return "bounds the candidates of a suppression" if self.max_candidates is not None else ""
 
     def portable(self) -> Pass:
-        return LowerPlugins()
+        """As functions, but for what a native form was asked to compute otherwise."""
+        sampled, fewer = self.roi_sampling != "exact", self.max_candidates is not None
+        return LowerPlugins(
+            roi_align="native" if sampled else "auto", roi_sampling=self.roi_sampling,
+            nms="native" if fewer else "auto", max_candidates=self.max_candidates,
+        )  # fmt: skip
 
     def run(self, graph: Graph, ctx: Context) -> None:
         traits = traits_of(self.target)

@@ -17,15 +17,16 @@ RUNNABLE = "runnable.onnx"
 
 
 def needs_another(ctx: Context, traits: TargetTraits) -> bool:
-    """Whether ONNX Runtime cannot stand in for the engine with the graph that a target got.
+    """Whether ONNX Runtime does not run the graph that a target got, or is slower with it.
 
     A graph that names TensorRT's plugins does not run there. One that is typed fp16 runs, but ONNX Runtime computes it in
-    fp32 without rounding; one that is typed bf16 does not run at all.
+    fp32 without rounding; one that is typed bf16 does not run at all. One whose plugins became standard operators gives the
+    same answers and takes longer than their functions, which have ONNX Runtime's own suppression and RoIAlign.
     """
     if LOWERED.name not in ctx.facts or traits.plugins == "functions":
         return False
     typed = traits.half == "typed" and not ctx.facts.isdisjoint({FP16.name, BF16.name})
-    return typed or traits.plugins == "default-domain"
+    return typed or traits.plugins == "default-domain" or bool(ctx.lowering)
 
 
 def write_runnable(source: Path, pipeline: Pipeline, first: Context, folder: Path, bounds: Bounds | None = None) -> None:

@@ -74,7 +74,7 @@ Picture = str | Path | NDArray[np.uint8] | Loaded
 class Session:
     """Inference over a build directory.
 
-    notice: what the user should know of how it runs ("... runs in ONNX Runtime instead"), or ""
+    notice: what the user should know of how it runs ("... ONNX Runtime runs model.onnx instead"), or ""
     when the engine itself runs. engine: "auto" takes the engine where it can run; "onnxruntime"
     never does; "required" raises TargetError where it cannot. rule: overrides the manifest's. proposals: the
     boxes that a Fast R-CNN classifies. Raises InputError for a directory that holds no build.
@@ -163,7 +163,8 @@ def _runner(directory: Path, manifest: Manifest, engine: str, threads: int | Non
             return runner, ""
         if engine == "required":
             raise TargetError(f"the engine cannot run here: {reason or 'the build has none'}")
-    notice = f"the engine cannot run here ({reason}): the same graph runs in ONNX Runtime instead"
+    form = "the same graph" if manifest.runnable == manifest.model else "its form with plugins as functions"
+    notice = f"the engine cannot run here ({reason}): ONNX Runtime runs {manifest.runnable} instead, {form}"
     runnable = targets.OrtRunner(inside(directory, manifest.runnable, MANIFEST), threads)
     return runnable, notice if reason else ""
 

@@ -268,6 +268,8 @@ def test_portable_forms_compute_on_the_cpu_what_an_engine_does() -> None:
     assert Fp16(keep="rpn").portable() == Fp16(keep="rpn", emulate=True)
     assert UpgradeOpset(version=22).portable() == UpgradeOpset()
     assert LowerPlugins(target="tensorrt", nms="plugin").portable() == LowerPlugins()
+    sampled = LowerPlugins(target="tensorrt-rtx", roi_sampling="fixed2", max_candidates=500)
+    assert sampled.portable() == LowerPlugins(roi_align="native", roi_sampling="fixed2", nms="native", max_candidates=500)
     assert Repeat(steps=(Fp16(),)).portable() == Repeat(steps=(Fp16(emulate=True),))
     for step in (Simplify(), IntegerKernels(), BoxNMS(detections=3)):
         assert step.portable() is step

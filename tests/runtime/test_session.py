@@ -134,7 +134,7 @@ def test_without_an_engine_runtime_it_says_so(build: Path) -> None:
     (build / "model.engine").write_bytes(b"not an engine")
     write_manifest(build, target="tensorrt-rtx", engine="model.engine")
     session = Session(build)
-    assert "runs in ONNX Runtime instead" in session.notice
+    assert "ONNX Runtime runs model.onnx instead, the same graph" in session.notice
     assert "\n" not in session.notice
     assert len(list(session.run(pictures(build)))) == 3
     assert Session(build, engine="onnxruntime").notice == ""

@@ -84,6 +84,24 @@ def test_option_outside_its_range_is_refused(values: dict[str, object], message:
 
 
 @needs_rtx
+@pytest.mark.parametrize(
+    ("gpus", "message"),
+    [
+        ((), "'current' is that of this machine's GPU: no NVIDIA GPU answers"),
+        (((9, 0),), "'current' is 9.0 here, which no engine would load on: give some of 75, 80, 86, 89, 120"),
+    ],
+)
+def test_a_gpu_that_rtx_does_not_know_is_not_built_for(
+    conv_net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: tuple[tuple[int, int], ...], message: str
+) -> None:
+    monkeypatch.setattr(devices, "compute_capabilities", lambda: gpus)
+    monkeypatch.setattr(devices, "no_gpu", lambda: "no NVIDIA GPU answers on this machine")
+    with pytest.raises(TargetError, match=re.escape(message)):
+        RTX.build(conv_net, tmp_path / "e", BuilderOptions(compute_capabilities=("current",)))
+    assert not (tmp_path / "e").exists()
+
+
+@needs_rtx
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(
     ("options", "message"),

@@ -13,6 +13,7 @@ from onnxgraft.errors import InputError, TargetError
 from onnxgraft.files import check_writable, write_atomically
 from onnxgraft.options import BuilderOptions
 from onnxgraft.targets.engine_info import EngineInfo
+from onnxgraft.targets.trt import devices
 from onnxgraft.targets.trt.dialect import Dialect
 from onnxgraft.targets.trt.layers import parse_layers
 from onnxgraft.targets.trt.messages import Culprit, build_refusal, collected, logger_of, parser_refusal
@@ -22,6 +23,8 @@ _LEVEL = {
     "ampere+": "AMPERE_PLUS",
     "sameComputeCapability": "SAME_COMPUTE_CAPABILITY",
 }
+_CURRENT = "CURRENT"  # a compute capability: that of this machine's GPU
+_LATER = 12  # the major compute capability from which an engine loads on GPUs that are not named
 
 
 def build(
@@ -131,10 +134,25 @@ def set_compute_capabilities(trt: ModuleType, config: Any, names: tuple[str, ...
         if key not in known:
             choices = ", ".join(sorted(known, key=_order))
             raise InputError(f"compute capability {name!r} is not known: give some of {choices}")
+        if key == _CURRENT:
+            _check_current(name, known)
     config.num_compute_capabilities = len(wanted)
     for index, key in enumerate(wanted):
         if not config.set_compute_capability(known[key], index):
             raise TargetError(f"compute capability {names[index]!r} was not accepted")
+
+
+def _check_current(name: str, known: Mapping[str, Any]) -> None:
+    """Raises TargetError where this machine's GPU is none that the package knows: its builder would say nothing and make an
+    engine that no GPU loads."""
+    found = devices.compute_capabilities()
+    if not found:
+        raise TargetError(f"compute capability {name!r} is that of this machine's GPU: {devices.no_gpu()}")
+    major, minor = found[0]
+    if f"{major}{minor}" not in known and major < _LATER:
+        choices = ", ".join(sorted(known.keys() - {_CURRENT}, key=_order))
+        raise TargetError(f"compute capability {name!r} is {major}.{minor} here, which no engine would load on: "
+                          f"give some of {choices}, or leave the option out")  # fmt: skip
 
 
 def _order(name: str) -> tuple[bool, int]:
