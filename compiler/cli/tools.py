@@ -145,7 +145,7 @@ MANY = 200  # images of a second calibration, to see that memory does not grow
 
 
 def _bench_parts(run: Path, floor: bool, end_to_end: bool, repeat: int) -> list[list[tuple[str, ...]]]:
-    """What each part of a build computes, moves and takes at least on named GPUs, and each step of a picture's way, as tables."""
+    """What each part of a build computes and takes at least on named GPUs, and each step of a picture's way, as tables."""
     from onnxgraft.cli.console import working
     from onnxgraft.tools.benchmark import end_to_end as steps
     from onnxgraft.tools.benchmark import floor as least
