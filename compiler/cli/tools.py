@@ -147,8 +147,9 @@ def bench(
     calib_images: Annotated[Annotated[int, Between(0)] | None,
                             typer.Option(help="--precision: images for all calibrators; 0 for none [10].")] = None,
     size: Annotated[Size | None, typer.Option(help="--precision: the canvas [1344x1344].")] = None,
-    json_file: Json = None,
+    end_to_end: Annotated[bool, typer.Option("--end-to-end", help="RUN: each step from a picture to its answer.")] = False,
     floor: Annotated[bool, typer.Option("--floor", help="RUN: the least time on named GPUs, part by part.")] = False,
+    json_file: Json = None,
 ) -> None:  # fmt: skip
     """Measure: surgery and engine build beside loading and saving the file, or the latency of a build."""
     from onnxgraft.cli.console import show, working, write_figures
@@ -159,11 +160,11 @@ def bench(
         raise InputError(f"{'--model' if model else '--precision'} has no effect on a build folder: leave out one of the two")
     if not precision and (calib_images is not None or size is not None):
         raise InputError(f"{'--size' if size else '--calib-images'} has no effect here: give --precision")
-    if floor and run is None:
-        raise InputError("--floor has no effect without a build folder: give RUN")
+    if run is None and (floor or end_to_end):
+        raise InputError(f"{'--floor' if floor else '--end-to-end'} has no effect without a build folder: give RUN")
     model = model or "mask_rcnn_R_50_FPN_3x"
-    if floor and run is not None:
-        tables = _bench_floor(run)
+    if run is not None and (floor or end_to_end):
+        tables = _bench_parts(run, floor, end_to_end, repeat)
     elif precision:
         tables = _bench_precision(model, repeat, 10 if calib_images is None else calib_images, size or Size(1344, 1344))
     else:
@@ -179,14 +180,15 @@ def bench(
 MANY = 200  # images of a second calibration, to see that memory does not grow
 
 
-def _bench_floor(run: Path) -> list[list[tuple[str, ...]]]:
-    """What each part of a build computes and moves, and the least time that named GPUs take for it, as tables."""
+def _bench_parts(run: Path, floor: bool, end_to_end: bool, repeat: int) -> list[list[tuple[str, ...]]]:
+    """What each part of a build computes and takes at least on named GPUs, and each step of a picture's way, as tables."""
     from onnxgraft.cli.console import working
-    from onnxgraft.tools.benchmark.floor import floor
+    from onnxgraft.tools.benchmark import end_to_end as steps
+    from onnxgraft.tools.benchmark import floor as least
 
-    with working("counting") as progress:
-        what, times, _ = floor(run, progress)
-    return [what, times]
+    with working("measuring") as progress:
+        tables = list(least.floor(run, progress)[:2]) if floor else []
+        return tables + ([steps.end_to_end(run, repeat, progress)] if end_to_end else [])
 
 
 def _bench_precision(model: str, repeat: int, images: int, size: Size) -> list[list[tuple[str, ...]]]:
@@ -215,4 +217,4 @@ def register(app: typer.Typer) -> None:
     ))  # fmt: skip
     add(app, sizes, works=True, examples=("onnxgraft sizes photos/",))
     add(app, verify, works=True, examples=("onnxgraft verify out --images photo.jpg",))
-    add(app, bench, works=True, examples=("onnxgraft bench out", "onnxgraft bench out --json -", "onnxgraft bench out --floor"))
+    add(app, bench, works=True, examples=("onnxgraft bench out", "onnxgraft bench out --floor --json -"))

@@ -12,10 +12,13 @@ from onnx import TensorProto, helper
 
 from onnxgraft.driver.compile import compile
 from onnxgraft.errors import InputError
-from onnxgraft.options import Options
+from onnxgraft.options import Options, Size
+from onnxgraft.runtime.session import Session
 from onnxgraft.tools.benchmark.costs import Cost, costs
+from onnxgraft.tools.benchmark.end_to_end import STEPS, end_to_end
 from onnxgraft.tools.benchmark.floor import Floor, floor
 from onnxgraft.tools.benchmark.gpus import GPUS, Gpu
+from onnxgraft.tools.benchmark.process import Rows
 
 NETWORK = """
 <ir_version: 9, opset_import: ["" : 19]>
@@ -67,8 +70,8 @@ def test_quantized_layers_read_and_write_bytes() -> None:
         helper.make_node("Relu", ["c"], ["r"]), helper.make_node("QuantizeLinear", ["r", "s", "z"], ["rq"]),
         helper.make_node("DequantizeLinear", ["rq", "s", "z"], ["y"]),
     ]  # fmt: skip
-    graph = helper.make_graph(nodes, "q", [x], [y], [scale, weight, zero])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)])
+    made = helper.make_graph(nodes, "q", [x], [y], [scale, weight, zero])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 19)])
     found = by_op(gs.import_onnx(onnx.shape_inference.infer_shapes(model)), set())["Conv"]
     assert (found.type, found.macs, found.weighted) == ("int8", 8 * 8 * 16, True)
     assert found.size == 8 * 16 + 64 + 8 * 16
@@ -82,14 +85,28 @@ def test_a_gpu_needs_the_longer_of_computing_and_moving() -> None:
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]], Floor]:
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("floor") / "out"
-    options = Options(size=(256, 320), target="tensorrt-rtx", engine=False, checks=False, proof=False)
+    options = Options(size=Size(256, 320), target="tensorrt-rtx", engine=False, checks=False, proof=False)
     compile("mask_rcnn_dconv_thin", out, options)
-    return floor(out)
+    return out
 
 
-def test_every_part_of_a_build_is_told(native: tuple[list[tuple[str, ...]], list[tuple[str, ...]], Floor]) -> None:
+@pytest.fixture(scope="module")
+def native(build: Path) -> tuple[Rows, Rows, Floor]:
+    return floor(build)
+
+
+def test_it_runs_in_its_form_with_functions(build: Path) -> None:
+    """The native form would be slower here; its answers are the same."""
+    assert (build / "runnable.onnx").is_file()
+    native, runnable = (onnx.load(build / name, load_external_data=False) for name in ("model.onnx", "runnable.onnx"))
+    assert not native.functions
+    assert {function.name for function in runnable.functions} >= {"EfficientNMS_TRT", "PyramidROIAlign_TRT"}
+    assert Session(build).manifest.runnable == "runnable.onnx"
+
+
+def test_every_part_of_a_build_is_told(native: tuple[Rows, Rows, Floor]) -> None:
     what, times, found = native
     parts = [row[0] for row in what[1:]]
     assert parts == ["backbone", "fpn", "rpn", "selection", "NMS", "pooling", "box-head", "mask-head"]
@@ -99,12 +116,18 @@ def test_every_part_of_a_build_is_told(native: tuple[list[tuple[str, ...]], list
         assert 0 < found.weighted(gpu) < sum(found.seconds(gpu, part) for part in parts)
 
 
-def test_trips_of_loops_are_counted(native: tuple[list[tuple[str, ...]], list[tuple[str, ...]], Floor]) -> None:
+def test_trips_of_loops_are_counted(native: tuple[Rows, Rows, Floor]) -> None:
     _, _, found = native
     assert found.counted
     assert set(found.trips) == {"NMS", "pooling"}
     assert found.trips["NMS"] > 3  # an RPN's fixed point, the blocks of the detections, and theirs
     assert found.trips["pooling"] >= 2 * 5
+
+
+def test_every_step_of_a_picture_is_timed(build: Path) -> None:
+    rows = end_to_end(build, pictures=1)
+    assert [row[0] for row in rows[1 : 1 + len(STEPS)]] == list(STEPS)
+    assert 0 < float(rows[-1][1]) < 1
 
 
 def test_what_is_no_build_is_refused(tmp_path: Path) -> None:
