@@ -93,8 +93,9 @@ audit: $(INSTALLED)  ## look the pinned packages up among known vulnerabilities;
 	@$(BIN)/python -m pip_audit --version >/dev/null 2>&1 || $(BIN)/python -m pip install -qq --disable-pip-version-check pip-audit
 	@$(BIN)/python -m pip_audit --strict --requirement constraints.txt --no-deps --disable-pip $(ARGS)
 
+# Two processes test, and NumPy's threads would wait for each other's cores.
 test: lint  ## ruff, mypy and all tests [ARGS= for pytest]
-	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 # mypy does not follow the import hook of an editable install, so it gets a folder of links in which
 # compiler/, passes/ and plugins/ look like the package they are installed as.
