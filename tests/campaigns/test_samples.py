@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from campaigns.fuzz_files import plan, run
 from campaigns.fuzz_graphs import COUNTED, FAULTS, Mutant, verdict
+from campaigns.long_runs import SLACK, Watch
 from campaigns.mutants.changing import CHANGING
 from campaigns.mutants.preserving import PRESERVING
 
@@ -26,6 +28,19 @@ def test_hostile_files() -> None:
     assert len(verdicts) == 180
     assert [verdict for verdict in verdicts if verdict[2] not in ("read", "refused")] == []
     assert {verdict for _, _, verdict in verdicts} == {"read", "refused"}
+
+
+@pytest.mark.parametrize("leaks", [True, False])
+def test_memory_that_is_kept_is_seen(leaks: bool) -> None:
+    """What `make long-runs` measures with."""
+    watch, kept = Watch("steps", 50), []
+    for _ in range(50):
+        block = np.ones(1 << 17)  # 1 MiB
+        if leaks:
+            kept.append(block)
+        watch.step()
+    assert len(watch.seen) == 50
+    assert (watch.growth > SLACK) == leaks
 
 
 CHANGED = {

@@ -9,6 +9,8 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ import onnxgraft
 from onnxgraft import InputError, Options, atomic
 from onnxgraft.cli.stops import WORDS
 from onnxgraft.driver.build_folder import new_folder
+from onnxgraft.files import write_json
 from onnxgraft.manifest import TIMES, Manifest
 
 SMALL = (64, 96)
@@ -260,16 +263,31 @@ def test_a_folder_that_cannot_be_written() -> None:
         pytest.fail("entered")
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A disk of four megabytes: the golden detector has eleven."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(disk)], capture_output=True)
+@contextmanager
+def disk(place: Path, options: str) -> Iterator[Path]:
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(place)], capture_output=True)
     if mounted.returncode:
         pytest.skip("a small disk cannot be mounted here (that needs root)")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of four megabytes: the golden detector has eleven."""
+    with disk(tmp_path / "disk", "size=4m") as place:
+        yield place
+
+
+def test_a_read_only_disk(conv_net: Path, tmp_path: Path) -> None:
+    with disk(tmp_path / "disk", "ro") as place:
+        with pytest.raises(InputError, match=r"^.*/disk/out: cannot be written: read-only file system$"):
+            net_build(conv_net, place / "out")
+        with pytest.raises(InputError, match=r"^.*/disk/found.json cannot be written: read-only file system$"):
+            write_json(place / "found.json", [])
 
 
 def test_a_full_disk(full_disk: Path, golden_model: Path) -> None:

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 from faster_coco_eval.core import mask as rle
 
@@ -62,8 +61,7 @@ def test_the_layers_of_a_build_are_ranked(pictures: Path, tmp_path: Path) -> Non
     harm = [row["damage"] for row in report["layers"]]
     assert harm == sorted(harm, reverse=True)
     assert harm[0] > 0
-    convolutions = [node for node in onnx.load(tmp_path / "run" / "model.onnx").graph.node if node.op_type == "Conv"]
-    assert len(harm) == len(convolutions) > 60
+    assert len(harm) == 69  # every Conv of the network
 
 
 @pytest.mark.slow
