@@ -32,6 +32,8 @@ def build(
     for note in made.manifest.notes:
         out.print(f"note: {note}", soft_wrap=True)
     out.print(_build_line(made), soft_wrap=True)
+    for name in made.manifest.variants:
+        out.print(f"{made.folder}/variants/{name}: the same for another canvas or batch", soft_wrap=True)
     if made.proof is not None:
         out.print(str(made.proof), soft_wrap=True)
 
@@ -76,6 +78,7 @@ def register(app: typer.Typer) -> None:
     add(app, build, works=True, examples=(
         "onnxgraft build model.onnx",
         "onnxgraft build model.onnx --precision fp16 --size 800x1344 -o out",
+        "onnxgraft build model.onnx --size 800x1344,1344x800 --batch 1,8 --exact-padding",
         "onnxgraft build model.onnx --precision int8 --calib pictures/",
     ))  # fmt: skip
     add(app, options, examples=("onnxgraft options", "onnxgraft options --markdown > options.md"))

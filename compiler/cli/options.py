@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from onnxgraft import targets
-from onnxgraft.options import Checked, Declared, NameOf, Options, coerce, declared, type_text
+from onnxgraft.options import Checked, CompileOptions, Declared, NameOf, Options, coerce, declared, type_text
 
 _METAVARS = {"bool": "", "int": "N", "float": "X", "str": "TEXT", "Path": "PATH"}
 _NAMES = {"target": targets.names()}
@@ -108,7 +108,18 @@ def _required_first(parameter: inspect.Parameter) -> bool:
 
 
 def _options(kind: type[Checked], defaults: dict[str, Any], names: list[str], words: dict[str, Any]) -> Checked:
-    return kind(**defaults | {name: words[name] for name in names if words[name] not in (None, [], ())})
+    given = {name: words[name] for name in names if words[name] not in (None, [], ())}
+    if "variants" in names:
+        given |= _several(given)
+    return kind(**defaults | given)
+
+
+def _several(given: dict[str, Any]) -> dict[str, Any]:
+    """`--size A,B --batch N,M` as the first of each, and every other pair as a variant."""
+    sizes, batches = (str(given.get(name, "")).split(",") for name in ("size", "batch"))
+    pairs = [f"{size or CompileOptions.size}:{batch or 1}" for size in sizes for batch in batches][1:]
+    first = {name: held[0] for name, held in (("size", sizes), ("batch", batches)) if len(held) > 1}
+    return first | ({"variants": [*pairs, *given.get("variants", [])]} if pairs else {})
 
 
 def _value(parameter: inspect.Parameter, hint: Any, words: dict[str, Any]) -> Any:

@@ -72,20 +72,28 @@ def calibrate(
 def evaluate(
     run: Annotated[str, typer.Argument(help="A build folder, an exported .onnx, or a golden graph.")],
     images: Annotated[Path | None, typer.Option(help="Folder of pictures; a trained golden graph draws its own.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="COCO instances file.")] = None,
+    annotations: Annotated[Path | None, typer.Option(
+        help="COCO or LVIS instances file, or a folder of Cityscapes' annotations.",
+    )] = None,
     limit: Limit = None,
     stored: Annotated[Path | None, typer.Option(help="Folder of NAME.npz detections to judge beside it.")] = None,
     engine: Engine = "auto",
     semantic: Annotated[Path | None, typer.Option(help="Folder of NAME.png semantic classes, for mIoU.")] = None,
+    panoptic: Annotated[Path | None, typer.Option(help="COCO's panoptic annotations, for panoptic quality.")] = None,
+    panoptic_pictures: Annotated[Path | None, typer.Option(help="Their pictures [the folder of FILE's name].")] = None,
+    ray: Annotated[Count | None, typer.Option(help="Answer in so many shards on a Ray cluster (extra [ray]).")] = None,
     json_file: Json = None,
-) -> None:
-    """Average precision of boxes, masks and keypoints, as COCO measures it; mean IoU of semantic maps."""
+) -> None:  # fmt: skip
+    """Average precision of boxes, masks and keypoints, as COCO measures it; panoptic quality; mean IoU of semantic maps.
+
+    Interrupted, it goes on where it was."""
     from onnxgraft.cli.console import bar, out, show, write_figures
     from onnxgraft.evaluation.table import table
     from onnxgraft.tools import evaluate as evaluation
 
     with bar("evaluating") as progress:
-        report = evaluation.evaluate(run, images, annotations, limit, stored, engine, None, semantic, progress)
+        report = evaluation.evaluate(run, images, annotations, limit, stored, engine, None, semantic, progress,
+                                     panoptic=panoptic, panoptic_pictures=panoptic_pictures, shards=ray)  # fmt: skip
     if json_file is not None:
         write_figures(json_file, report)
     out.quiet |= str(json_file) == "-"

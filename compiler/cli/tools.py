@@ -76,6 +76,37 @@ def infer(
         raise typer.Exit(min(len(summary.unread), 100))
 
 
+def sizes(
+    images: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns, videos.")],
+    most: Annotated[Count, typer.Option(help="At most so many canvases.")] = 4,
+    shortest_edge: Annotated[Count, typer.Option(help="Resize rule: shortest edge.")] = 800,
+    longest_edge: Annotated[Count, typer.Option(help="Resize rule: longest edge.")] = 1333,
+    json_file: Json = None,
+) -> None:
+    """Propose canvases for pictures, and say what share of the work they save."""
+    from dataclasses import asdict
+
+    from onnxgraft.cli.console import bar, out, say, show, write_figures
+    from onnxgraft.runtime.images import ResizeRule
+    from onnxgraft.tools.sizes import propose
+
+    with bar("reading") as progress:
+        found, count, unread = propose(images, ResizeRule(shortest_edge, longest_edge), most, progress)
+    if json_file is not None:
+        write_figures(json_file, [asdict(proposal) for proposal in found])
+    out.quiet |= str(json_file) == "-"
+    for line in unread:
+        say(f"note: passed over: {line}")
+    rows: list[tuple[str, ...]] = [("canvases", "pictures", "work", "saved")]
+    for proposal in found:
+        names = ",".join(f"{height}x{width}" for height, width in proposal.canvases)
+        shares = " ".join(f"{share:.0%}" for share in proposal.shares)
+        rows.append((names, shares, f"{proposal.work:.3f}", f"{1 - proposal.work:.1%}"))
+    show(rows)
+    say(f"{count} pictures; work is the pixels that run, beside the one canvas that holds all")
+    say(f"onnxgraft build MODEL --size {rows[-1][0]} --exact-padding")
+
+
 def verify(
     run: Run,
     images: Annotated[list[Path] | None, typer.Option(help="Pictures to compare on (repeatable).")] = None,
@@ -162,5 +193,6 @@ def register(app: typer.Typer) -> None:
         "onnxgraft infer out photo.jpg --json out.json --draw drawn",
         "onnxgraft infer out photos/ 'more/*.png' clip.mp4 --json out.json --txt txt",
     ))  # fmt: skip
+    add(app, sizes, works=True, examples=("onnxgraft sizes photos/",))
     add(app, verify, works=True, examples=("onnxgraft verify out --images photo.jpg",))
     add(app, bench, works=True, examples=("onnxgraft bench out", "onnxgraft bench out --json -"))

@@ -22,13 +22,14 @@ from onnxgraft.driver.plan import check_images, planned, ranges_of
 from onnxgraft.driver.proving import prove_build
 from onnxgraft.driver.recorder import Recorder
 from onnxgraft.driver.runnable import MODEL, RUNNABLE, needs_another, write_runnable
+from onnxgraft.driver.variants import variants_of
 from onnxgraft.errors import InputError, PassError
 from onnxgraft.files import CACHE, digest
 from onnxgraft.golden import catalog, sidecars
 from onnxgraft.instruments import NumericCheck, Promises, Reproducer, Texts, Verify
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.graph import Graph
-from onnxgraft.manifest import Manifest, Source
+from onnxgraft.manifest import VARIANTS, Manifest, Source
 from onnxgraft.options import Options
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import LOWERED
@@ -123,12 +124,24 @@ def compile(
             runnable=runnable, source=Source(str(model), digest(source), graph.source_opset),
             target_reason=why, calibration=ranges.describe(), pipeline=str(pipeline), proof=proof,
         )  # fmt: skip
+        manifest = _with_variants(manifest, str(model), folder, options, progress)
         manifest.write(folder)
         _write_report(folder, report, recorder if options.checks else None, numeric, beside.class_names)
         times_of(report, engine, surgery, time.perf_counter() - started).write(folder)
         if options.checks:
             write_report(folder)
     return Build(output, report, ctx.detector, manifest, proof)
+
+
+def _with_variants(
+    manifest: Manifest, model: str, folder: Path, options: Options, progress: Callable[[str], None]
+) -> Manifest:
+    """Compile the other canvases and batches, each a build in `variants/`, and say so."""
+    names = []
+    for name, wanted in variants_of(options):
+        compile(model, folder / VARIANTS / name, wanted, progress=lambda word, name=name: progress(f"{name}: {word}"))
+        names.append(name)
+    return dataclasses.replace(manifest, variants=tuple(names))
 
 
 def _write_others(

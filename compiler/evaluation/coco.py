@@ -16,6 +16,7 @@ from onnxgraft.runtime.postprocess import ImageDetections
 
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _PERSON_KEYPOINTS, _KEYPOINT_DETECTIONS = 17, 20
+LVIS_DETECTIONS = 300
 Result = Detections | ImageDetections
 
 
@@ -23,7 +24,7 @@ def evaluate(
     annotations: str | Path | Mapping[str, Any],
     results: Mapping[int, Result],
     category_ids: Sequence[int] | None = None,
-    max_detections: int = 100,
+    max_detections: int | None = None,
 ) -> dict[str, Any]:
     """Box, mask and keypoint AP, through faster-coco-eval. AP is the mean over IoU 0.50:0.95.
 
@@ -32,12 +33,14 @@ def evaluate(
         results: detections by image id, boxes in pixels of that image. Every annotated image counts; one without a result
             has no detections.
         category_ids: the category of each class index; by default the ids in rising order, as detectron2 numbers them.
-        max_detections: of one image that count, the surest first.
+        max_detections: of one image that count, the surest first; 100, or LVIS's 300.
 
     Returns:
         {"images", "detections", "box": {"AP", "AP50", "AP75", "APs", "APm", "APl", "per_class": {name: AP}}, "mask": the
         same, where detections and annotations have masks, "keypoint": {"AP", "AP50", "AP75", "APm", "APl", "per_class"} by
-        OKS, where both have COCO's 17 keypoints}. Figures lie in 0..1; None where nothing is annotated.
+        OKS, where both have COCO's 17 keypoints}. Annotations of LVIS (categories with a frequency, images with the
+        categories that were looked for) are judged as LVIS does, and add "APr", "APc", "APf" of rare, common and frequent
+        categories. Figures lie in 0..1; None where nothing is annotated.
 
     Raises:
         InputError: annotations that are none, an image id they do not have, or a class without a category.
@@ -48,6 +51,10 @@ def evaluate(
     images = {int(image["id"]): image for image in truth["images"]}
     found = {i: _in_image(i, result, images) for i, result in results.items()}
     _check_classes(found, ids)
+    lvis = is_lvis(truth)
+    max_detections = max_detections or (LVIS_DETECTIONS if lvis else 100)
+    if lvis:  # LVIS counts the surest of an image, COCO those of each category
+        found = {i: _surest(result, max_detections) for i, result in found.items()}
     report: dict[str, Any] = {
         "images": len(images),
         "detections": sum(len(result) for result in found.values()),
@@ -58,6 +65,17 @@ def evaluate(
     if _have_keypoints(truth, found):
         report["keypoint"] = _score(truth, _keypoints(found, ids), "keypoints", names, _KEYPOINT_DETECTIONS)
     return report
+
+
+def is_lvis(truth: Mapping[str, Any]) -> bool:
+    """Whether annotations are LVIS's: every category has a frequency, and every image the categories that it lacks."""
+    categories, images = truth["categories"], truth["images"]
+    return bool(categories and images) and all("frequency" in c for c in categories) and all(
+        "neg_category_ids" in image for image in images)  # fmt: skip
+
+
+def _surest(result: ImageDetections, count: int) -> ImageDetections:
+    return result.select(np.argsort(-result.detections.scores, kind="stable")[:count])
 
 
 def _in_image(image_id: int, result: Result, images: Mapping[int, Any]) -> ImageDetections:
@@ -147,9 +165,10 @@ def _score(
     max_detections: int,
 ) -> dict[str, Any]:
     reference = COCO(truth, use_deepcopy=True, print_function=_silent)
-    evaluation = COCOeval_faster(reference, reference.loadRes(entries), kind, print_function=_silent)
+    lvis = is_lvis(truth) and kind != "keypoints"
+    evaluation = COCOeval_faster(reference, reference.loadRes(entries), kind, print_function=_silent, lvis_style=lvis)
     evaluation.print_function = _silent
-    evaluation.params.maxDets = [max_detections] if kind == "keypoints" else [1, 10, max_detections]
+    evaluation.params.maxDets = [max_detections] if kind == "keypoints" or lvis else [1, 10, max_detections]
     evaluation.evaluate()
     evaluation.accumulate()
     # precision [IoU, recall, class, area, detections], -1 where nothing is annotated
@@ -162,6 +181,11 @@ def _score(
     report: dict[str, Any] = {m: _mean(v) for m, v in zip(metrics, values, strict=True)}
     classes = enumerate(evaluation.params.catIds)
     report["per_class"] = {names[c]: _mean(overall[:, :, i]) for i, c in classes}
+    if lvis:
+        frequency = {int(c["id"]): c["frequency"] for c in truth["categories"]}
+        groups = [frequency[c] for c in evaluation.params.catIds]
+        for letter in "rcf":
+            report[f"AP{letter}"] = _mean(overall[:, :, [i for i, group in enumerate(groups) if group == letter]])
     return report
 
 

@@ -9,6 +9,10 @@ _COLUMNS = (
     ("box", "AP", "box AP"), ("box", "AP50", "AP50"), ("box", "AP75", "AP75"),
     ("mask", "AP", "mask AP"), ("mask", "AP50", "AP50"), ("mask", "AP75", "AP75"),
     ("keypoint", "AP", "keypoint AP"), ("keypoint", "AP50", "AP50"), ("keypoint", "AP75", "AP75"),
+    ("box", "APr", "APr"), ("box", "APc", "APc"), ("box", "APf", "APf"),
+    ("mask", "APr", "mask APr"), ("mask", "APc", "mask APc"), ("mask", "APf", "mask APf"),
+    ("panoptic", "PQ", "PQ"), ("panoptic", "SQ", "SQ"), ("panoptic", "RQ", "RQ"),
+    ("panoptic", "PQ_things", "PQ things"), ("panoptic", "PQ_stuff", "PQ stuff"),
     ("semantic", "mIoU", "mIoU"), ("semantic", "pACC", "pixel accuracy"),
 )  # fmt: skip
 
@@ -16,9 +20,9 @@ _COLUMNS = (
 def table(report: dict[str, Any]) -> list[Sequence[str]]:
     """Rows for a terminal: a heading, one row a subject, then one a class; columns of what was measured."""
     subjects = report["rows"]
-    columns = [c for c in _COLUMNS if c[0] in ("box", "mask") or any(c[0] in scores for scores in subjects.values())]
-    if not any("box" in scores for scores in subjects.values()):
-        columns = [c for c in columns if c[0] == "semantic"]
+    usual = ("box", "mask") if any("box" in scores for scores in subjects.values()) else ()
+    known = {(kind, metric) for scores in subjects.values() for kind in scores for metric in scores[kind]}
+    columns = [c for c in _COLUMNS if c[:2] in known or (c[0] in usual and c[1] in ("AP", "AP50", "AP75"))]
     rows: list[Sequence[str]] = [("", *(heading for _, _, heading in columns))]
     for subject, scores in subjects.items():
         rows.append((subject, *(_number(scores.get(kind, {}).get(metric)) for kind, metric, _ in columns)))

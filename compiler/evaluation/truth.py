@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError
+from onnxgraft.evaluation.cityscapes import read_cityscapes
 from onnxgraft.evaluation.instances import read_instances
+from onnxgraft.evaluation.panoptic_quality import PanopticTruth
 from onnxgraft.files import inside
 from onnxgraft.golden import scenes
 from onnxgraft.runtime.images import read_image
@@ -33,8 +36,11 @@ class Truth:
         return [int(image["id"]) for image in self.annotations["images"]]
 
     def name(self, image_id: int) -> str:
-        entry = next(i for i in self.annotations["images"] if int(i["id"]) == image_id)
-        return str(entry.get("file_name", image_id))
+        return self._names.get(image_id, str(image_id))
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {int(image["id"]): _file_name(image) or str(image["id"]) for image in self.annotations["images"]}
 
 
 def from_files(images: Path, annotations: Path, limit: int | None = None) -> Truth:
@@ -42,11 +48,35 @@ def from_files(images: Path, annotations: Path, limit: int | None = None) -> Tru
     data = read_instances(annotations)
     if not data["images"]:
         raise InputError(f"{annotations}: no COCO instances: it lists no images")
-    files = {int(image["id"]): inside(images, str(image.get("file_name", "")), str(annotations)) for image in data["images"]}
+    files = {int(i["id"]): inside(images, _file_name(i), str(annotations)) for i in data["images"]}
     missing = [path for path in files.values() if not path.is_file()]
     if missing:
         raise InputError(f"{missing[0]}: not there, but {annotations.name} annotates it")
     return Truth(limited(data, limit), lambda i: read_image(files[i]))
+
+
+def _file_name(image: dict[str, Any]) -> str:
+    """Below the folder of pictures; LVIS says where COCO has it, the last part of which is its name."""
+    return str(image.get("file_name") or str(image.get("coco_url", "")).rpartition("/")[2])
+
+
+def from_cityscapes(images: Path, annotations: Path, limit: int | None = None) -> Truth:
+    """Cityscapes' pictures with a folder of its own annotations. Raises InputError."""
+    data = read_cityscapes(images, annotations)
+    files = {int(image["id"]): images / image["file_name"] for image in data["images"]}
+    return Truth(limited(data, limit), lambda i: read_image(files[i]))
+
+
+def from_panoptic(images: Path, panoptic: PanopticTruth, limit: int | None = None) -> Truth:
+    """The pictures of a folder that have panoptic annotations. Raises InputError."""
+    entries = [dict(panoptic.images[i], id=i) for i in panoptic.segments if i in panoptic.images][:limit]
+    if not entries:
+        raise InputError(f"{panoptic.file}: it annotates no images")
+    files = {int(e["id"]): inside(images, str(e.get("file_name", "")), str(panoptic.file)) for e in entries}
+    missing = [path for path in files.values() if not path.is_file()]
+    if missing:
+        raise InputError(f"{missing[0]}: not there, but {panoptic.file.name} annotates it")
+    return Truth({"images": entries, "annotations": [], "categories": []}, lambda i: read_image(files[i]))
 
 
 def from_semantic(images: Path, semantic: Path, limit: int | None = None) -> Truth:

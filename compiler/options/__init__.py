@@ -108,6 +108,10 @@ class RunOptions(Checked):
     target: Annotated[str, NameOf("target"), Opt("Where the engine runs.")] = "auto"
     sidecar: Annotated[Path | None, Opt("Class names and config [MODEL.json beside it].", on=_ALL)] = None
     bounds: Annotated[Count, Opt("Widen the bounds on what a model may ask for, so many times.", on=_ALL + " inspect")] = 1
+    variants: Annotated[tuple[str, ...], Opt(
+        "Another canvas and batch in the same folder, such as 800x1344:8 (repeatable); --size A,B --batch N,M gives all.",
+        flag="--variant", on="build",
+    )] = ()
     passes: Annotated[str | None, _steps("A pipeline instead of the default one.")] = None
     skip: Annotated[tuple[str, ...], _steps("Leave out a pass (repeatable).")] = ()
     stop_after: Annotated[str | None, _steps("Stop after this pass; no engine is built.", on="build")] = None

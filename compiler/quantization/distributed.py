@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +31,48 @@ def calibrate(
         MissingExtraError: Ray is not installed.
         InputError: what a shard raised, in its words.
     """
-    ray = _ray()
     if shards < 1:
         raise InputError(f"--ray {shards}: give at least 1 shard")
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
-    task = ray.remote(_shard)
-    waiting = [task.remote(model, images and images.absolute(), limit, options, f"{i}/{shards}") for i in range(1, shards + 1)]
+    where = images and images.absolute()
+    calls = [(model, where, limit, options, f"{i}/{shards}") for i in range(1, shards + 1)]
     with scratch() as folder:
         parts: list[Path] = []
-        progress(0, shards, "shards")
-        while waiting:
-            (done, *_), waiting = ray.wait(waiting)
-            found, reason = ray.get(done)
-            if reason:
-                raise InputError(reason)
-            parts.append(folder / f"{len(parts)}.json")
+        for number, found in gather(_shard, calls, progress):
+            parts.append(folder / f"{number}.json")
             write_atomically(parts[-1], found)
-            progress(len(parts), shards, "shards")
         return merge_files(parts, output)
+
+
+def gather(
+    task: Callable[..., tuple[Any, str]], calls: Sequence[tuple[Any, ...]], progress: Callable[[int, int, str], None]
+) -> Iterator[tuple[int, Any]]:
+    """Run a function once per tuple of arguments on the Ray cluster that is connected, or on a local one.
+
+    Args:
+        task: gives a result, and in words why there is none ("" where there is one).
+        calls: its arguments.
+        progress: called with (calls done, calls in all, "shards").
+
+    Yields:
+        The number of a call and its result, in the order in which they end.
+
+    Raises:
+        MissingExtraError: Ray is not installed. InputError: what a call gave as its reason.
+    """
+    ray = _ray()
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
+    remote = ray.remote(task)
+    numbers = {remote.remote(*arguments): number for number, arguments in enumerate(calls)}
+    waiting = list(numbers)
+    progress(0, len(calls), "shards")
+    while waiting:
+        (done, *_), waiting = ray.wait(waiting)
+        found, reason = ray.get(done)
+        if reason:
+            raise InputError(reason)
+        yield numbers[done], found
+        progress(len(calls) - len(waiting), len(calls), "shards")
 
 
 def _shard(

@@ -1,4 +1,4 @@
-"""Average precision (COCO) and mean IoU of a build, of an exported graph, or of stored detections."""
+"""Average precision (COCO, LVIS, Cityscapes), panoptic quality and mean IoU of a build, an export, or stored detections."""
 
 from __future__ import annotations
 
@@ -6,28 +6,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from onnxgraft.atomic import is_folder
 from onnxgraft.errors import InputError
 from onnxgraft.evaluation import coco
+from onnxgraft.evaluation.answers import Answer
 from onnxgraft.evaluation.miou import MeanIoU, read_labels
-from onnxgraft.evaluation.truth import SCENES, Truth, from_files, from_scenes, from_semantic
-from onnxgraft.files import CACHE, write_json
-from onnxgraft.golden import catalog
-from onnxgraft.manifest import GraphIO, ImageIO, Preprocess
+from onnxgraft.evaluation.panoptic_quality import PanopticQuality, PanopticTruth, read_truth
+from onnxgraft.evaluation.truth import Truth
+from onnxgraft.files import write_json
 from onnxgraft.runtime.detections import Detections
-from onnxgraft.runtime.feeds import Feeder
-from onnxgraft.runtime.postprocess import ImageDetections, to_original
-from onnxgraft.runtime.read_outputs import from_raw_export
-from onnxgraft.runtime.session import ImageResult, Session
-from onnxgraft.targets import OrtRunner
-from onnxgraft.tools.inspect import inspect
+from onnxgraft.runtime.postprocess import ImageDetections
+from onnxgraft.tools.answering import Material, answers_of, source_of
 
 Progress = Callable[[int, int, str], None]
-Detector = Callable[[NDArray[np.uint8]], ImageResult]
-NO_PANOPTIC_QUALITY = "eval knows boxes, masks, keypoints and mIoU: panoptic quality is not measured"
 
 
 def evaluate(
@@ -40,12 +30,19 @@ def evaluate(
     output: Path | None = None,
     semantic: Path | None = None,
     progress: Progress = lambda done, total, name: None,
+    *,
+    panoptic: Path | None = None,
+    panoptic_pictures: Path | None = None,
+    shards: int | None = None,
 ) -> dict[str, Any]:
     """Average precision of `run`, beside that of stored detections where there are any.
 
+    Interrupted, it goes on where it was when it is asked for the same again.
+
     Args:
         run: a build folder, an exported .onnx, or the name of a golden graph (then the export itself answers).
-        images, annotations: pictures and a COCO instances file; without them a golden graph is judged on drawn scenes.
+        images, annotations: pictures and a COCO or LVIS instances file, or a folder of Cityscapes' annotations; without them
+            a golden graph is judged on drawn scenes.
         limit: at most so many images (for drawn scenes: how many).
         stored: folder of `<image name>.npz` detections of another runtime, in the pictures' pixels.
         engine: see runtime.session.Session.
@@ -53,19 +50,26 @@ def evaluate(
         semantic: folder of `<image name>.png` with the semantic class of each pixel (255: ignored), for mIoU; without
             annotations it says which images count.
         progress: called with (images done, images in all, name of the next).
+        panoptic, panoptic_pictures: COCO's panoptic annotations and the folder of their pictures, for panoptic quality; see
+            evaluation.panoptic_quality.read_truth. Without annotations they say which images count.
+        shards: spread the pictures over so many tasks of a Ray cluster; all files must be there under the same paths.
 
     Returns:
-        {"images", "what", "rows": {subject: report of evaluation.coco.evaluate, "semantic": of evaluation.miou}}.
+        {"images", "what", "rows": {subject: report of evaluation.coco.evaluate, "semantic": of evaluation.miou, "panoptic":
+        of evaluation.panoptic_quality}}.
 
     Raises:
         InputError: what was given does not fit together, in one line.
     """
-    detect, source, what = _detector(run, engine)
-    truth, answers = _truth(source, images, annotations, limit, stored, semantic)
-    own, panoptic = _judge(detect, truth, semantic, progress)
-    rows = {Path(run).name: own}
-    if panoptic:
-        what = f"{what}; {NO_PANOPTIC_QUALITY}"
+    source, what = source_of(run, engine)
+    material = Material(source, images, annotations, limit, semantic, panoptic, panoptic_pictures)
+    truth, answers = material.truth(), stored or material.stored()
+    judges = _Judges(truth, semantic, read_truth(panoptic, panoptic_pictures) if panoptic else None)
+    for image_id, answer in answers_of(run, engine, material, truth, progress, shards):
+        judges.add(image_id, answer)
+    rows = {Path(run).name: judges.report()}
+    if judges.unjudged and panoptic is None:
+        what = f"{what}; panoptic quality needs --panoptic FILE"
     reference = dict(_stored(answers, truth)) if answers is not None else {}
     if reference:
         rows["stored detections"] = coco.evaluate(truth.annotations, reference)
@@ -75,54 +79,38 @@ def evaluate(
     return report
 
 
-def _judge(
-    detect: Detector, truth: Truth, semantic: Path | None, progress: Progress
-) -> tuple[dict[str, Any], bool]:
-    """What the answers are worth, and whether they are a Panoptic FPN's."""
-    found: dict[int, ImageDetections | Detections] = {}
-    segments: MeanIoU | None = None
-    panoptic = False
-    for number, image_id in enumerate(truth.ids):
-        progress(number, len(truth.ids), truth.name(image_id))
-        result = detect(truth.load(image_id))
-        found[image_id] = result.found
-        logits = result.raw.semantic
-        panoptic |= logits is not None and result.raw.masks is not None
-        if semantic is not None:
-            if logits is None or result.semantic is None:
+class _Judges:
+    """Everything that is measured, fed an answer after the other."""
+
+    def __init__(self, truth: Truth, semantic: Path | None, panoptic: PanopticTruth | None) -> None:
+        self.truth, self.semantic = truth, semantic
+        self.found: dict[int, ImageDetections | Detections] = {}
+        self.regions: MeanIoU | None = None
+        self.segments = PanopticQuality(panoptic) if panoptic is not None else None
+        self.unjudged = False
+
+    def add(self, image_id: int, answer: Answer) -> None:
+        """Count the answer for an image. Raises InputError where the network lacks what is to be judged."""
+        self.found[image_id] = answer.found
+        self.unjudged |= bool(answer.classes) and answer.found.detections.masks is not None
+        if self.semantic is not None:
+            if answer.semantic is None:
                 raise InputError("--semantic: this network has no semantic head")
-            segments = segments or MeanIoU(len(logits))
-            segments.add(result.semantic, read_labels(_picture_of(semantic, truth, image_id)))
-        elif result.detects_nothing:
+            self.regions = self.regions or MeanIoU(answer.classes)
+            place = self.semantic / f"{Path(self.truth.name(image_id)).stem}.png"
+            self.regions.add(answer.semantic, read_labels(place))
+        elif answer.only_segments:
             raise InputError("this network only segments: give --semantic DIR with a picture of classes for every image")
-    progress(len(truth.ids), len(truth.ids), "")
-    report = coco.evaluate(truth.annotations, found) if truth.annotations["categories"] else {}
-    return report | ({"semantic": segments.report()} if segments else {}), panoptic
+        if self.segments is not None:
+            if answer.segments is None:
+                raise InputError("--panoptic: this network makes no panoptic segments: it needs masks and a semantic head")
+            self.segments.add(image_id, answer.segments.ids, answer.segments.info)
 
-
-def _picture_of(folder: Path, truth: Truth, image_id: int) -> Path:
-    return folder / f"{Path(truth.name(image_id)).stem}.png"
-
-
-def _truth(
-    source: str,
-    images: Path | None,
-    annotations: Path | None,
-    limit: int | None,
-    stored: Path | None,
-    semantic: Path | None,
-) -> tuple[Truth, Path | None]:
-    if images is not None and annotations is None and semantic is not None:
-        return from_semantic(images, semantic, limit), stored
-    if (images is None) != (annotations is None):
-        raise InputError("give both --images and --annotations, or neither")
-    if images is not None and annotations is not None:
-        return from_files(images, annotations, limit), stored
-    folder = catalog.evaluation(source)
-    if folder is None:
-        raise InputError("give --images DIR and --annotations FILE: only trained golden graphs bring annotated scenes along")
-    count = SCENES if limit is None else limit
-    return from_scenes(count), stored or (folder if count <= SCENES else None)
+    def report(self) -> dict[str, Any]:
+        """The figures of all images."""
+        figures = coco.evaluate(self.truth.annotations, self.found) if self.truth.annotations["categories"] else {}
+        figures |= {"semantic": self.regions.report()} if self.regions else {}
+        return figures | ({"panoptic": self.segments.report()} if self.segments else {})
 
 
 def _stored(folder: Path, truth: Truth) -> Iterator[tuple[int, Detections]]:
@@ -131,28 +119,3 @@ def _stored(folder: Path, truth: Truth) -> Iterator[tuple[int, Detections]]:
         if not file.is_file():
             raise InputError(f"{file}: not there; stored detections need a file for every image")
         yield image_id, Detections.load(file)
-
-
-def _detector(run: str, engine: str) -> tuple[Detector, str, str]:
-    """What answers, the model that it came from, and a sentence on what runs."""
-    if is_folder(Path(run)):
-        session = Session(run, engine=engine)
-
-        def build(image: NDArray[np.uint8]) -> ImageResult:
-            (result,) = session.run([image])
-            return result
-
-        return build, session.manifest.source.model, session.notice or "the build as it stands"
-    path = catalog.resolve(run, CACHE)
-    spec, _ = inspect(path)
-    image, runner = spec.image, OrtRunner(path)
-    preprocess = Preprocess.of(image)
-    taken = ImageIO(runner.input_names[0], (3, image.height, image.width), order=preprocess.order)
-    feeds = Feeder.of(GraphIO(taken), preprocess)
-
-    def export(picture: NDArray[np.uint8]) -> ImageResult:
-        placed = feeds.place(picture)
-        raw = from_raw_export(runner(feeds.batch([placed])), spec.outputs)
-        return ImageResult(None, picture, placed[1], raw, to_original(raw, placed[1]))
-
-    return export, run, "the exported graph in ONNX Runtime"

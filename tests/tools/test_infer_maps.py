@@ -151,7 +151,7 @@ def annotations(picture: Path) -> Path:
 
 def test_eval_says_what_it_does_not_know(panoptic: Path, segmenter: Path, picture: Path) -> None:
     report = evaluate.evaluate(str(panoptic), picture.parent, annotations(picture))
-    assert report["what"].endswith(evaluate.NO_PANOPTIC_QUALITY)
+    assert report["what"].endswith("panoptic quality needs --panoptic FILE")
     with pytest.raises(InputError, match="this network only segments: give --semantic DIR"):
         evaluate.evaluate(str(segmenter), picture.parent, annotations(picture))
 

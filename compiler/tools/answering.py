@@ -1,0 +1,190 @@
+"""The answers that an evaluation judges: of a build or an export, here or on many machines, from where it was interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxgraft.errors import InputError, OnnxgraftError
+from onnxgraft.evaluation.answers import Answer
+from onnxgraft.evaluation.panoptic_quality import read_truth
+from onnxgraft.evaluation.truth import SCENES, Truth, from_cityscapes, from_files, from_panoptic, from_scenes, from_semantic
+from onnxgraft.files import CACHE, digest, write_atomically
+from onnxgraft.golden import catalog
+from onnxgraft.manifest import MANIFEST, GraphIO, ImageIO, Manifest, Preprocess
+from onnxgraft.quantization.distributed import gather
+from onnxgraft.runtime.ahead import ahead
+from onnxgraft.runtime.feeds import Feeder
+from onnxgraft.runtime.postprocess import to_original
+from onnxgraft.runtime.read_outputs import from_raw_export
+from onnxgraft.runtime.session import ImageResult
+from onnxgraft.runtime.variants import open_build
+from onnxgraft.targets import OrtRunner
+from onnxgraft.tools.inspect import inspect
+
+Progress = Callable[[int, int, str], None]
+Detector = Callable[[NDArray[np.uint8]], ImageResult]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run is judged on, see tools.evaluate.evaluate. source: the model, which may bring scenes along."""
+
+    source: str
+    images: Path | None = None
+    annotations: Path | None = None
+    limit: int | None = None
+    semantic: Path | None = None
+    panoptic: Path | None = None
+    panoptic_pictures: Path | None = None
+
+    def truth(self) -> Truth:
+        """The annotated pictures. Raises InputError."""
+        if self.images is not None and self.annotations is None and self.panoptic is not None:
+            return from_panoptic(self.images, read_truth(self.panoptic, self.panoptic_pictures), self.limit)
+        if self.images is not None and self.annotations is None and self.semantic is not None:
+            return from_semantic(self.images, self.semantic, self.limit)
+        if (self.images is None) != (self.annotations is None):
+            raise InputError("give both --images and --annotations, or neither")
+        if self.images is not None and self.annotations is not None:
+            load = from_cityscapes if self.annotations.is_dir() else from_files
+            return load(self.images, self.annotations, self.limit)
+        if catalog.evaluation(self.source) is None:
+            hint = "only trained golden graphs bring annotated scenes along"
+            raise InputError(f"give --images DIR and --annotations FILE: {hint}")
+        return from_scenes(SCENES if self.limit is None else self.limit)
+
+    def stored(self) -> Path | None:
+        """Where a golden graph's stored answers to its scenes are; None for other pictures."""
+        drawn = self.images is None and (self.limit or SCENES) <= SCENES
+        return catalog.evaluation(self.source) if drawn else None
+
+    def absolute(self) -> Material:
+        """The same for a process that runs elsewhere."""
+        paths = (self.images, self.annotations, self.semantic, self.panoptic, self.panoptic_pictures)
+        images, annotations, semantic, panoptic, pictures = (path and path.absolute() for path in paths)
+        return Material(self.source, images, annotations, self.limit, semantic, panoptic, pictures)
+
+
+def source_of(run: str, engine: str) -> tuple[str, str]:
+    """The model that a run came from, and a sentence on what answers. Raises InputError."""
+    if Path(run).is_dir():
+        build = open_build(run, engine=engine)
+        source, what = build.manifest.source.model, build.notice or "the build as it stands"
+        build.close()
+        return source, what
+    catalog.resolve(run, CACHE)
+    return run, "the exported graph in ONNX Runtime"
+
+
+def answers_of(
+    run: str, engine: str, material: Material, truth: Truth, progress: Progress, shards: int | None = None
+) -> Iterator[tuple[int, Answer]]:
+    """The answer for each picture, in their order; what an interrupted evaluation has answered is not asked for again.
+
+    Raises:
+        InputError: a picture cannot be read, or the run cannot answer.
+    """
+    state = CACHE / f"eval-{_key(run, engine, material, truth)}"
+    files = {image_id: state / f"{image_id}.npz" for image_id in truth.ids}
+    missing = {image_id for image_id, file in files.items() if not file.is_file()}
+    held: dict[int, bytes] = {}  # where the cache cannot be written
+    if shards is not None and missing:
+        for _, part in gather(_shard, _calls(run, engine, material, sorted(missing), shards), progress):
+            held |= {image_id: data for image_id, data in part if not _kept(files[image_id], data)}
+        missing = set()
+    made = _made(run, engine, material, truth, [i for i in files if i in missing])
+    for done, (image_id, file) in enumerate(files.items()):
+        if image_id in missing:
+            progress(done, len(files), truth.name(image_id))
+            data = next(made)[1].to_bytes()
+            held |= {} if _kept(file, data) else {image_id: data}
+        yield image_id, Answer.from_bytes(held.pop(image_id)) if image_id in held else _read(file)
+    progress(len(files), len(files), "")
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _kept(file: Path, data: bytes) -> bool:
+    """Whether an answer could be put into the cache."""
+    try:
+        write_atomically(file, data)
+    except InputError:
+        return False
+    return True
+
+
+def _read(file: Path) -> Answer:
+    try:
+        return Answer.from_bytes(file.read_bytes())
+    except Exception as error:  # zipfile, zlib, numpy and json each raise their own kinds
+        file.unlink(missing_ok=True)
+        raise InputError(f"{file}: is damaged, and was removed: evaluate again") from error
+
+
+def _made(run: str, engine: str, material: Material, truth: Truth, ids: Sequence[int]) -> Iterator[tuple[int, Answer]]:
+    """Answers made now; the next picture is read meanwhile."""
+    if not ids:
+        return
+    detect = _detector(run, engine)
+    for image_id, picture in ahead(((i, truth.load(i)) for i in ids), 2):
+        yield image_id, Answer.of(detect(picture), material.semantic is not None, material.panoptic is not None)
+
+
+def _calls(run: str, engine: str, material: Material, ids: Sequence[int], shards: int) -> list[tuple[Any, ...]]:
+    where = str(Path(run).absolute()) if Path(run).exists() else run
+    parts = [list(ids[i::shards]) for i in range(shards)]
+    return [(where, engine, material.absolute(), part) for part in parts if part]
+
+
+def _shard(run: str, engine: str, material: Material, ids: Sequence[int]) -> tuple[list[tuple[int, bytes]], str]:
+    """Runs on a worker: the answers for some pictures as bytes, or why there are none."""
+    try:
+        truth = material.truth()
+        return [(i, answer.to_bytes()) for i, answer in _made(run, engine, material, truth, ids)], ""
+    except OnnxgraftError as error:
+        return [], str(error)
+
+
+def _key(run: str, engine: str, material: Material, truth: Truth) -> str:
+    """What answers belong to: the run, what runs it, the pictures, and what is asked of them."""
+    if Path(run).is_dir():
+        manifest = Manifest.read(Path(run))
+        identity: Any = [digest(Path(run) / MANIFEST), manifest.sha256]
+    else:
+        identity = digest(catalog.resolve(run, CACHE))
+    pictures = [[i, truth.name(i)] for i in truth.ids]
+    asked = [material.semantic is not None, material.panoptic is not None, engine, str(material.absolute().images)]
+    return hashlib.sha256(json.dumps([identity, pictures, asked]).encode()).hexdigest()[:16]
+
+
+def _detector(run: str, engine: str) -> Detector:
+    """What answers."""
+    if Path(run).is_dir():
+        build = open_build(run, engine=engine)
+
+        def answer(image: NDArray[np.uint8]) -> ImageResult:
+            (result,) = build.run([image])
+            return result
+
+        return answer
+    path = catalog.resolve(run, CACHE)
+    spec, _ = inspect(path)
+    image, runner = spec.image, OrtRunner(path)
+    preprocess = Preprocess.of(image)
+    taken = ImageIO(runner.input_names[0], (3, image.height, image.width), order=preprocess.order)
+    feeds = Feeder.of(GraphIO(taken), preprocess)
+
+    def export(picture: NDArray[np.uint8]) -> ImageResult:
+        placed = feeds.place(picture)
+        raw = from_raw_export(runner(feeds.batch([placed])), spec.outputs)
+        return ImageResult(None, picture, placed[1], raw, to_original(raw, placed[1]))
+
+    return export
