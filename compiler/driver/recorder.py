@@ -15,7 +15,7 @@ from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.manager import told
-from onnxgraft.pipeline.record import PassRecord, Report
+from onnxgraft.pipeline.record import PassRecord, Report, sentence_of
 from onnxgraft.report.html import write_report
 from onnxgraft.report.stages import NODES, Stages
 
@@ -59,6 +59,7 @@ class Recorder(Instrument):
             index=len(self._records) + 1, name=step.name(), spec=step.spec(), changed=before != after, seconds=0.0,
             nodes_before=self._nodes, nodes_after=len(graph.nodes), statistics=dict(ctx.statistics),
             before=before, after=after, diff=unified(before, after, step.name()), error=told(error),
+            does=sentence_of(type(step)),
         )  # fmt: skip
         report = Report([*self._records, record], ctx.notes)
         self.on_failure.mkdir(parents=True, exist_ok=True)

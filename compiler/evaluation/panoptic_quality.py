@@ -102,7 +102,7 @@ class PanopticQuality:
         wanted = self.truth.ids(image_id)
         if wanted.shape != ids.shape:
             (tall, wide), (height, width) = wanted.shape, ids.shape
-            raise InputError(f"{self.truth.file}: image {image_id} has segments of {tall}x{wide}, the picture is {height}x{width}")
+            raise InputError(f"{self.truth.file}: image {image_id} is {tall}x{wide} there, the picture {height}x{width}")
         found = {int(entry["id"]): self._category(entry) for entry in info}
         annotated = self.truth.segments[image_id]["segments_info"]
         self._count(_Overlap.of(wanted, ids), {int(s["id"]): s for s in annotated}, found)

@@ -13,7 +13,7 @@ from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import Fact, facts
 from onnxgraft.pipeline.instrument import Instrument
-from onnxgraft.pipeline.record import PassRecord, Report
+from onnxgraft.pipeline.record import PassRecord, Report, sentence_of
 
 
 class PassManager:
@@ -86,6 +86,7 @@ class PassManager:
                 nodes_before=nodes_before,
                 nodes_after=len(graph.nodes),
                 statistics=dict(ctx.statistics),
+                does=sentence_of(type(step)),
             )
             for instrument in self.instruments:
                 record = instrument.after(step, graph, ctx, record)

@@ -112,7 +112,7 @@ def check_from_dict(row: dict[str, Any]) -> Check:
 class PassRecord:
     """What one pass did. `before` and `after` are named texts of the graph; empty when text was not asked for.
 
-    `skipped` says why the pass had nothing to do; None when it ran.
+    `skipped` says why the pass had nothing to do; None when it ran. `does` is the first sentence of its docstring.
     """
 
     index: int
@@ -129,6 +129,7 @@ class PassRecord:
     skipped: str | None = None
     check: Check | None = None
     error: str | None = None
+    does: str = ""
 
 
 @dataclass
@@ -166,6 +167,11 @@ class Report:
                     row.pop(key)
             rows.append(row)
         return {"passes": rows, "notes": list(self.notes)}
+
+
+def sentence_of(kind: type) -> str:
+    """What a pass does, in the first line of its docstring."""
+    return (kind.__doc__ or "").strip().partition("\n")[0]
 
 
 def _what(record: PassRecord) -> str:

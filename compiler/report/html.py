@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import math
@@ -17,6 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 from onnxgraft.files import read_json, write_atomically
+from onnxgraft.report import overview
 from onnxgraft.report.drawn import DRAWN
 from onnxgraft.report.reader import PassRow, Run, read_run
 from onnxgraft.report.side_by_side import rows
@@ -51,6 +53,7 @@ def page(run: Run) -> str:
     graph = read_json(nodes, "record of nodes") if nodes.is_file() else _EMPTY
     data = {"passes": [_pass(row) for row in run.passes], "graph": graph}
     manifest = run.manifest
+    heading, kinds = overview.layers(manifest, graph)
     spec = (manifest.spec if manifest else None) or (run.failure.spec if run.failure else None) or {}
     return raw.render(
         title=manifest.source.model if manifest else run.folder.resolve().name,
@@ -60,7 +63,12 @@ def page(run: Run) -> str:
         proof=_proof(manifest.proof) if manifest else None,
         bars=_bars(run),
         images=list(_images(run.folder / DRAWN)),
-        spec=list(_spec_rows(spec, places=False)),
+        built=overview.built(manifest) if manifest else [],
+        ends=overview.ends(manifest) if manifest else [],
+        accuracy=overview.accuracy(run.folder),
+        layers_heading=heading,
+        layers=kinds,
+        spec=overview.detector(spec) or list(_spec_rows(spec, places=False)),
         places=list(_spec_rows(spec, places=True)),
         pipeline=manifest.pipeline if manifest else None,
         trtexec=manifest.trtexec if manifest else None,
@@ -77,12 +85,12 @@ _EMPTY: dict[str, Any] = {"nodes": [], "constants": [], "stages": [], "origins":
 
 
 def _embedded(data: Any) -> str:
-    """JSON for a script element: no "<", which could end it or open a comment, and no NaN, which browsers do not read."""
+    """JSON for a script element, packed (gzip, then base64, which holds no "<"); no NaN, which browsers do not read."""
     try:
         text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     except ValueError:
         text = json.dumps(_finite(data), separators=(",", ":"))
-    return text.replace("<", "\\u003c")
+    return base64.b64encode(gzip.compress(text.encode(errors="replace"), mtime=0)).decode()
 
 
 def _finite(data: Any) -> Any:
@@ -132,18 +140,19 @@ def _pass(row: PassRow) -> dict[str, Any]:
         "index": row.index, "name": row.name, "spec": row.spec, "changed": row.changed, "skipped": row.skipped,
         "seconds": row.seconds,
         "nodes": nodes, "ops": ops_text(row.ops()), "allOps": ops_text(row.ops(), None), "statistics": row.statistics,
-        "check": check_text(row.check) if row.changed else "", "error": row.error, "rows": list(rows(row.diff())),
+        "check": check_text(row.check) if row.changed else "", "error": row.error, "does": row.does, "rows": list(rows(row.diff())),
     }  # fmt: skip
 
 
 def _bars(run: Run) -> list[dict[str, Any]]:
+    """Times of the passes and of the engine's builder, drawn against the longest of them; checks, proof and files, which a
+    build without them saves, stand beside them without a bar."""
     times = [(row.name, row.seconds) for row in run.passes if row.seconds is not None]
     times += [(key.replace("_seconds", " of the engine"), s) for key, s in run.times.engine.items()]
-    rest = (run.times.total or 0) - sum(seconds for _, seconds in times)
-    if rest > 0:
-        times.append(("checks, records, files", rest))
     longest = max((seconds for _, seconds in times), default=0) or 1
-    return [{"name": n, "percent": f"{100 * s / longest:.1f}", "text": f"{s:.2f} s"} for n, s in times]
+    bars = [{"name": n, "percent": f"{100 * s / longest:.1f}", "text": f"{s:.2f} s"} for n, s in times]
+    rest = (run.times.total or 0) - sum(seconds for _, seconds in times)
+    return [*bars, {"name": "checks, proof, files", "percent": "0", "text": f"{rest:.2f} s"}] if rest > 0 else bars
 
 
 def _spec_rows(spec: dict[str, Any], places: bool) -> Iterator[tuple[str, str, str]]:

@@ -46,6 +46,7 @@ class _Entry:
     check: Check | None = field(default=None, metadata={"read": check_from_dict})
     error: str | None = None
     skipped: str | None = None
+    does: str = ""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def _segments(seed: int, categories: tuple[int, ...], moved: int) -> tuple[np.nd
 
 def lvis_truth() -> dict[str, Any]:
     """Annotations in LVIS's form, boxes and polygons."""
-    categories = [{"id": i + 1, "name": f"c{i + 1}", "frequency": f, "synset": f"c{i + 1}.n.01"} for i, f in enumerate(FREQUENCIES)]
+    categories = [{"id": i, "name": f"c{i}", "frequency": f, "synset": f"c{i}.n.01"} for i, f in enumerate(FREQUENCIES, 1)]
     images, annotations = [], []
     for image in range(IMAGES):
         negative, loose = numbers(5000 + image, 2, 6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from helpers.pages import data_of
 from helpers.small_models import BAD
 from typer.testing import CliRunner
 
@@ -35,14 +35,6 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return made
 
 
-def data_of(page: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert found is not None
-    content = json.loads(found[1])
-    assert isinstance(content, dict)
-    return content
-
-
 def test_page_holds_everything_and_asks_nobody(build: Build) -> None:
     page = (build.folder / "report.html").read_text()
     data = data_of(page)
@@ -52,7 +44,9 @@ def test_page_holds_everything_and_asks_nobody(build: Build) -> None:
     outside = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", outside)
     assert "data:image/jpeg;base64," in page
-    assert "pre_nms_topk".replace("_", " ") in page
+    assert "top-k before NMS" in page  # in the words of inspect
+    assert len(page) < 1_500_000
+    assert all(row["does"].endswith(".") for row in data["passes"])
 
 
 def test_weights_carry_statistics_and_nodes_their_origin(build: Build) -> None:
@@ -148,6 +142,8 @@ def test_state_is_in_the_url(page: Any, build: Build) -> None:
     page.wait_for_function("document.getElementById('pass-title').textContent.includes('simplify')")
     page.click("#next")
     assert "region=1" in page.url
+    assert page.locator("#region option").count() > 1
+    assert re.match(r"2 of \d+: \w", page.inner_text("#region option:checked"))
     page.keyboard.press("ArrowLeft")
     assert "region" not in page.url
     page.go_back()

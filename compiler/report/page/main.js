@@ -35,27 +35,45 @@ function matches(pass, q) {
 const visible = () => D.passes.filter((p) => (!state.hide || p.changed || p.error) && matches(p, state.q.toLowerCase()));
 
 function renderList() {
-  const entry = (index, kind, title, right, small) => `<li data-pass="${index}" class="${kind}" aria-current="${index === state.pass}">
-    <span class="row"><span>${escape(title)}</span><span>${escape(right)}</span></span>${small.filter(Boolean).map(escape).map((line) => `<small title="${line}">${line}</small>`).join("")}</li>`;
+  const entry = (index, kind, title, right, small) => `<li data-pass="${index}" class="${kind}" aria-current="${index === state.pass}"><button>
+    <span class="row"><span>${escape(title)}</span><span>${escape(right)}</span></span>${small.filter(Boolean).map(escape).map((line) => `<small title="${line}">${line}</small>`).join("")}</button></li>`;
   const rows = visible().map((p) => entry(p.index, p.error ? "failed" : p.changed ? "modified" : "same",
     `${p.index} ${p.name}`, p.seconds === null ? "" : `${p.seconds.toFixed(2)} s`,
     p.error ? [p.error] : [[p.nodes, p.changed ? p.ops || "same operators" : p.skipped === null ? "unchanged" : `skipped: ${p.skipped}`].filter(Boolean).join("; "), p.check]));
+  $("hits").textContent = state.q && !rows.length ? `No pass and no node matches "${state.q}".` : "";
+  const held = document.activeElement?.closest?.("#passes li")?.dataset.pass;
   $("passes").innerHTML = entry(0, "", "Overview", "", [`${D.passes.length} passes`]) + rows.join("");
+  if (held !== undefined) document.querySelector(`#passes li[data-pass="${state.pass}"] button`)?.focus();
+}
+
+// What a region is about, in a few words: the operators that were made or changed in it, or those that are gone.
+function regionName(pass, names) {
+  const kinds = changes(pass), count = new Map();
+  const kept = names.filter((n) => kinds.get(n) !== "deleted"), of = kept.length ? [kept, pass] : [names, pass - 1];
+  for (const name of of[0]) {
+    const op = stage(of[1]).byName.get(name)?.node[OP].replace(/^.*::/, "");
+    if (op) count.set(op, (count.get(op) || 0) + 1);
+  }
+  const most = [...count].sort((a, b) => b[1] - a[1]).slice(0, 3).map(([op, n]) => (n > 1 ? `${n} ${op}` : op));
+  return `${kept.length ? "" : "gone: "}${most.join(", ") || `${names.length} nodes`}`;
 }
 
 function renderPass() {
   const pass = D.passes[state.pass - 1], all = regions(pass.index), region = Math.min(state.region, Math.max(all.length - 1, 0));
   const facts = [pass.nodes, pass.allOps, ...Object.entries(pass.statistics).map(([k, v]) => `${k} ${v}`), pass.skipped === null ? "" : `skipped: ${pass.skipped}`, pass.check, pass.error];
   $("pass-title").textContent = `${pass.index} ${pass.spec}`;
+  $("pass-does").textContent = pass.does;
   $("pass-facts").textContent = facts.filter(Boolean).join("; ");
   $("pictures").hidden = !all.length;
   document.querySelector(".legend").hidden = !all.length;
-  $("regions").innerHTML = all.length ? `<button id="previous" ${region ? "" : "disabled"}>&lsaquo;</button>
-    region ${region + 1} of ${all.length}<button id="next" ${region < all.length - 1 ? "" : "disabled"}>&rsaquo;</button>
+  const options = () => all.map((names, i) => `<option value="${i}" ${i === region ? "selected" : ""}>${i + 1} of ${all.length}: ${escape(regionName(pass.index, names))}</option>`).join("");
+  $("regions").innerHTML = all.length ? `<button id="previous" aria-label="Previous region" ${region ? "" : "disabled"}>&lsaquo;</button>
+    <select id="region" aria-label="Region">${options()}</select><button id="next" aria-label="Next region" ${region < all.length - 1 ? "" : "disabled"}>&rsaquo;</button>
     <small>${changes(pass.index).size} nodes created, deleted or changed</small>`
     : `<small>${pass.changed ? "No node was created, deleted or rewired; only shapes, types or weights differ." : pass.skipped === null ? "This pass changed nothing." : "This pass had nothing to do here."}</small>`;
   if (all.length) {
     $("previous").onclick = () => go({ region: region - 1 });
+    $("region").onchange = () => go({ region: Number($("region").value) });
     $("next").onclick = () => go({ region: region + 1 });
   }
   if (shown.pass !== state.pass) showDiff(pass.rows), (document.querySelector("main").scrollTop = 0);
@@ -92,6 +110,8 @@ function step(by) {
 }
 
 addEventListener("keydown", (event) => {
+  if (!D) return;
+  if (event.target.tagName === "SELECT") return;
   if (event.target.type === "search") return void (event.key === "Escape" && event.target.blur());
   const keys = {
     ArrowDown: () => step(1), ArrowUp: () => step(-1), j: () => step(1), k: () => step(-1),
@@ -113,7 +133,7 @@ $("theme").addEventListener("click", () => (document.documentElement.classList.t
 document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches);
 addEventListener("hashchange", render);
 addEventListener("popstate", render);
-render().then(() => {
+unpack().then(render).then(() => {
   for (const side of ["before", "after"]) pane(side);
   onnxgraft.ready = performance.now();
   const prefetch = D.passes.filter((p) => regions(p.index).length).flatMap((p) => [[p.index, 0, "before"], [p.index, 0, "after"]]);

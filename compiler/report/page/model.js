@@ -1,5 +1,10 @@
 // What the report knows: stages of the graph, what a pass changed between two of them, and the regions of that change.
-const D = JSON.parse(document.getElementById("data").textContent);
+let D; // set by unpack(), before anything is shown
+async function unpack() {
+  const packed = Uint8Array.from(atob(document.getElementById("data").textContent), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  D = JSON.parse(await new Response(stream).text());
+}
 const REGION = 20; // changed nodes in one picture: as many as are readable, and laid out in a blink
 const [NAME, OP, INPUTS, OUTPUTS, TYPES, ATTRIBUTES, BODY] = [0, 1, 2, 3, 4, 5, 6];
 const originOf = (name) => (Object.hasOwn(D.graph.origins, name) ? D.graph.origins[name] : undefined); // a node may be named "constructor"

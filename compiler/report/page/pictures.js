@@ -57,6 +57,7 @@ function layout(pass, region, side) {
   return layouts.get(key);
 }
 
+const READABLE = 0.75; // below it a label of 11 pixels is none
 const panes = {};
 function pane(side) {
   if (!panes[side]) {
@@ -91,7 +92,9 @@ function repaint() {
 async function draw(pass, region, side, chosen, stillWanted) {
   const { nodes, edges, positions } = await layout(pass, region, side);
   if (!stillWanted()) return;
-  document.querySelector(`#${side}`).previousElementSibling.textContent = nodes.length ? side : `${side}: nothing of this region is there`;
+  const figure = document.getElementById(side).parentElement;
+  figure.hidden = !nodes.length; // what is new has no before, and what is gone no after: the other side takes the room
+  figure.parentElement.classList.toggle("single", figure.hidden || [...figure.parentElement.children].some((f) => f.hidden));
   const cy = pane(side);
   cy.batch(() => {
     cy.elements().remove();
@@ -107,8 +110,10 @@ function frame(cy) { // as cy.fit(), from what is known: measuring every label a
   if (!nodes.length || !cy.width()) return;
   const [left, top] = [Math.min(...nodes.map((n) => n.x - n.w)), Math.min(...nodes.map((n) => n.y - n.h))];
   const [right, bottom] = [Math.max(...nodes.map((n) => n.x + n.w)), Math.max(...nodes.map((n) => n.y + n.h))];
-  const zoom = Math.min(1.2, (cy.width() - 2 * margin) / (right - left), (cy.height() - 2 * margin) / (bottom - top));
-  cy.viewport({ zoom, pan: { x: (cy.width() - zoom * (left + right)) / 2, y: (cy.height() - zoom * (top + bottom)) / 2 } });
+  const fit = Math.min(1.2, (cy.width() - 2 * margin) / (right - left), (cy.height() - 2 * margin) / (bottom - top));
+  const zoom = Math.max(fit, READABLE); // what does not fit then is dragged into sight, from the top
+  const at = (size, low, high) => (zoom * (high - low) + 2 * margin > size ? margin - zoom * low : (size - zoom * (low + high)) / 2);
+  cy.viewport({ zoom, pan: { x: fit < READABLE ? (cy.width() - zoom * (left + right)) / 2 : at(cy.width(), left, right), y: at(cy.height(), top, bottom) } });
 }
 
 function choose(name) {
