@@ -58,18 +58,23 @@ def infer(
     longest_edge: Annotated[Count | None, typer.Option(help="Resize rule: longest edge (1333).")] = None,
     engine: Engine = "auto",
     proposals: Annotated[Path | None, typer.Option(help="Fast R-CNN: boxes, as --json of an RPN's build.")] = None,
+    ray: Annotated[Count | None, typer.Option(help="Answer in so many shards on a Ray cluster (extra [ray]).")] = None,
 ) -> None:  # fmt: skip
     """Detect in pictures and videos: JSON, text and drawn pictures in their own coordinates.
 
     Pictures that cannot be read are named and passed over; the exit code is their number (at most 100)."""
     from onnxgraft.cli.console import bar, say
     from onnxgraft.tools import infer as inference
+    from onnxgraft.tools.infer_shards import infer_shards
 
     wanted = inference.Outputs(json_file=json_file, drawn=draw, txt=txt, min_score=min_score, names=names, strict=strict,
                                limit=limit)  # fmt: skip
     with bar("detecting") as progress:
         edges = shortest_edge, longest_edge
-        summary, known = inference.infer(run, images, wanted, edges, engine, progress, proposals, say)
+        if ray is None:
+            summary, known = inference.infer(run, images, wanted, edges, engine, progress, proposals, say)
+        else:
+            summary, known = infer_shards(run, images, wanted, edges, engine, ray, progress, proposals, say)
     for line in inference.summary_lines(wanted, summary, known):
         say(line)
     if summary.unread:

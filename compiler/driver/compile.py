@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,13 @@ def _with_variants(
     """Compile the other canvases and batches, each a build in `variants/`, and say so."""
     names = []
     for name, wanted in variants_of(options):
-        compile(model, folder / VARIANTS / name, wanted, progress=lambda word, name=name: progress(f"{name}: {word}"))
+        compile(model, folder / VARIANTS / name, wanted, progress=partial(_said_of, progress, name))
         names.append(name)
     return dataclasses.replace(manifest, variants=tuple(names))
+
+
+def _said_of(progress: Callable[[str], None], name: str, word: str) -> None:
+    progress(f"{name}: {word}")
 
 
 def _write_others(

@@ -140,7 +140,8 @@ def _pass(row: PassRow) -> dict[str, Any]:
         "index": row.index, "name": row.name, "spec": row.spec, "changed": row.changed, "skipped": row.skipped,
         "seconds": row.seconds,
         "nodes": nodes, "ops": ops_text(row.ops()), "allOps": ops_text(row.ops(), None), "statistics": row.statistics,
-        "check": check_text(row.check) if row.changed else "", "error": row.error, "does": row.does, "rows": list(rows(row.diff())),
+        "check": check_text(row.check) if row.changed else "", "error": row.error, "does": row.does,
+        "rows": list(rows(row.diff())),
     }  # fmt: skip
 
 

@@ -34,7 +34,8 @@ def built(manifest: Manifest) -> Rows:
     rows.append(("for", manifest.target + (f" ({manifest.target_reason})" if manifest.target_reason else "")))
     rows.append(("precision", manifest.precision))
     if image is not None:
-        rows.append(("canvas", f"{image.canvas[0]} x {image.canvas[1]}, {image.batch} image{'s' * (image.batch != 1)} at a time"))
+        images = f"{image.batch} image{'s' * (image.batch != 1)} at a time"
+        rows.append(("canvas", f"{image.canvas[0]} x {image.canvas[1]}, {images}"))
     rows += [("also", name.replace("_batch", ", batch ")) for name in manifest.variants]
     main = [name for name in (manifest.engine, manifest.model, manifest.runnable) if name in manifest.sizes]
     rows += [(name or "", _size(manifest.sizes[name or ""])) for name in dict.fromkeys(main)]
@@ -58,7 +59,8 @@ def ends(manifest: Manifest) -> Rows:
     for name, shape in manifest.io.outputs.items():
         output = known.get(name)
         what = "" if output is None else f"{output.dtype}, {_MEANS[output.role]}"
-        rows.append(("output", name, _shape(shape), f"{what} {unit}" if output is not None and output.role is Role.BOXES else what))
+        boxes = output is not None and output.role is Role.BOXES
+        rows.append(("output", name, _shape(shape), f"{what} {unit}" if boxes else what))
     return rows
 
 

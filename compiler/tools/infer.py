@@ -105,28 +105,37 @@ def infer(
     """
     outputs, started = outputs or Outputs(), time.perf_counter()
     build = open_build(run, engine=engine, edges=edges, proposals=read_proposals(proposals) if proposals else none_given)
-    found = sources.find(images)
-    names = _names(build, outputs)
-    summary, counts = Summary(), [source.frames for source in found]
-    total = None if None in counts else sum(count or 0 for count in counts)
-    total = outputs.limit if total is None else min(total, outputs.limit or total)
+    found, names, summary = sources.find(images), names_of(build, outputs), Summary()
     if build.notice:
         tell(f"note: {build.notice}")
     if outputs.json_file is not None:
         check_writable(outputs.json_file)
-    with Drawing(outputs.drawn, names, outputs.least_drawn) as drawing:
-        done = _answers(build, found, outputs, drawing, names, summary, tell)
-        rows = _counted(done, summary, lambda n, name: progress(n, total, name), tell, any(s.camera is not None for s in found))
-        if outputs.json_file is not None:
-            results.write(outputs.json_file, (told.row for told in rows if told.row is not None))
-        else:
-            deque(rows, maxlen=0)
+    told = told_frames(build, found, outputs, names, summary, progress, tell)
+    if outputs.json_file is not None:
+        results.write(outputs.json_file, (one.row for one in told if one.row is not None))
+    else:
+        deque(told, maxlen=0)
     summary.seconds = time.perf_counter() - started
     build.close()
     return summary, names.things
 
 
-def _names(build: Build, outputs: Outputs) -> Names:
+def told_frames(
+    build: Build, found: Sequence[sources.Source], outputs: Outputs, names: Names, summary: Summary,
+    progress: Progress = lambda done, total, name: None, tell: Callable[[str], None] = lambda line: None,
+) -> Iterator[Told]:  # fmt: skip
+    """Run a build over sources, write all but the JSON, and give what is told of each frame; `summary` is counted up."""
+    counts = [source.frames for source in found]
+    total = None if None in counts else sum(count or 0 for count in counts)
+    total = outputs.limit if total is None else min(total, outputs.limit or total)
+    with Drawing(outputs.drawn, names, outputs.least_drawn) as drawing:
+        done = _answers(build, found, outputs, drawing, names, summary, tell)
+        live = any(source.camera is not None for source in found)
+        yield from _counted(done, summary, lambda n, name: progress(n, total, name), tell, live)
+
+
+def names_of(build: Build, outputs: Outputs) -> Names:
+    """The class names that are used. Raises InputError."""
     manifest = build.manifest
     things: tuple[str, ...] = manifest.class_names
     if outputs.names is not None:

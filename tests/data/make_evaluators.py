@@ -42,6 +42,7 @@ def panoptic(folder: Path) -> dict[str, Any]:
         stuff_dataset_id_to_contiguous_id={c: i + 1 for i, c in enumerate(data.STUFF)},
     )  # fmt: skip
     evaluator = COCOPanopticEvaluator("pan", str(folder))
+    evaluator.reset()
     for image in range(data.IMAGES):
         ids, info = data.panoptic_answer(image)
         evaluator.process([{"image_id": image, "file_name": f"{image}.jpg"}],

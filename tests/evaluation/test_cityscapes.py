@@ -16,7 +16,7 @@ from onnxgraft.runtime.detections import Detections
 
 @pytest.fixture
 def city(tmp_path: Path) -> tuple[Path, Path]:
-    ids = np.zeros((40, 60), np.int32)
+    ids = np.zeros((40, 60), np.uint16)
     ids[5:25, 5:25] = 26001  # a car
     ids[5:35, 30:50] = 24000  # a person
     ids[30:40, 0:20] = 26  # cars that nobody told apart

@@ -16,6 +16,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.runtime import class_names, sources
 from onnxgraft.runtime.ahead import ahead, behind
 from onnxgraft.tools import infer
+from onnxgraft.tools.infer_shards import infer_shards
 
 FOUND = [[2, 3, 40, 30], [50, 10, 90, 60]]
 
@@ -198,6 +199,28 @@ def test_the_exit_code_counts_what_could_not_be_read(build: Path, pictures: Path
     assert cli("infer", build, pictures / "p0.png").returncode == 0
     assert_one_line_error(cli("infer", pictures / "p0.png", build), "p0.png: is a file, and a build is wanted first")
     assert_one_line_error(cli("infer", build / "model.onnx", pictures), "is a model, and a build is wanted: onnxgraft build")
+
+
+def test_a_local_ray_gives_the_bytes_of_one_machine(pictures: Path, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is not installed (extra [ray])")
+    segments = panoptic(tmp_path / "panoptic")
+    ours = infer.Outputs(json_file=tmp_path / "a" / "o.json", drawn=tmp_path / "a" / "drawn", txt=tmp_path / "a" / "txt")
+    theirs = infer.Outputs(json_file=tmp_path / "b" / "o.json", drawn=tmp_path / "b" / "drawn", txt=tmp_path / "b" / "txt")
+    one, _ = infer.infer(segments, [pictures], ours)
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, configure_logging=False)
+    try:
+        said: list[str] = []
+        two, _ = infer_shards(segments, [pictures], theirs, (None, None), "auto", 2, lambda *_: None, None, said.append)
+    finally:
+        ray.shutdown()
+    assert (one.frames, one.detections, len(one.unread)) == (two.frames, two.detections, len(two.unread)) == (2, 12, 1)
+    first, second = (
+        {p.relative_to(tmp_path / side).as_posix(): p.read_bytes() for p in (tmp_path / side).rglob("*") if p.is_file()}
+        for side in ("a", "b")
+    )
+    assert sorted(first) == sorted(second)
+    assert len(first) == 7  # JSON, and of two pictures the panoptic one, the drawn one, the text
+    assert first == second
 
 
 def test_reading_ahead_keeps_order_and_errors() -> None:
