@@ -18,6 +18,7 @@ from onnxgraft.files import read_json, write_atomically
 from onnxgraft.golden.weights import PACKED, write_seeded
 from onnxgraft.manifest import Manifest, is_build
 
+_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 _INSTALLED = Path(__file__).resolve().parents[1] / "golden_graphs"  # in a wheel, with mask_rcnn alone
 ROOT = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "golden_graphs"
 
@@ -61,6 +62,8 @@ def resolve(model: str, cache: Path) -> Path:
     """
     path = Path(model)
     if path.is_file():
+        if path.suffix.lower() in _PICTURES:
+            raise InputError(f"{model}: is a picture, not a model; give an .onnx file here, and pictures to infer or --images")
         _refuse_output(path)
         return path
     if path.is_dir() and is_build(path):

@@ -74,15 +74,46 @@ class Material:
         return Material(self.source, images, annotations, self.limit, semantic, panoptic, pictures)
 
 
-def source_of(run: str, engine: str) -> tuple[str, str]:
-    """The model that a run came from, and a sentence on what answers. Raises InputError."""
+@dataclass(frozen=True)
+class Subject:
+    """What is judged: the model that it came from, a sentence on what answers, the number of its classes and their names, as
+    far as they are known."""
+
+    source: str
+    what: str
+    classes: int | None = None
+    names: tuple[str, ...] = ()
+
+    def categories(self, truth: Truth, where: Path | None) -> list[int] | None:
+        """The category of each class: by name where both sides have the same names, else in the order of the ids (None).
+
+        Raises InputError for annotations of other classes.
+        """
+        rows = truth.annotations["categories"]
+        if not rows or self.classes is None:
+            return None
+        if len(rows) != self.classes:
+            what = f"has {len(rows)} categories, but the network has {self.classes} classes"
+            raise InputError(f"{where or 'the annotations'}: {what}")
+        ids = {str(row.get("name", "")): int(row["id"]) for row in rows}
+        if len(ids) == self.classes and set(ids) == set(self.names):
+            return [ids[name] for name in self.names]
+        if self.names and not set(ids) & set(self.names):
+            raise InputError(f"{where or 'the annotations'}: is of other classes ({', '.join(list(ids)[:3])}) than the network "
+                             f"({', '.join(self.names[:3])})")  # fmt: skip
+        return None
+
+
+def subject_of(run: str, engine: str) -> Subject:
+    """What a run is. Raises InputError."""
     if Path(run).is_dir():
         build = open_build(run, engine=engine)
-        source, what = build.manifest.source.model, build.notice or "the build as it stands"
+        manifest, what = build.manifest, build.notice or "the build as it stands"
         build.close()
-        return source, what
+        head = (manifest.spec or {}).get("box_head") or (manifest.spec or {}).get("dense") or {}
+        return Subject(manifest.source.model, what, head.get("num_classes"), manifest.class_names)
     catalog.resolve(run, CACHE)
-    return run, "the exported graph in ONNX Runtime"
+    return Subject(run, "the exported graph in ONNX Runtime")
 
 
 def answers_of(

@@ -15,7 +15,7 @@ from onnxgraft.evaluation.truth import Truth
 from onnxgraft.files import write_json
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.postprocess import ImageDetections
-from onnxgraft.tools.answering import Material, answers_of, source_of
+from onnxgraft.tools.answering import Material, answers_of, subject_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -61,10 +61,12 @@ def evaluate(
     Raises:
         InputError: what was given does not fit together, in one line.
     """
-    source, what = source_of(run, engine)
-    material = Material(source, images, annotations, limit, semantic, panoptic, panoptic_pictures)
+    subject = subject_of(run, engine)
+    what = subject.what
+    material = Material(subject.source, images, annotations, limit, semantic, panoptic, panoptic_pictures)
     truth, answers = material.truth(), stored or material.stored()
-    judges = _Judges(truth, semantic, read_truth(panoptic, panoptic_pictures) if panoptic else None)
+    categories = subject.categories(truth, annotations)
+    judges = _Judges(truth, semantic, read_truth(panoptic, panoptic_pictures) if panoptic else None, categories)
     for image_id, answer in answers_of(run, engine, material, truth, progress, shards):
         judges.add(image_id, answer)
     rows = {Path(run).name: judges.report()}
@@ -82,8 +84,10 @@ def evaluate(
 class _Judges:
     """Everything that is measured, fed an answer after the other."""
 
-    def __init__(self, truth: Truth, semantic: Path | None, panoptic: PanopticTruth | None) -> None:
-        self.truth, self.semantic = truth, semantic
+    def __init__(
+        self, truth: Truth, semantic: Path | None, panoptic: PanopticTruth | None, categories: list[int] | None = None
+    ) -> None:
+        self.truth, self.semantic, self.categories = truth, semantic, categories
         self.found: dict[int, ImageDetections | Detections] = {}
         self.regions: MeanIoU | None = None
         self.segments = PanopticQuality(panoptic) if panoptic is not None else None
@@ -108,7 +112,9 @@ class _Judges:
 
     def report(self) -> dict[str, Any]:
         """The figures of all images."""
-        figures = coco.evaluate(self.truth.annotations, self.found) if self.truth.annotations["categories"] else {}
+        figures: dict[str, Any] = {}
+        if self.truth.annotations["categories"]:
+            figures |= coco.evaluate(self.truth.annotations, self.found, self.categories)
         figures |= {"semantic": self.regions.report()} if self.regions else {}
         return figures | ({"panoptic": self.segments.report()} if self.segments else {})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import onnx
 import pytest
 from helpers.cli import assert_one_line_error, cli
 from helpers.graphs import parse_graph
+from PIL import Image
 
 from onnxgraft.cli.main import main
 from onnxgraft.driver.compile import compile
@@ -182,6 +184,27 @@ def test_a_build_is_no_model_and_a_model_no_build(refused: Refused, conv_net: Pa
     for command in (["infer"], ["verify"], ["bench"]):
         words = [*command, conv_net, *([conv_net] if command == ["infer"] else [])]
         assert refused(*words) == f"{conv_net}: {wanted} {conv_net} -o out, then give out"
+
+
+def test_pictures_and_annotations_in_the_wrong_place(refused: Refused, conv_net: Path, tmp_path: Path) -> None:
+    compile("mask_rcnn", tmp_path / "out", Options(size=(64, 64), target="onnxruntime", proof=False, checks=False))
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "images" / "a.png")
+    picture = "is a picture, not a model; give an .onnx file here, and pictures to infer or --images"
+    assert refused("build", "images/a.png") == f"images/a.png: {picture}"
+    assert refused("infer", "images", "images/a.png") == "images: no build (it has no manifest.json)"
+
+    def annotated(name: str, count: int, words: str) -> str:
+        categories = [{"id": i, "name": f"{words}{i}"} for i in range(count)]
+        images = [{"id": 1, "file_name": name, "height": 64, "width": 64}]
+        (tmp_path / "t.json").write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
+        return refused("eval", "out", "--images", "images", "--annotations", "t.json")
+
+    assert annotated("a.png", 80, "c") == "t.json: has 80 categories, but the network has 5 classes"
+    assert annotated("a.png", 5, "c") == "t.json: is of other classes (c0, c1, c2) than the network (disc, square, triangle)"
+    assert annotated("gone.png", 5, "c") == "images/gone.png: not there, but t.json annotates it"
+    wrong = refused("eval", "out", "--images", "images", "--annotations", "images/a.png")
+    assert wrong.startswith("images/a.png: no COCO instances")
 
 
 def test_int8_needs_pictures_before_any_pass(refused: Refused, golden_model: Path, tmp_path: Path) -> None:

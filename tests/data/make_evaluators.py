@@ -22,6 +22,7 @@ from onnxgraft.golden import catalog, scenes
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.postprocess import ImageDetections
 
+np.float = float  # type: ignore[attr-defined]  # lvis 0.5.3 asks for a name that NumPy dropped
 SCENES = 4
 HERE = Path(__file__).resolve().parent
 
