@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.atomic import is_folder
 from onnxgraft.errors import InputError, OnnxgraftError
 from onnxgraft.evaluation.answers import Answer
 from onnxgraft.evaluation.panoptic_quality import read_truth
@@ -106,7 +107,7 @@ class Subject:
 
 def subject_of(run: str, engine: str) -> Subject:
     """What a run is. Raises InputError."""
-    if Path(run).is_dir():
+    if is_folder(Path(run)):
         build = open_build(run, engine=engine)
         manifest, what = build.manifest, build.notice or "the build as it stands"
         build.close()
@@ -186,7 +187,7 @@ def _shard(run: str, engine: str, material: Material, ids: Sequence[int]) -> tup
 
 def _key(run: str, engine: str, material: Material, truth: Truth) -> str:
     """What answers belong to: the run, what runs it, the pictures, and what is asked of them."""
-    if Path(run).is_dir():
+    if is_folder(Path(run)):
         manifest = Manifest.read(Path(run))
         identity: Any = [digest(Path(run) / MANIFEST), manifest.sha256]
     else:
@@ -198,7 +199,7 @@ def _key(run: str, engine: str, material: Material, truth: Truth) -> str:
 
 def _detector(run: str, engine: str) -> Detector:
     """What answers."""
-    if Path(run).is_dir():
+    if is_folder(Path(run)):
         build = open_build(run, engine=engine)
 
         def answer(image: NDArray[np.uint8]) -> ImageResult:
