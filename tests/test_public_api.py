@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -70,3 +71,27 @@ def test_tutorials_use_public_names_only(page: str) -> None:
     assert not re.findall(r"(?:from|import) onnxgraft\.", text)
     for names in re.findall(r"^from onnxgraft import (.*)$", text, re.MULTILINE):
         assert set(names.split(", ")) <= set(onnxgraft.__all__)
+
+
+def test_the_wheel_has_every_package_and_the_golden_graph() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    listed = set(re.findall(r'^    "(onnxgraft[\w.]*)",$', project, re.MULTILINE))
+    homes = {"onnxgraft": ROOT / "compiler", "onnxgraft.passes": ROOT / "passes", "onnxgraft.plugins": ROOT / "plugins"}
+    found = {
+        ".".join([name, *path.parent.relative_to(home).parts])
+        for name, home in homes.items() for path in home.rglob("__init__.py")
+    }  # fmt: skip
+    assert found <= listed, sorted(found - listed)
+    assert "onnxgraft.golden_graphs.mask_rcnn" in listed
+
+
+def test_links_of_the_readme_work_outside_the_repository() -> None:
+    place = importlib.util.spec_from_file_location("setup_of_onnxgraft", ROOT / "setup.py")
+    assert place is not None
+    assert place.loader is not None
+    setup = importlib.util.module_from_spec(place)
+    place.loader.exec_module(setup)
+    shown = setup.for_an_index((ROOT / "README.md").read_text(), (ROOT / "pyproject.toml").read_text())
+    links = re.findall(r"\]\(([^)]*)\)", shown)
+    assert len(links) > 5
+    assert all(link.startswith("https://") for link in links), links

@@ -124,8 +124,7 @@ def compile(
             runnable=runnable, source=Source(str(model), digest(source), graph.source_opset),
             target_reason=why, calibration=ranges.describe(), pipeline=str(pipeline), proof=proof,
         )  # fmt: skip
-        manifest = _with_variants(manifest, str(model), folder, options, progress)
-        manifest.write(folder)
+        manifest = _write_manifest(manifest, str(model), folder, options, progress)
         _write_report(folder, report, recorder if options.checks else None, numeric, beside.class_names)
         times_of(report, engine, surgery, time.perf_counter() - started).write(folder)
         if options.checks:
@@ -133,15 +132,17 @@ def compile(
     return Build(output, report, ctx.detector, manifest, proof)
 
 
-def _with_variants(
+def _write_manifest(
     manifest: Manifest, model: str, folder: Path, options: Options, progress: Callable[[str], None]
 ) -> Manifest:
-    """Compile the other canvases and batches, each a build in `variants/`, and say so."""
+    """Compile the other canvases and batches, each a build in `variants/`, and write the manifest that names them."""
     names = []
     for name, wanted in variants_of(options):
         compile(model, folder / VARIANTS / name, wanted, progress=partial(_said_of, progress, name))
         names.append(name)
-    return dataclasses.replace(manifest, variants=tuple(names))
+    manifest = dataclasses.replace(manifest, variants=tuple(names))
+    manifest.write(folder)
+    return manifest
 
 
 def _said_of(progress: Callable[[str], None], name: str, word: str) -> None:

@@ -21,7 +21,7 @@ def table(report: dict[str, Any]) -> list[Sequence[str]]:
     """Rows for a terminal: a heading, one row a subject, then one a class; columns of what was measured."""
     subjects = report["rows"]
     usual = ("box", "mask") if any("box" in scores for scores in subjects.values()) else ()
-    known = {(kind, metric) for scores in subjects.values() for kind in scores for metric in scores[kind]}
+    known = {c[:2] for scores in subjects.values() for c in _COLUMNS if c[1] in scores.get(c[0], {})}
     columns = [c for c in _COLUMNS if c[:2] in known or (c[0] in usual and c[1] in ("AP", "AP50", "AP75"))]
     rows: list[Sequence[str]] = [("", *(heading for _, _, heading in columns))]
     for subject, scores in subjects.items():

@@ -37,7 +37,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Average precision of `run`, beside that of stored detections where there are any.
 
-    Interrupted, it goes on where it was when it is asked for the same again. Long because each of its arguments needs words.
+    Interrupted, it goes on where it was when it is asked for the same again. Long because each input is told.
 
     Args:
         run: a build folder, an exported .onnx, or the name of a golden graph (then the export itself answers).

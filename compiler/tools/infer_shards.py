@@ -107,7 +107,8 @@ def _shard(task: _Task) -> tuple[_Part | None, str]:
             for told in told_frames(build, task.found, held, names, summary, tell=lines.append):
                 if told.row is not None:
                     rows[told.frame.source.stem].append(told.row)
-            files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+            made = [p for kind in (JSON, DRAWN, TXT) for p in (folder / kind).rglob("*") if p.is_file()]
+            files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in made}
             return _Part(summary, lines, dict(rows), files, names.things), ""
     except OnnxgraftError as error:
         return None, str(error)

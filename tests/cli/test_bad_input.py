@@ -174,7 +174,7 @@ def test_folders_that_are_no_build(command: str, refused: Refused, tmp_path: Pat
 
 
 def test_a_build_is_no_model_and_a_model_no_build(refused: Refused, conv_net: Path, tmp_path: Path) -> None:
-    compile("mask_rcnn", tmp_path / "out", Options(size=(64, 64), target="onnxruntime", proof=False, checks=False))
+    compile("mask_rcnn", tmp_path / "out", Options(size=(96, 96), target="onnxruntime", proof=False, checks=False))
     again = "it was built from mask_rcnn: give that to build it anew"
     made = "is what a build made, not a model that detectron2 exported"
     assert refused("build", "out") == f"out: is a build, not a model; {again}"
@@ -187,7 +187,7 @@ def test_a_build_is_no_model_and_a_model_no_build(refused: Refused, conv_net: Pa
 
 
 def test_pictures_and_annotations_in_the_wrong_place(refused: Refused, conv_net: Path, tmp_path: Path) -> None:
-    compile("mask_rcnn", tmp_path / "out", Options(size=(64, 64), target="onnxruntime", proof=False, checks=False))
+    compile("mask_rcnn", tmp_path / "out", Options(size=(96, 96), target="onnxruntime", proof=False, checks=False))
     (tmp_path / "images").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "images" / "a.png")
     picture = "is a picture, not a model; give an .onnx file here, and pictures to infer or --images"

@@ -125,7 +125,7 @@ def test_no_word_of_a_heading_is_cut() -> None:
 
 
 def test_quiet_and_verbose(tmp_path: Path) -> None:
-    words = ("build", "mask_rcnn", "--target", "onnxruntime", "--size", "64x64", "--no-proof", "--no-checks", "-o")
+    words = ("build", "mask_rcnn", "--target", "onnxruntime", "--size", "96x96", "--no-proof", "--no-checks", "-o")
     quiet = cli(*words, tmp_path / "o", "-q")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     verbose = cli(*words, tmp_path / "o", "-v")

@@ -61,7 +61,7 @@ def test_what_is_asked_for() -> None:
     assert _several({"size": "96x192"}) == {}
     assert _several({"batch": "1,8"}) == {"batch": "1", "variants": ["1344x1344:8"]}
     with pytest.raises(InputError, match="--variant: 'big' is not HEIGHTxWIDTH"):
-        compile("mask_rcnn", "never", Options(variants=("big",), size=(64, 64), target="onnxruntime", proof=False))
+        compile("mask_rcnn", "never", Options(variants=("big",), size=(96, 96), target="onnxruntime", proof=False))
     assert not Path("never").exists()
 
 

@@ -90,7 +90,7 @@ def lvis_answers() -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
             x, y, w, h = entry["bbox"]
             dx, dy, other, score = numbers(7000 + entry["id"], 4, 12)
             label = (entry["category_id"] - 1 + (other == 0)) % 6
-            rows.append(([x + dx - 5, y + dy - 5, x + w + dx - 5, y + h + dx - 5], 0.5 + score / 30, label))
+            rows.append(([x + dx - 5, y + dy - 5, x + w + dx - 5, y + h + dy - 5], 0.5 + score / 30, label))
         for index in range(320 if image == 0 else 20):
             x, y, w, label, score = numbers(8000 + 1000 * image + index, 5, 53)
             rows.append(([x, y, x + 4 + w, y + 9 + w], score / 60, label % 6))
