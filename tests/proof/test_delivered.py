@@ -1,0 +1,68 @@
+"""What a build leaves is itself run on the proof's pictures; a typed one is at a distance, and said to be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from onnxgraft.driver.compile import compile
+from onnxgraft.errors import ProofError
+from onnxgraft.options import CompileOptions, Options, Size
+from onnxgraft.passes.default import default_pipeline
+
+SIZE = Size(256, 320)
+
+
+def test_the_delivered_graph_gives_the_files_answers(tmp_path: Path) -> None:
+    made = compile("fast_rcnn_thin", tmp_path / "build", Options(size=SIZE, target="tensorrt-rtx", engine=False, checks=False))
+    assert made.proof is not None
+    assert made.proof.ran == "model.onnx"
+    assert made.proof.matched == made.proof.detections >= 20
+    assert "on 1 picture in model.onnx" in str(made.proof)
+
+
+def test_a_typed_graph_is_said_to_be_at_a_distance(tmp_path: Path) -> None:
+    options = Options(size=SIZE, target="onnxruntime", precision="int8", checks=False)
+    proof = compile("fast_rcnn_thin", tmp_path / "build", options).proof
+    assert proof is not None
+    assert proof.distance is not None
+    assert proof.ran is None
+    assert str(proof).startswith("proved of the fp32 graph: ")
+    assert "; int8 is at a distance: " in str(proof)
+    stored = json.loads((tmp_path / "build" / "manifest.json").read_text())["proof"]
+    assert stored["distance"]["kind"] == "int8"
+    assert stored["distance"]["reference"] == proof.detections
+    assert "at a distance" in stored["said"]
+
+
+WRONG_LOWERING = '''
+from dataclasses import dataclass
+from onnxgraft.pipeline.base import Pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreeFewer(Pass):
+    """Counts three detections fewer, after everything was lowered."""
+
+    def run(self, graph, ctx):
+        import numpy as np
+        import onnx_graphsurgeon as gs
+
+        number = next(t for t in graph.gs.outputs if t.name == "num_detections")
+        node = number.inputs[0]
+        inner = gs.Variable("counted", number.dtype, number.shape)
+        node.outputs = [inner if t is number else t for t in node.outputs]
+        fewer = gs.Constant("fewer", np.array(3, number.dtype))
+        graph.gs.nodes.append(gs.Node("Sub", "fewer", {}, [inner, fewer], [number]))
+'''
+
+
+def test_a_fault_behind_the_named_outputs_is_caught_in_the_delivered_graph(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(WRONG_LOWERING)
+    steps = f"{default_pipeline(CompileOptions(size=SIZE), 'onnxruntime')},three-fewer"
+    options = Options(passes=steps, load=(tmp_path / "wrong.py",), target="onnxruntime", checks=False)
+    with pytest.raises(ProofError, match=r"^picture 1: \d+ of 100 found again"):
+        compile("fast_rcnn_thin", tmp_path / "build", options)
+    assert not (tmp_path / "build").exists()
