@@ -226,6 +226,23 @@ def without_large_ones(graph: Graph, found: dict[str, gs.Tensor]) -> gs.Tensor:
     return layer(graph, "Squeeze", [layer(graph, "NonZero", [near], np.int64), constant("axis", [0], np.int64)], np.int64)
 
 
+def survivors(graph: Graph, found: dict[str, gs.Tensor]) -> gs.Tensor:
+    """A second suppression, across classes."""
+    boxes = layer(graph, "Unsqueeze", [found["boxes"], constant("image", [0], np.int64)], np.float32)
+    scores = layer(graph, "Unsqueeze", [found["scores"], constant("class", [0, 1], np.int64)], np.float32)
+    numbers = [constant("most", [2**40], np.int64), constant("iou", [0.3], np.float32)]
+    kept = layer(graph, "NonMaxSuppression", [boxes, scores, *numbers], np.int64)
+    return layer(graph, "Gather", [kept, constant("third", 2, np.int64)], np.int64, axis=1)
+
+
+def traced_count(graph: Graph) -> None:
+    """Python's len of the traced picture's boxes, as sizes of a Split."""
+    boxes = outputs(graph)["boxes"]
+    (part,) = (gs.Variable("part", np.float32, [8, 4]),)
+    graph.gs.nodes.append(gs.Node("Split", "traced", {"axis": 0}, [boxes, constant("eight", [8], np.int64)], [part]))
+    graph.gs.outputs[:] = [part if t is boxes else t for t in graph.gs.outputs]
+
+
 def mixed_rows(graph: Graph) -> None:
     maker = next(n for n in graph.nodes if n.op == "Gemm")
     old = maker.outputs[0]
@@ -240,6 +257,10 @@ def mixed_rows(graph: Graph) -> None:
 
 
 CHANGES: dict[str, tuple[Change, str]] = {
+    "a second suppression": (filtered(survivors), r"\d+ rows where 100 are expected \(node 'filter-"),
+    "scores calibrated": (behind("scores", "Mul", (0.9, np.float32)), r"^a Mul makes the scores.*\(node 'the-change'\)"),
+    "boxes scaled by 1.1": (behind("boxes", "Mul", (1.1, np.float32)), r"^a Mul makes the boxes.*\(node 'the-change'\)"),
+    "the traced picture's number of boxes": (traced_count, r"^this Split takes 8 boxes, .*TracingAdapter.*\(node 'traced'\)"),
     "a bound that no probe of the detections reaches": (
         bounded_growth(HEADS), r"^no probe of the detections shows what this Min does where it bounds by 10000"),
     "a bound that no probe of the proposals reaches": (bounded_growth(RPN), r"^no probe of the proposals shows what this Min "),
