@@ -114,8 +114,7 @@ def compile(
         graph.save(folder / MODEL)
         with _building(graph, ctx, folder, target, options) as built:
             runnable = _write_others(ctx, source, pipeline, target, folder, bounds, ranges)
-            known = beside.channel_order
-            proof = prove_build(str(model), source, pipeline, witness, options, known, progress, folder / runnable, ctx)
+            proof = prove_build(str(model), source, pipeline, witness, options, beside, progress, folder / runnable, ctx)
             progress(f"building for {target.name}")
             engine = built()
         manifest = manifest_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from onnxgraft.detector.sidecar import Sidecar
 from onnxgraft.driver.plan import given_images
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.options import Options
@@ -24,7 +25,7 @@ def prove_build(
     pipeline: Pipeline,
     witness: Witness,
     options: Options,
-    order: str | None,
+    beside: Sidecar,
     progress: Callable[[str], None],
     runnable: Path,
     ctx: Context,
@@ -37,7 +38,7 @@ def prove_build(
         pipeline: what ran over it.
         witness: the graphs of that run.
         options: of the build.
-        order: the channel order that a sidecar names.
+        beside: the sidecar, which may name the channel order.
         progress: called with a word on what runs.
         runnable: what the build leaves for ONNX Runtime.
         ctx: after all passes.
@@ -53,7 +54,8 @@ def prove_build(
     bounds = Bounds.times(options.bounds)
     typed = next((step.changes_answers for step in _after_rewrites(pipeline) if step.changes_answers), "")
     delivered = Delivered(runnable, ctx.io, typed, options.precision if options.precision != "fp32" else "the delivered graph")
-    return prove(source, pipeline.passes, witness, shown, number, order, options.exact_padding, bounds, progress, delivered)
+    order, exact = beside.channel_order, options.exact_padding
+    return prove(source, pipeline.passes, witness, shown, number, order, exact, bounds, progress, delivered)
 
 
 def _after_rewrites(pipeline: Pipeline) -> list[Pass]:

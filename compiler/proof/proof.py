@@ -46,8 +46,8 @@ class Proof:
     that were found again; undecided: those that are not, and that the file itself loses when its pixels change by a
     thousandth. box_px, score, mask, heatmap, semantic: worst differences on pictures. lowered: the score threshold
     that was set on both sides. ran: the delivered file that was run on pictures; None where it was the graph before it is
-    lowered. distance: of the typed graph that is delivered, None where it is not typed. missing: the first thing that was not
-    proved; None when all was. seconds: what it took.
+    lowered. typed: what the delivered graph is, where it answers otherwise by intent: "int8". distance: of that one, None where
+    it was not measured. missing: the first thing that was not proved; None when all was. seconds: what it took.
     """
 
     parts: int = 0
@@ -66,6 +66,7 @@ class Proof:
     semantic: float | None = None
     lowered: float | None = None
     ran: str | None = None
+    typed: str | None = None
     distance: Distance | None = None
     missing: str | None = None
     seconds: float = 0.0
@@ -104,11 +105,11 @@ class Proof:
         words = "; ".join(found)
         far = f"; {self.distance}" if self.distance is not None else ""
         if self.missing is None:
-            return f"proved{' of the fp32 graph' if far else ''}: {words}{far}"
+            return f"proved{' of the fp32 graph' if self.typed else ''}: {words}{far}"
         return f"not proved: {self.missing}" + (f"; proved: {words}" if words else "") + far
 
-    def with_pictures(self, compared: Compared, kind: str = "") -> Proof:
-        """This and what pictures said; `kind` names the typed graph."""
+    def with_pictures(self, compared: Compared, typed: str | None = None) -> Proof:
+        """This and what pictures said; `typed` names the delivered graph where it answers otherwise by intent."""
         reports = compared.reports
         missing = self.missing or compared.missing
 
@@ -119,7 +120,7 @@ class Proof:
             self, pictures=len(reports), detections=sum(r.reference for r in reports), matched=sum(r.matched for r in reports),
             box_px=worst("box_px") or 0.0, score=worst("score") or 0.0, mask=worst("mask"), heatmap=worst("heatmap"),
             semantic=worst("semantic"), undecided=sum(compared.undecided), lowered=compared.lowered, missing=missing,
-            ran=compared.ran, distance=_distance(compared.distance, kind),
+            ran=compared.ran, typed=typed, distance=_distance(compared.distance, typed or ""),
         )  # fmt: skip
 
 

@@ -51,8 +51,7 @@ def prove(
         exact_padding: answers must not depend on the canvas around a picture.
         bounds: what the model may ask for.
         progress: called with a word on what runs.
-        delivered: what the build leaves. It is run on the pictures where it has the file's numbers and must give its answers;
-            where it is typed, how far it is from them is measured.
+        delivered: what the build leaves: with the file's numbers, it must give its answers; typed, its distance is measured.
 
     Raises:
         ProofError: the answers differ.
@@ -60,23 +59,29 @@ def prove(
     started = time.perf_counter()
     plain = [step.as_exported() for step in steps]
     rewrites = witnesses.rewrites(plain)
-    intended = next((step for step in rewrites if step.changes_answers), None)
-    if not rewrites or intended is not None:
-        why = "the pipeline does not go from a recognised detector to named outputs"
-        if intended is not None:
-            why = f"pass {intended.name()!r} changes answers by intent: {intended.changes_answers}"
-        return Proof(cuts=seen.cuts if seen is not None else 0, missing=why)
-    kept = seen if seen is not None and seen.finished is not None and plain == list(steps) else None
-    kept = kept or witnesses.run(source, plain, order, bounds=bounds)
+    missing = _nothing_to_prove(rewrites)
+    if missing is not None:
+        return Proof(cuts=seen.cuts if seen is not None else 0, missing=missing)
+    same = plain == list(steps)
+    ready = same and seen is not None and seen.finished is not None
+    kept = seen if ready and seen is not None else witnesses.run(source, plain, order, bounds=bounds)
     several = kept.recognised is not None and kept.recognised.ctx.batch > 1
     alone = witnesses.run(source, witnesses.for_one_image(plain), order, bounds=bounds) if several else kept
     assert alone.recognised is not None
     with scratch() as folder:
         prover = _Prover(source, plain, order, bounds, alone.recognised, kept, progress, folder)
         proof = prover.parts()
-        compared = prover.pictures(pictures, number, exact_padding, delivered if plain == list(steps) else None)
-    kind = delivered.kind if delivered is not None else ""
-    return replace(proof.with_pictures(compared, kind), seconds=round(time.perf_counter() - started, 2))
+        compared = prover.pictures(pictures, number, exact_padding, delivered if same else None)
+    typed = delivered.kind if delivered is not None and delivered.typed else None
+    return replace(proof.with_pictures(compared, typed), seconds=round(time.perf_counter() - started, 2))
+
+
+def _nothing_to_prove(rewrites: Sequence[Pass]) -> str | None:
+    """Why passes cannot be held to the file's answers, or None."""
+    intended = next((step for step in rewrites if step.changes_answers), None)
+    if intended is not None:
+        return f"pass {intended.name()!r} changes answers by intent: {intended.changes_answers}"
+    return None if rewrites else "the pipeline does not go from a recognised detector to named outputs"
 
 
 class _Prover:
@@ -141,7 +146,7 @@ class _Prover:
                 part = next((p for p in parts_of(sides, name)), None)
                 if part is not None and first_failure(part, probes, stage.ctx.batch) is not None:
                     return f" [first after pass {stage.after!r}]"
-            except (OnnxgraftError, KeyError, StopIteration):
+            except (OnnxgraftError, LookupError, ValueError, StopIteration):  # a stage that has not made the part yet
                 continue
         return ""
 

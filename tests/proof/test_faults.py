@@ -143,13 +143,25 @@ class ShiftAnchors(Pass):
         FAULTS["anchors moved"][1](graph)
 
 
-def test_a_failed_proof_names_part_probe_row_and_pass(tmp_path: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class SampleLess(Pass):
+    """Pools from fewer samples."""
+
+    def run(self, graph: Graph, ctx: Context) -> None:
+        FAULTS["another sampling"][1](graph)
+
+
+@pytest.mark.parametrize(
+    ("after", "planted", "part"),
+    [("decode-boxes", ShiftAnchors(), "proposals"), ("roi-align", SampleLess(), "pooling of the boxes")],
+)
+def test_a_failed_proof_names_part_probe_row_and_pass(after: str, planted: Pass, part: str, tmp_path: Path) -> None:
     steps = _pipeline()
-    at = next(index for index, step in enumerate(steps) if step.name() == "decode-boxes")
-    steps.insert(at + 1, ShiftAnchors())
+    at = next(index for index, step in enumerate(steps) if step.name() == after)
+    steps.insert(at + 1, planted)
     with pytest.raises(ProofError) as caught:
         prove(catalog.resolve("mask_rcnn", tmp_path), steps)
     message = str(caught.value)
-    assert message.startswith("proposals, fed ")
+    assert message.startswith(f"{part}, fed ")
     assert "row " in message
-    assert message.endswith("[first after pass 'shift-anchors']")
+    assert message.endswith(f"[first after pass {planted.name()!r}]")
