@@ -54,7 +54,7 @@ class Evidence:
         return list({t.name: t for act in self.acts if not act.done for t in act.read}.values())
 
     def saw(self, values: Mapping[str, np.ndarray]) -> None:
-        """Take the values of one probe: arrays of the tensors' own shapes, by name."""
+        """Take the values of one probe, by tensor name, each of its tensor's shape."""
         for act in self.acts:
             if not act.done and all(t.name in values for t in act.read):
                 act.done = _happened(act, [values[t.name] for t in act.read])
