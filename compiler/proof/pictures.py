@@ -75,11 +75,12 @@ def compare_pictures(
             return Compared(missing=f"the file does not run at {size[0]}x{size[1]}: {error}")
     spec, own = models[size].spec, list(expected)
     lowered, missing = None, None
-    if _detects(spec) and sum(map(len, expected)) < ENOUGH:
+    enough = min(ENOUGH, _most(spec) * len(pictures))
+    if _detects(spec) and sum(map(len, expected)) < enough:
         lowered, missing = _lower(models, build, pictures)
         if lowered is not None:
             expected = [models[p.shape[0], p.shape[1]](p) for p in pictures]
-        if lowered is not None and sum(map(len, expected)) < ENOUGH:
+        if lowered is not None and sum(map(len, expected)) < enough:
             missing = f"the file finds {sum(map(len, expected))} detections on these pictures"
     found = _in_batches(build, pictures)
     distance = [match(a, b) for a, b in zip(own, _in_batches(typed, pictures), strict=True)] if typed is not None else []
@@ -119,6 +120,12 @@ def _undecided(file: FileModel, picture: Picture, expected: Detections, report: 
         others = max(others, own.found - own.matched)
     fair = lost <= unsure and report.found - report.matched <= max(others, len(lost))
     return max(len(lost), report.found - report.matched) if fair else None
+
+
+def _most(spec: DetectorSpec) -> int:
+    """How many detections a picture can have."""
+    head = spec.box_head or spec.dense
+    return head.detections_per_image if head is not None else ENOUGH
 
 
 def _detects(spec: DetectorSpec) -> bool:

@@ -65,9 +65,8 @@ def prove(
     same = plain == list(steps)
     ready = same and seen is not None and seen.finished is not None
     kept = seen if ready and seen is not None else witnesses.run(source, plain, order, bounds=bounds)
-    alone = kept
-    if kept.recognised is not None and kept.recognised.ctx.batch > 1:
-        alone = witnesses.run(source, witnesses.for_one_image(plain), order, bounds=bounds)
+    several = kept.recognised is not None and kept.recognised.ctx.batch > 1
+    alone = witnesses.run(source, witnesses.for_one_image(plain), order, bounds=bounds) if several else kept
     assert alone.recognised is not None
     with scratch() as folder:
         prover = _Prover(source, plain, order, bounds, alone.recognised, kept, progress, folder)

@@ -261,7 +261,9 @@ def mean_of_rows(edit: Edit) -> None:
     graph, node = edit.pick([(g, n) for g, n in edit.owned("Gemm", "MatMul") if len(n.outputs[0].shape or ()) == 2])
     old = node.outputs[0]
     at = next(i for i, n in enumerate(graph.nodes) if n is node) + 1
-    mean = edit.make(graph, graph.nodes[at], "ReduceMean", [old], old.dtype, [1, old.shape[1]], axes=[0], keepdims=1)
+    newer = edit.graph.opset >= 18  # axes became an input
+    inputs, more = ([old, np.array([0])], {}) if newer else ([old], {"axes": [0]})
+    mean = edit.make(graph, graph.nodes[at], "ReduceMean", inputs, old.dtype, [1, old.shape[1]], keepdims=1, **more)
     readers = [(r, i) for _, r in edit.owned() for i, t in enumerate(r.inputs) if t is old and r is not mean.inputs[0]]
     new = edit.make(graph, graph.nodes[at + 1], "Sub", [old, mean], old.dtype, old.shape)
     for reader, index in readers:
