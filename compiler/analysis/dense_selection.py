@@ -20,7 +20,10 @@ def candidates(output: gs.Tensor, nms: gs.Node) -> list[gs.Tensor]:
             return False
         return producer(back_through(node.inputs[1], RESHAPING | {"Slice"})) is nms
 
-    gather = first_ancestor(output, selects)
+    gather = producer(output)
+    while gather is not None and not selects(gather):  # along what is selected, not along what decides
+        data = next((t for t in gather.inputs if value(t) is None), None)
+        gather = producer(data) if data is not None else None
     if gather is None:
         raise Refusal(f"output {output.name!r} is not selected by the suppression of boxes", nms.name)
     joined = gather.inputs[0]
