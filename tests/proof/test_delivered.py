@@ -18,9 +18,9 @@ SIZE = Size(256, 320)
 def test_the_delivered_graph_gives_the_files_answers(tmp_path: Path) -> None:
     made = compile("fast_rcnn_thin", tmp_path / "build", Options(size=SIZE, target="tensorrt-rtx", engine=False, checks=False))
     assert made.proof is not None
-    assert made.proof.ran == "model.onnx"
+    assert made.proof.ran == made.manifest.runnable
     assert made.proof.matched == made.proof.detections >= 20
-    assert "on 1 picture in model.onnx" in str(made.proof)
+    assert f"on 1 picture in {made.manifest.runnable}, " in str(made.proof)
 
 
 def test_a_typed_graph_is_said_to_be_at_a_distance(tmp_path: Path) -> None:
