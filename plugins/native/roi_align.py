@@ -40,7 +40,7 @@ DTYPE = choice(
 GROUPS = Attribute(
     "roi_groups", "int",
     "groups of boxes of like windows, at most; the number used divides the boxes",
-    8, allowed="at least 1", check=lambda v: v >= 1,
+    4, allowed="at least 1", check=lambda v: v >= 1,
 )  # fmt: skip
 OPTIONS: tuple[Attribute, ...] = (SAMPLING, DTYPE, GROUPS)
 
