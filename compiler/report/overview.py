@@ -40,7 +40,8 @@ def built(manifest: Manifest) -> Rows:
     main = [name for name in (manifest.engine, manifest.model, manifest.runnable) if name in manifest.sizes]
     rows += [(name or "", _size(manifest.sizes[name or ""])) for name in dict.fromkeys(main)]
     if manifest.calibration:
-        rows.append(("calibration", "; ".join(manifest.calibration.get("from") or ())))
+        sources = manifest.calibration.get("from")
+        rows.append(("calibration", "; ".join(map(str, sources if isinstance(sources, list) else ()))))
     return rows
 
 
@@ -64,8 +65,19 @@ def ends(manifest: Manifest) -> Rows:
     return rows
 
 
-def layers(manifest: Manifest | None, graph: Mapping[str, Any]) -> tuple[str, Rows]:
-    """What the engine's layers compute in, else the operators of the compiled graph: a heading, and kind, type, count a row."""
+def layers(manifest: Manifest | None, graph: Any) -> tuple[str, Rows]:
+    """What the engine's layers compute in, else the operators of the compiled graph: a heading, and kind, type, count a row.
+
+    Raises InputError: the record of nodes or what the manifest says of the engine is damaged.
+    """
+    try:
+        return _layers(manifest, graph)
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+        what = f"the record of nodes, or the engine's layers in {MANIFEST}, is damaged ({str(error)[:100]})"
+        raise InputError(f"{what}; build it again") from error
+
+
+def _layers(manifest: Manifest | None, graph: Any) -> tuple[str, Rows]:
     told = (manifest.engine_info or {}).get("layer_types") if manifest else None
     if isinstance(told, dict) and told:
         found = [(str(kind), str(of), int(n)) for kind, types in told.items() for of, n in types.items()]
@@ -87,7 +99,7 @@ def detector(spec: Mapping[str, Any]) -> Rows:
     try:
         held = parsed(DetectorSpec, spec, MANIFEST, "spec")
         return list(spec_rows(held))
-    except (InputError, TypeError, ValueError, KeyError, AttributeError):
+    except (InputError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
         return []
 
 
@@ -99,7 +111,7 @@ def accuracy(folder: Path) -> Rows:
         report = read_json(folder / EVALUATION)
         rows = [(subject, " ".join(_figures(kinds))) for subject, kinds in report["rows"].items()]
         return [*rows, ("", f"on {report['images']} images: {report['what']}")]
-    except (InputError, KeyError, TypeError, AttributeError):
+    except (InputError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         return []
 
 

@@ -37,6 +37,7 @@ from onnxgraft.runtime.session import Session
 from onnxgraft.tools.inspect import inspect
 
 BYTES = Path(__file__).resolve().parents[1] / "data" / "bytes"
+EVALUATED = b'{"rows": {"it": {"box": {"AP": 0.5}, "mask": {"AP": 0.25}}}, "images": 2, "what": "the build"}'
 TRT_CACHE = b"TRT-8501-EntropyCalibration2\nx: 3c010a14\ny_1: 3d000000\n"
 DETECTORS = ("fast_rcnn_thin", "semantic_fpn_thin@opset11", "rpn_C4_thin@opset11", "keypoint_rcnn_thin")  # quick, of many parts
 Mutation = Callable[[random.Random, bytes], bytes]
@@ -79,6 +80,8 @@ def kinds(folder: Path) -> Mapping[str, Kind]:
         "detector": Kind(_detectors(folder), mutate.model_of, _compile, "m.onnx"),
         "sidecar": Kind((meta,), mutate.json_of, _read_sidecar, "s.json"),
         "manifest": Kind(order, mutate.json_of, _beside(run, _read_session), "manifest.json"),
+        "page": Kind(order[1:], mutate.json_of, _beside(run, _read_report), "manifest.json"),
+        "evaluation": Kind((EVALUATED,), mutate.json_of, _beside(run, _read_report), "evaluation.json"),
         "report": Kind((report,), mutate.json_of, _beside(run, _read_report), "report.json"),
         "times": Kind((times,), mutate.json_of, _beside(run, _read_report), "times.json"),
         "nodes": Kind((nodes,), mutate.json_of, _beside(run, _read_report), "passes/nodes.json"),

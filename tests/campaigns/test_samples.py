@@ -16,8 +16,8 @@ from campaigns.mutants.changing import CHANGING
 from campaigns.mutants.preserving import PRESERVING
 
 KINDS = [
-    "model", "structure", "detector", "sidecar", "manifest", "report", "times", "nodes", "calibration", "cache", "annotations",
-    "proposals", "image",
+    "model", "structure", "detector", "sidecar", "manifest", "page", "evaluation", "report", "times", "nodes", "calibration",
+    "cache", "annotations", "proposals", "image",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they fork and limit memory as Linux does")

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -288,6 +288,16 @@ def test_a_read_only_disk(conv_net: Path, tmp_path: Path) -> None:
             net_build(conv_net, place / "out")
         with pytest.raises(InputError, match=r"^.*/disk/found.json cannot be written: read-only file system$"):
             write_json(place / "found.json", [])
+
+
+def test_a_disk_that_is_full_to_the_last_byte(full_disk: Path, conv_net: Path) -> None:
+    """Not even the lock can say whose it is."""
+    with suppress(OSError), open(full_disk / "filling", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(InputError, match=r"/disk/.* cannot be written: no space left on device$"):
+        net_build(conv_net, full_disk / "out")
+    assert [p.name for p in full_disk.iterdir()] == ["filling"]
 
 
 def test_a_full_disk(full_disk: Path, golden_model: Path) -> None:
