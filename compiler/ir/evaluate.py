@@ -14,6 +14,16 @@ from onnxgraft.ir.graph import IR_VERSION, Graph
 from onnxgraft.ir.ort import open_session, told
 from onnxgraft.ir.traverse import node_inputs
 
+NEWEST = 21  # ONNX Runtime lacks some operators of opset 22, which differ from those of 21 in the types that they take
+
+
+def run_everywhere(graph: Graph) -> None:
+    """Give a graph and its functions an opset that ONNX Runtime runs, in place; a graph of bfloat16 must keep its own."""
+    graph.gs.opset = min(graph.gs.opset, NEWEST)
+    for function in graph.functions.values():
+        for opset in function.opset_import:
+            opset.version = min(opset.version, NEWEST)
+
 
 def evaluate(
     graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray] | None = None
@@ -88,7 +98,7 @@ def _model(
     proto.output.extend(onnx.ValueInfoProto(name=t.name) for t in outputs)
     for constant in constants.values():
         proto.initializer.append(onnx.numpy_helper.from_array(np.array(constant.values), constant.name))
-    opset = onnx.helper.make_opsetid("", graph.gs.opset)
+    opset = onnx.helper.make_opsetid("", min(graph.gs.opset, NEWEST))
     return onnx.helper.make_model(proto, ir_version=IR_VERSION, opset_imports=[opset])
 
 

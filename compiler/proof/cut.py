@@ -12,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxgraft.errors import OnnxgraftError
+from onnxgraft.ir.evaluate import NEWEST
 from onnxgraft.ir.graph import IR_VERSION, PLUGIN_DOMAIN, Graph
 from onnxgraft.ir.traverse import node_inputs
 
@@ -128,7 +129,7 @@ def _model(
     proto.initializer.extend(
         onnx.numpy_helper.from_array(np.array(c.values), c.name) for c in constants.values()
     )
-    imports = [onnx.helper.make_opsetid("", graph.gs.opset), onnx.helper.make_opsetid(PLUGIN_DOMAIN, 1)]
+    imports = [onnx.helper.make_opsetid("", min(graph.gs.opset, NEWEST)), onnx.helper.make_opsetid(PLUGIN_DOMAIN, 1)]
     model = onnx.helper.make_model(proto, ir_version=IR_VERSION, opset_imports=imports)
     model.functions.extend(graph.functions[name] for name in sorted(graph.functions))
     return model

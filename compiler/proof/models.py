@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.ir.evaluate import run_everywhere
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.ir.traverse import ancestors, scalar
 from onnxgraft.manifest import GraphIO
@@ -68,6 +69,7 @@ class FileModel:
     def look(self, picture: Picture) -> dict[str, NDArray[Any]]:
         """All outputs for one picture, uint8 BGR."""
         if self._runner is None:
+            run_everywhere(self.graph)
             self.graph.save(self._file)
             self._runner = OrtRunner(self._file)
         return self._runner(file_feeds(self.graph.gs.inputs, picture, self.spec.image.order, self._rows, self.white))
@@ -143,6 +145,7 @@ class BuildModel:
         """What the build detects on a batch of pictures that lie on the canvas, in its pixels."""
         if self._runner is None:
             if self.delivered is None:
+                run_everywhere(self._sides.build)
                 self._sides.build.save(self._path)
             self._runner = OrtRunner(self._path if self.delivered is None else self.delivered.path)
         image, io = self._sides.spec.image, self.delivered.io if self.delivered else self._sides.ctx.io
