@@ -257,7 +257,8 @@ def mixed_rows(graph: Graph) -> None:
 
 
 CHANGES: dict[str, tuple[Change, str]] = {
-    "a second suppression": (filtered(survivors), r"\d+ rows where 100 are expected \(node 'filter-"),
+    "a second suppression": (
+        filtered(survivors), r"^(\d+ rows where 100 are expected|boxes of different classes suppress one another).*\(node '"),
     "scores calibrated": (behind("scores", "Mul", (0.9, np.float32)), r"^a Mul makes the scores.*\(node 'the-change'\)"),
     "boxes scaled by 1.1": (behind("boxes", "Mul", (1.1, np.float32)), r"^a Mul makes the boxes.*\(node 'the-change'\)"),
     "the traced picture's number of boxes": (traced_count, r"^this Split takes 8 boxes, .*TracingAdapter.*\(node 'traced'\)"),

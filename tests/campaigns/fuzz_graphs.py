@@ -34,7 +34,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from campaigns.harness import workers
 from campaigns.mutants import forks
-from campaigns.mutants.bases import WEIGHTS, Answers, Base, base
+from campaigns.mutants.bases import WEIGHTS, Answers, Base, base, one_thread_each
 from campaigns.mutants.changing import CHANGING
 from campaigns.mutants.edit import Edit, NoPlaceError
 from campaigns.mutants.preserving import PRESERVING
@@ -169,6 +169,7 @@ def run(seed: int, todo: list[tuple[str, int]]) -> Iterator[tuple[str, int, str]
 
 def work(seed: int) -> None:
     """Run cases from standard input and print one line each."""
+    one_thread_each()
     for kind, case in [line.rstrip("\n").split("\t") for line in sys.stdin]:
         print(f"{kind}\t{case}\t{attempt(seed, kind, int(case))}", flush=True)
 

@@ -35,7 +35,7 @@ def test_a_command_offers_what_is_declared_for_it(
         offered = re.search(rf"^  {option.flag}\b", out, re.MULTILINE) is not None
         assert offered == (command in option.opt.on.split()), option.flag
         if offered:
-            group = out[: out.index(f"  {option.flag}")].split("\n\n")[-1].splitlines()[0]
+            group = out[: out.index(f"\n  {option.flag}")].split("\n\n")[-1].splitlines()[0]
             assert group == f"{option.opt.group}:", option.flag
 
 

@@ -18,7 +18,7 @@ from onnxgraft.plugins import REGISTRY
 from onnxgraft.targets import BuilderOptions
 from onnxgraft.targets.traits import TRAITS
 from onnxgraft.targets.trt import devices, dialect
-from onnxgraft.targets.trt.builder import configure
+from onnxgraft.targets.trt.builder import build, configure
 
 # -- options -----------------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ def test_a_gpu_that_rtx_does_not_know_is_not_built_for(
     monkeypatch.setattr(devices, "compute_capabilities", lambda: gpus)
     monkeypatch.setattr(devices, "no_gpu", lambda: "no NVIDIA GPU answers on this machine")
     with pytest.raises(TargetError, match=re.escape(message)):
-        RTX.build(conv_net, tmp_path / "e", BuilderOptions(compute_capabilities=("current",)))
+        build(dialect.TENSORRT_RTX, RTX.name, conv_net, tmp_path / "e", BuilderOptions(compute_capabilities=("current",)), {})
     assert not (tmp_path / "e").exists()
 
 

@@ -39,13 +39,16 @@ from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.read_outputs import from_raw_export
 from onnxgraft.targets import onnxruntime
 
-onnxruntime.open_session = lambda *args, **more: open_session(*args, **{**more, "threads": 1})  # workers share a machine
-
 WEIGHTS = {
     "retinanet_thin": 5, "mask_rcnn": 5, "fast_rcnn_thin": 3, "keypoint_rcnn_thin": 3, "panoptic_fpn_thin": 2, "fcos_thin": 3,
     "cascade_mask_rcnn_thin": 3, "rpn_FPN_thin": 2, "semantic_fpn_thin": 1, "faster_rcnn_C4_thin": 1,
 }  # fmt: skip
 PICTURES = 3  # of which the first two decide whether a change has an effect
+
+
+def one_thread_each() -> None:
+    """Sessions of this process have one thread from here on: several workers share a machine."""
+    onnxruntime.open_session = lambda *args, **more: open_session(*args, **{**more, "threads": 1})
 
 
 @dataclasses.dataclass(frozen=True)
