@@ -22,7 +22,7 @@ from onnxgraft.driver.describe import manifest_of, times_of
 from onnxgraft.driver.plan import check_images, planned, ranges_of
 from onnxgraft.driver.proving import prove_build
 from onnxgraft.driver.recorder import Recorder
-from onnxgraft.driver.runnable import MODEL, RUNNABLE, needs_another, write_runnable
+from onnxgraft.driver.runnable import MODEL, RUNNABLE, needs_another, runs_as_built, write_runnable
 from onnxgraft.driver.variants import variants_of
 from onnxgraft.errors import InputError, PassError
 from onnxgraft.files import CACHE, digest
@@ -116,7 +116,8 @@ def compile(
         graph.save(folder / MODEL)
         with _building(graph, ctx, folder, target, options) as built:
             runnable = _write_others(ctx, source, pipeline, target, folder, bounds, ranges)
-            proof = prove_build(str(model), source, pipeline, witness, options, beside, progress, folder / runnable, ctx)
+            proved = folder / (MODEL if runs_as_built(ctx, target.traits) else runnable)
+            proof = prove_build(str(model), source, pipeline, witness, options, beside, progress, proved, ctx)
             progress(f"building for {target.name}")
             engine = built()
         manifest = manifest_of(
@@ -152,8 +153,8 @@ def _said_of(progress: Callable[[str], None], name: str, word: str) -> None:
 def _write_others(
     ctx: Context, source: Path, pipeline: Pipeline, target: targets.Target, folder: Path, bounds: Bounds, ranges: Provider
 ) -> str:
-    """Write what calibration measured and, where ONNX Runtime cannot stand in with model.onnx, runnable.onnx; returns the
-    one that it runs."""
+    """Write what calibration measured and, where ONNX Runtime cannot run model.onnx or is slower with it, runnable.onnx;
+    returns the one that it runs."""
     if ranges.calibration is not None:
         ranges.calibration.save(folder / "calibration.json")
     if not needs_another(ctx, target.traits):

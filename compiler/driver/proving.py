@@ -27,7 +27,7 @@ def prove_build(
     options: Options,
     beside: Sidecar,
     progress: Callable[[str], None],
-    runnable: Path,
+    proved: Path,
     ctx: Context,
 ) -> Proof | None:
     """What was proved of the passes that `witness` saw; None where nothing was to be, or no detector was made.
@@ -40,7 +40,7 @@ def prove_build(
         options: of the build.
         beside: the sidecar, which may name the channel order.
         progress: called with a word on what runs.
-        runnable: what the build leaves for ONNX Runtime.
+        proved: the file that is run on pictures: what the target gets, where ONNX Runtime computes that alike.
         ctx: after all passes.
 
     Raises:
@@ -53,7 +53,7 @@ def prove_build(
     number = max(options.proof_images, len(options.images))
     bounds = Bounds.times(options.bounds)
     typed = next((step.changes_answers for step in _after_rewrites(pipeline) if step.changes_answers), "")
-    delivered = Delivered(runnable, ctx.io, typed, options.precision if options.precision != "fp32" else "the delivered graph")
+    delivered = Delivered(proved, ctx.io, typed, options.precision if options.precision != "fp32" else "the delivered graph")
     order, exact = beside.channel_order, options.exact_padding
     return prove(source, pipeline.passes, witness, shown, number, order, exact, bounds, progress, delivered)
 

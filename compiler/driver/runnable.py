@@ -16,17 +16,26 @@ MODEL = "model.onnx"
 RUNNABLE = "runnable.onnx"
 
 
-def needs_another(ctx: Context, traits: TargetTraits) -> bool:
-    """Whether ONNX Runtime does not run the graph that a target got, or is slower with it.
+def runs_as_built(ctx: Context, traits: TargetTraits) -> bool:
+    """Whether ONNX Runtime computes the graph that a target got, with the target's numbers.
 
     A graph that names TensorRT's plugins does not run there. One that is typed fp16 runs, but ONNX Runtime computes it in
-    fp32 without rounding; one that is typed bf16 does not run at all. One whose plugins became standard operators gives the
-    same answers and takes longer than their functions, which have ONNX Runtime's own suppression and RoIAlign.
+    fp32 without rounding; one that is typed bf16 does not run at all.
     """
     if LOWERED.name not in ctx.facts or traits.plugins == "functions":
-        return False
+        return True
     typed = traits.half == "typed" and not ctx.facts.isdisjoint({FP16.name, BF16.name})
-    return typed or traits.plugins == "default-domain" or bool(ctx.lowering)
+    return not typed and traits.plugins != "default-domain"
+
+
+def needs_another(ctx: Context, traits: TargetTraits) -> bool:
+    """Whether ONNX Runtime cannot run the graph that a target got, or is slower with it.
+
+    One whose plugins became standard operators gives the same answers and takes longer than their functions, which have
+    ONNX Runtime's own suppression and RoIAlign.
+    """
+    lowered = LOWERED.name in ctx.facts and traits.plugins != "functions" and bool(ctx.lowering)
+    return lowered or not runs_as_built(ctx, traits)
 
 
 def write_runnable(source: Path, pipeline: Pipeline, first: Context, folder: Path, bounds: Bounds | None = None) -> None:

@@ -18,9 +18,9 @@ SIZE = Size(256, 320)
 def test_the_delivered_graph_gives_the_files_answers(tmp_path: Path) -> None:
     made = compile("fast_rcnn_thin", tmp_path / "build", Options(size=SIZE, target="tensorrt-rtx", engine=False, checks=False))
     assert made.proof is not None
-    assert made.proof.ran == made.manifest.runnable
+    assert made.proof.ran == "model.onnx" != made.manifest.runnable
     assert made.proof.matched == made.proof.detections >= 20
-    assert f"on 1 picture in {made.manifest.runnable}, " in str(made.proof)
+    assert "on 1 picture in model.onnx, " in str(made.proof)
 
 
 def test_a_typed_graph_is_said_to_be_at_a_distance(tmp_path: Path) -> None:
@@ -67,6 +67,18 @@ class ThreeFewer(Pass):
         fewer = gs.Constant("fewer", np.array(3, number.dtype))
         graph.gs.nodes.append(gs.Node("Sub", "fewer", {}, [inner, fewer], [number]))
 '''
+
+
+def test_a_fault_of_the_native_form_alone_is_caught(tmp_path: Path) -> None:
+    """The engine gets it, whatever ONNX Runtime would rather run."""
+    first = "        import numpy as np\n"
+    native = WRONG_LOWERING.replace(first, f"        if graph.functions:\n            return\n{first}")
+    (tmp_path / "wrong.py").write_text(native)
+    steps = f"{default_pipeline(CompileOptions(size=SIZE), 'tensorrt-rtx')},three-fewer"
+    options = Options(passes=steps, load=(tmp_path / "wrong.py",), target="tensorrt-rtx", engine=False, checks=False)
+    with pytest.raises(ProofError, match=r"^picture 1: \d+ of 100 found again"):
+        compile("fast_rcnn_thin", tmp_path / "build", options)
+    assert not (tmp_path / "build").exists()
 
 
 def test_a_fault_behind_the_named_outputs_is_caught_in_the_delivered_graph(tmp_path: Path) -> None:
