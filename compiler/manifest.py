@@ -186,6 +186,13 @@ class Manifest:
     trtexec: str | None = None
     variants: tuple[str, ...] = ()
 
+    @property
+    def classes(self) -> int | None:
+        """How many classes detections have; None where nothing was recognised, or nothing is classified."""
+        spec = self.spec or {}
+        count = (spec.get("box_head") or spec.get("dense") or {}).get("num_classes")
+        return None if count is None else int(count)
+
     def write(self, folder: Path) -> None:
         """Write manifest.json. Raises InputError."""
         write_json(folder / MANIFEST, plain(self))

@@ -44,13 +44,8 @@ class Packed:
     @property
     def labels(self) -> str:
         """A line a class, in the order of `detection_classes`; numbers where the names are not known."""
-        names = self.manifest.class_names or tuple(str(index) for index in range(self._classes))
+        names = self.manifest.class_names or tuple(str(index) for index in range(self.manifest.classes or 1))
         return "".join(" ".join(name.split()) + "\n" for name in names)
-
-    @property
-    def _classes(self) -> int:
-        heads = [part for part in (self.manifest.spec or {}).values() if isinstance(part, dict)]
-        return next((int(head["num_classes"]) for head in heads if "num_classes" in head), 1)
 
     @classmethod
     def of(cls, folder: Path, name: str | None, wants_engine: bool | None) -> Packed:

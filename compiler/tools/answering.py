@@ -111,8 +111,7 @@ def subject_of(run: str, engine: str) -> Subject:
         build = open_build(run, engine=engine)
         manifest, what = build.manifest, build.notice or "the build as it stands"
         build.close()
-        head = (manifest.spec or {}).get("box_head") or (manifest.spec or {}).get("dense") or {}
-        return Subject(manifest.source.model, what, head.get("num_classes"), manifest.class_names)
+        return Subject(manifest.source.model, what, manifest.classes, manifest.class_names)
     catalog.resolve(run, CACHE)
     return Subject(run, "the exported graph in ONNX Runtime")
 

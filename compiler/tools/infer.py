@@ -139,8 +139,7 @@ def names_of(build: Build, outputs: Outputs) -> Names:
     manifest = build.manifest
     things: tuple[str, ...] = manifest.class_names
     if outputs.names is not None:
-        head = (manifest.spec or {}).get("box_head") or (manifest.spec or {}).get("dense") or {}
-        things = class_names.read(outputs.names, head.get("num_classes"))
+        things = class_names.read(outputs.names, manifest.classes)
     return Names(things, manifest.semantic_class_names)
 
 
