@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis import analyse
+from onnxgraft.analysis import analyse_and_account, read
 from onnxgraft.analysis.canvas import added_by, image_paddings
 from onnxgraft.analysis.outputs import sort_outputs
 from onnxgraft.detector.spec import DetectorSpec
@@ -84,15 +84,23 @@ class FixInput(Pass):
 
     def _analyse(self, graph: Graph, ctx: Context) -> DetectorSpec:
         if not self.allow_unknown_outputs:
-            return analyse(graph)
+            return _recognised(graph, ctx)
         unknown = [tensor for tensor, _ in sort_outputs(graph)[1]]
         graph.gs.outputs[:] = [t for t in graph.gs.outputs if not any(t is u for u in unknown)]
         _refuse_second_network(graph)
-        spec = analyse(graph)
+        spec = _recognised(graph, ctx)
         graph.gs.outputs.extend(unknown)
         ctx.unknown_outputs = [t.name for t in unknown]
         ctx.notes += [f"output {t.name!r} {t.shape} is none that is known: kept as it is" for t in unknown]
         return spec
+
+
+def _recognised(graph: Graph, ctx: Context) -> DetectorSpec:
+    if ctx.held:
+        return read(graph)
+    spec, account = analyse_and_account(graph)
+    ctx.held = account.as_it_stands
+    return spec
 
 
 def _refuse_second_network(graph: Graph) -> None:

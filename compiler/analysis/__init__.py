@@ -6,6 +6,7 @@ Each family is one module over shared pieces (input, RPN, pooler, box head, mask
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from onnxgraft.analysis import dense, proposal_network, rcnn, semantic
 from onnxgraft.analysis.account import Account, account
@@ -47,15 +48,25 @@ def analyse_and_account(graph: Graph) -> tuple[DetectorSpec, Account]:
     while normalise(graph, rare=True):
         pass
     settle(graph)
-    return _recognised(graph)
+    spec, found = _recognised(graph)
+    return spec, replace(found, as_it_stands=False)
 
 
-def _recognised(graph: Graph) -> tuple[DetectorSpec, Account]:
+def read(graph: Graph) -> DetectorSpec:
+    """As `analyse`, of a graph whose parts were held against their formulas before, as it stands.
+
+    Raises:
+        Refusal: as `analyse`, but for what only holding the parts shows.
+    """
+    return _recognised(graph, hold=False)[0]
+
+
+def _recognised(graph: Graph, hold: bool = True) -> tuple[DetectorSpec, Account]:
     for matches, recognise in FAMILIES:
         if matches(graph):
             try:
                 spec = recognise(graph)
-                return spec, account(graph, spec)
+                return spec, account(graph, spec) if hold else Account(())
             except (ArithmeticError, ValueError, LookupError) as error:
                 raise Refusal(f"the graph has numbers or shapes that no detector of detectron2 has: {error}") from error
     kinds = sorted({node.op for node in graph.nodes})
@@ -65,4 +76,4 @@ def _recognised(graph: Graph) -> tuple[DetectorSpec, Account]:
     )
 
 
-__all__ = ["FAMILIES", "Account", "analyse", "analyse_and_account"]
+__all__ = ["FAMILIES", "Account", "analyse", "analyse_and_account", "read"]

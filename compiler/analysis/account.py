@@ -41,11 +41,13 @@ class Account:
     """What each node of a graph is there for.
 
     explained: in the order in which a picture passes them; no node twice. unexplained: names of nodes that no part explains and
-    that no result depends on but through outputs of their own.
+    that no result depends on but through outputs of their own. as_it_stands: whether the graph was read without taking out
+    what only hands on its input.
     """
 
     explained: tuple[Explained, ...]
     unexplained: tuple[str, ...] = ()
+    as_it_stands: bool = True
 
     def rows(self, full: bool = False) -> list[tuple[str, str, str]]:
         """As a table: ("nodes", part, what explains how many of them); with `full` also the names."""

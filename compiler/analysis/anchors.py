@@ -27,9 +27,9 @@ def grid_stride(anchors: np.ndarray, height: int, width: int, image: tuple[int, 
     grid = anchors.reshape(height, width, -1, 4)
     steps = []
     if width > 1:
-        steps.append(float(np.median(grid[:, 1:, :, 0] - grid[:, :-1, :, 0])))
+        steps.append(float(np.quantile(grid[:, 1:, :, 0] - grid[:, :-1, :, 0], 0.5)))
     if height > 1:
-        steps.append(float(np.median(grid[1:, :, :, 1] - grid[:-1, :, :, 1])))
+        steps.append(float(np.quantile(grid[1:, :, :, 1] - grid[:-1, :, :, 1], 0.5)))
     if not steps:
         steps.append(2.0 ** round(math.log2(max(image) / max(height, width))))
     if max(steps) - min(steps) > 1e-2 or abs(steps[0] - round(steps[0])) > 1e-2 or round(steps[0]) < 1:

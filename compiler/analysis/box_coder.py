@@ -44,8 +44,8 @@ def measure_coder(
     centre0, size0 = extent(respond(np.zeros((n, 4), np.float32)))
     centre1, size1 = extent(respond(np.full((n, 4), 0.5, np.float32)))
     with np.errstate(all="ignore"):
-        shift = np.median(0.5 * size / (centre1 - centre0), axis=0)
-        scale = np.median(0.5 / np.log(size1 / size0), axis=0)
+        shift = np.quantile(0.5 * size / (centre1 - centre0), 0.5, axis=0)
+        scale = np.quantile(0.5 / np.log(size1 / size0), 0.5, axis=0)
     measured = [*shift, *scale]
     weights = [snap(float(m), constants) if np.isfinite(m) else None for m in measured]
     if any(w is None for w in weights):
@@ -56,7 +56,7 @@ def measure_coder(
     huge[:, 2:] = 40.0 * max(w for w in weights if w)
     _, grown = extent(respond_tiny(huge))
     with np.errstate(all="ignore"):
-        clamp_measured = float(np.median(np.log(grown / extent(boxes)[1])))
+        clamp_measured = float(np.quantile(np.log(grown / extent(boxes)[1]), 0.5))
     clamp = snap(clamp_measured, constants, 1e-3)
     if clamp is None:
         raise Refusal(f"dw and dh are clamped near {clamp_measured:.4f}, which no constant of the graph explains", node)

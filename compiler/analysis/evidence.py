@@ -51,6 +51,10 @@ class Evidence:
         """Look at these nodes; returns the tensors whose values `saw` wants."""
         if not self.acts:
             self.acts = [act for node in nodes for act in _acts_of(node)]
+        return self.wanted()
+
+    def wanted(self) -> list[gs.Tensor]:
+        """The tensors that tell of what was not seen yet."""
         return list({t.name: t for act in self.acts if not act.done for t in act.read}.values())
 
     def saw(self, values: Mapping[str, np.ndarray]) -> None:

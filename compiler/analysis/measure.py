@@ -6,7 +6,8 @@ changes answers, so each part is run between the tensors that the spec names and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.analysis.evidence import Evidence
 from onnxgraft.detector.reference import Found
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.evaluate import evaluate
+from onnxgraft.ir.evaluate import Part, evaluate
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import contains_op, node_inputs
 
@@ -24,36 +25,52 @@ _DECIDING = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equa
 _TRIED = 48  # nodes that are tried as the reason of a difference, nearest to the outputs first
 
 Compare = Callable[[Sequence[np.ndarray]], str | None]
+"""Takes one array for each output of a part, of that tensor's shape; says how they differ from what is expected, or None."""
+
+Probe = tuple[dict[str, np.ndarray], Compare]
+"""Arrays of the shapes and dtypes of a graph's tensors, by name (a float32 map [1, C, H, W] for a map), and their answer."""
 
 
 def hold(
-    graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray], compare: Compare, what: str,
-    evidence: Evidence | None = None,
-) -> None:  # fmt: skip
-    """Run the part of the graph between `feeds` and `outputs`; `compare` says how the results differ, or None.
+    graph: Graph, outputs: Sequence[gs.Tensor], probes: Iterable[Probe], what: str, evidence: Evidence | None = None
+) -> None:
+    """Run the part of the graph between what probes feed and `outputs`; the probe says how the results differ.
 
     Args:
-        feeds: arrays of the shapes and dtypes of the graph's tensors, by name: a float32 map [1, C, H, W] for a map, and so on.
-        compare: takes one array for each of `outputs`, of that tensor's shape.
+        probes: all of them feed the same tensors.
         evidence: learns what the part's nodes did.
 
     Raises:
         Refusal: they differ. It names the node without which they would not, or the last one of the part.
     """
-    watched = evidence.watch(_part(outputs, feeds)) if evidence is not None else []
-    asked = list({t.name: t for t in (*outputs, *watched) if t.name not in feeds}.values())
-    _refuse_other_inputs(outputs, feeds, what)
-    values = {**feeds, **{t.name: v for t, v in zip(asked, evaluate(graph, asked, feeds), strict=True)}}
-    difference = compare([values[t.name] for t in outputs])
-    if difference is None:
+    part: Part | None = None
+    watched: list[gs.Tensor] = []
+    for feeds, compare in probes:
+        if part is None:
+            nodes = _part(outputs, feeds)
+            watched = evidence.watch(nodes) if evidence is not None else []
+            _refuse_other_inputs(outputs, feeds, what)
+            part = Part(graph, list({t.name: t for t in (*outputs, *watched) if t.name not in feeds}.values()), feeds)
+        elif evidence is not None:
+            watched = evidence.wanted()
+        asked = list(dict.fromkeys(t.name for t in (*outputs, *watched) if t.name not in feeds))
+        values = {**feeds, **part.run(feeds, asked)}
+        difference = compare([values[t.name] for t in outputs])
+        if difference is not None:
+            _refuse(graph, outputs, feeds, compare, f"{what} differ from detectron2's", difference)
         if evidence is not None:
             evidence.saw(values)
-        return
+        del feeds, values  # maps are large, and the next probe makes its own
+
+
+def _refuse(
+    graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray], compare: Compare, what: str, difference: str
+) -> NoReturn:  # fmt: skip
     culprit = _culprit(graph, outputs, feeds, compare)
     if culprit is not None:
-        raise Refusal(f"{what} differ from detectron2's by what a {culprit.op} does here: {difference}", culprit.name)
+        raise Refusal(f"{what} by what a {culprit.op} does here: {difference}", culprit.name)
     last = _decider(graph, outputs, feeds) or next((t.inputs[0].name for t in outputs if t.inputs), outputs[0].name)
-    raise Refusal(f"{what} differ from detectron2's: {difference}", last)
+    raise Refusal(f"{what}: {difference}", last)
 
 
 def _refuse_other_inputs(outputs: Sequence[gs.Tensor], feeds: Mapping[str, np.ndarray], what: str) -> None:

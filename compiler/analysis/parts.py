@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from onnxgraft.analysis import probes
 from onnxgraft.analysis.evidence import Evidence
-from onnxgraft.analysis.measure import compare_found, hold
+from onnxgraft.analysis.measure import Probe, compare_found, hold
 from onnxgraft.detector import reference
 from onnxgraft.detector.reference import Found
 from onnxgraft.detector.spec import RPN, BoxHead, CascadeStage, DenseHead, MaskHead, Outputs, Pooler
@@ -31,6 +31,10 @@ def hold_rpn(
         Refusal: they differ.
     """
     outputs = [graph.tensor(name) for name in (rpn.proposals_tensor, objectness) if name]
+    hold(graph, outputs, _proposal_probes(rpn, image), "the proposals", evidence)
+
+
+def _proposal_probes(rpn: RPN, image: Size) -> Iterator[Probe]:
     for seed, share in ((1, 1.0), (2, 0.01), (3, 0.0)):
         rng = probes.random(seed)
         maps = probes.LevelMaps(rpn.levels, 1)
@@ -55,7 +59,7 @@ def hold_rpn(
             scores = results[1] if len(results) > 1 else None
             return compare_found(kept, results[0].reshape(-1, 4), scores, None)
 
-        hold(graph, outputs, feeds, compare, "the proposals", evidence)
+        yield feeds, compare
 
 
 def hold_detections(
@@ -74,24 +78,24 @@ def hold_detections(
     first = graph.tensor(poolers[0].boxes_tensor)
     fixed = first.shape[0] if first.shape else None
     rows = fixed if isinstance(fixed, int) else max(_ROWS, 4 * head.detections_per_image // min(head.num_classes, 4))
-    for seed, likely in ((4, 1.0), (5, 8 / rows), (6, 0.0)):
-        probe = _BoxProbe(rows, seed, likely, head, stages, image)
-        found = probes.settle(probe.candidates, probe.silence, head.nms_threshold, head.score_threshold)
-        kept = reference.suppress(found, head.nms_threshold)
-        kept = kept.rows(np.arange(min(len(kept), head.detections_per_image)))
-        names = [*(stage.logits_tensor for stage in stages), head.logits_tensor]
-        feeds = dict(zip(names, probe.logits, strict=True))
-        feeds |= dict(zip([*(stage.deltas_tensor for stage in stages), head.deltas_tensor], probe.deltas, strict=True))
-        feeds[first.name] = probe.proposals
+    made = [_BoxProbe(rows, seed, likely, head, stages, image) for seed, likely in ((4, 1.0), (5, 8 / rows), (6, 0.0))]
+    wanted = [graph.tensor(n or "") for n in (outputs.boxes_tensor, outputs.scores_tensor, outputs.classes_tensor)]
+    hold(graph, wanted, (_detections(probe, head, stages, first.name) for probe in made), "the detections", evidence)
+    between = [graph.tensor(p.boxes_tensor) for p in poolers[1:]]
+    if between:
+        feeds = _detections(made[0], head, stages, first.name)[0]
+        hold(graph, between, [(feeds, made[0].compare_stages)], "the boxes between the cascade's stages")
 
-        def compare(results: Sequence[np.ndarray], kept: Found = kept) -> str | None:
-            return compare_found(kept, *results)
 
-        wanted = [graph.tensor(n or "") for n in (outputs.boxes_tensor, outputs.scores_tensor, outputs.classes_tensor)]
-        hold(graph, wanted, feeds, compare, "the detections", evidence)
-        between = [graph.tensor(p.boxes_tensor) for p in poolers[1:]]
-        if between and seed == 4:
-            hold(graph, between, feeds, probe.compare_stages, "the boxes between the cascade's stages")
+def _detections(probe: _BoxProbe, head: BoxHead, stages: Sequence[CascadeStage], proposals: str) -> Probe:
+    found = probes.settle(probe.candidates, probe.silence, head.nms_threshold, head.score_threshold)
+    kept = reference.suppress(found, head.nms_threshold)
+    kept = kept.rows(np.arange(min(len(kept), head.detections_per_image)))
+    names = [*(stage.logits_tensor for stage in stages), head.logits_tensor]
+    feeds = dict(zip(names, probe.logits, strict=True))
+    feeds |= dict(zip([*(stage.deltas_tensor for stage in stages), head.deltas_tensor], probe.deltas, strict=True))
+    feeds[proposals] = probe.proposals
+    return feeds, lambda results: compare_found(kept, *results)
 
 
 class _BoxProbe:
@@ -139,6 +143,11 @@ def hold_dense(graph: Graph, outputs: Outputs, head: DenseHead, image: Size, evi
     Raises:
         Refusal: they differ.
     """
+    wanted = [graph.tensor(n or "") for n in (outputs.boxes_tensor, outputs.scores_tensor, outputs.classes_tensor)]
+    hold(graph, wanted, _dense_probes(head, image), "the detections", evidence)
+
+
+def _dense_probes(head: DenseHead, image: Size) -> Iterator[Probe]:
     weights = head.coder.weights if head.coder else (1.0, 1.0, 1.0, 1.0)
     for seed, share in ((7, 1.5), (8, 0.02), (9, 0.0)):
         rng = probes.random(seed)
@@ -170,8 +179,7 @@ def hold_dense(graph: Graph, outputs: Outputs, head: DenseHead, image: Size, evi
         def compare(results: Sequence[np.ndarray], kept: Found = kept) -> str | None:
             return compare_found(kept, *results)
 
-        wanted = [graph.tensor(n or "") for n in (outputs.boxes_tensor, outputs.scores_tensor, outputs.classes_tensor)]
-        hold(graph, wanted, feeds, compare, "the detections", evidence)
+        yield feeds, compare
 
 
 def hold_masks(graph: Graph, outputs: Outputs, head: MaskHead, classes: int, evidence: Evidence | None = None) -> None:
@@ -202,4 +210,4 @@ def hold_masks(graph: Graph, outputs: Outputs, head: MaskHead, classes: int, evi
         error = np.abs(results[0] - expected).max()
         return None if error < 1e-4 else f"a mask differs by {error:.3g} from that of its class"
 
-    hold(graph, [graph.tensor(outputs.masks_tensor or "")], feeds, compare, "the masks", evidence)
+    hold(graph, [graph.tensor(outputs.masks_tensor or "")], [(feeds, compare)], "the masks", evidence)

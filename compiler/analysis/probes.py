@@ -13,6 +13,7 @@ from onnxgraft.detector.spec import DenseLevel, RPNLevel
 Array = np.ndarray
 _IOU_MARGIN = 4e-3  # what the offsets between classes cost a suppression in float32
 _SCORE_MARGIN = 4e-6
+_OWN = 8192  # rows with deltas of their own: on other anchors the same ones make other boxes
 OUT = -400.0  # a shift of so many box sizes leaves any image
 
 
@@ -33,13 +34,15 @@ def boxes(rng: np.random.Generator, rows: int, image: tuple[int, int]) -> Array:
 
 
 def box_deltas(rng: np.random.Generator, rows: int, per_row: int, weights: Sequence[float]) -> Array:
-    """float32 [rows, 4 * per_row]: small ones, some beyond the clamp, some that leave the image to each side."""
-    small = rng.normal(0, 1, (rows, 1, 4)) * [0.05, 0.05, 0.1, 0.1] + rng.normal(0, 0.01, (rows, per_row, 4))
-    kind = (np.arange(rows) + 13) % 16  # a level of a few cells has the extreme ones
+    """float32 [rows, 4 * per_row]: small ones, some beyond the clamp, some that leave the image to each side; repeated."""
+    own = min(rows, _OWN)
+    small = rng.normal(0, 1, (own, 1, 4)) * [0.05, 0.05, 0.1, 0.1] + rng.normal(0, 0.01, (own, per_row, 4))
+    kind = (np.arange(own) + 13) % 16  # a level of a few cells has the extreme ones
     small[kind == 13, :, 2:] = 5.0
     small[kind == 14, :, 0] = OUT * np.sign(small[kind == 14, :, 0])
     small[kind == 15, :, 1] = OUT * np.sign(small[kind == 15, :, 1])
-    return (small * np.array(weights)).reshape(rows, 4 * per_row).astype(np.float32)
+    drawn = (small * np.array(weights)).reshape(own, 4 * per_row).astype(np.float32)
+    return np.resize(drawn, (rows, 4 * per_row))
 
 
 def class_logits(rng: np.random.Generator, says: Array, classes: int) -> Array:

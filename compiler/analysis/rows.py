@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.analysis import probes
 from onnxgraft.detector.spec import DetectorSpec, Pooler
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.evaluate import evaluate, part_between
+from onnxgraft.ir.evaluate import Part, part_between
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import ancestors, descendants, node_inputs
 
@@ -62,16 +62,25 @@ def _hold(graph: Graph, pooler: Pooler, ends: Sequence[gs.Tensor], name: str) ->
     second[_CHANGED] = 3 * rng.normal(0, 1, first.shape[1:]).astype(np.float32) + 0.5
     _refuse_other_inputs(ends, pooled, name)
     nodes, _ = part_between(ends, {pooled.name: first})
-    before, after = (evaluate(graph, ends, {pooled.name: fed}) for fed in (first, second))
+    before, after = _both(graph, ends, pooled.name, first, second)
     if not any(_mixed(a, b, rows) for a, b in zip(before, after, strict=True)):
         return [node.name for node in nodes]
     made = [t for node in nodes for t in node.outputs if t.name]
-    before, after = (evaluate(graph, made, {pooled.name: fed}) for fed in (first, second))
+    before, after = _both(graph, made, pooled.name, first, second)
     culprit = next((t for t, a, b in zip(made, before, after, strict=True) if _mixed(a, b, rows)), ends[0])
     raise Refusal(
         f"the {name} mixes rows here: what one box gives depends on the boxes beside it, and a compiled graph has those of "
         "all pictures and rows without a box in one tensor", culprit.inputs[0].name if culprit.inputs else culprit.name,
     )  # fmt: skip
+
+
+def _both(
+    graph: Graph, tensors: Sequence[gs.Tensor], fed: str, first: np.ndarray, second: np.ndarray
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The values of tensors with either array fed."""
+    part = Part(graph, tensors, {fed: first})
+    before, after = part.run({fed: first}), part.run({fed: second})
+    return [before[t.name] for t in tensors], [after[t.name] for t in tensors]
 
 
 def _refuse_other_inputs(ends: Sequence[gs.Tensor], pooled: gs.Tensor, name: str) -> None:

@@ -62,7 +62,7 @@ def hold_semantic(graph: Graph, head: SemanticHead, output: str, image: tuple[in
         error = float(np.abs(found - expected).max())
         return None if error < _LIMIT else f"the enlarged logits differ by {error:.3g}"
 
-    hold(graph, [graph.tensor(output)], {logits.name: fed}, compare, "the semantic logits behind their head")
+    hold(graph, [graph.tensor(output)], [({logits.name: fed}, compare)], "the semantic logits behind their head")
 
 
 def _enlarged(maps: np.ndarray, size: int, axis: int) -> np.ndarray:

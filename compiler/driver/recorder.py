@@ -9,7 +9,7 @@ from onnxgraft.driver.build_folder import write_passes, write_report_json
 from onnxgraft.files import write_json
 from onnxgraft.instruments.texts import unified
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.printer import text
+from onnxgraft.ir.printer import Printed, text
 from onnxgraft.manifest import PassTime, Times
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
@@ -35,7 +35,7 @@ class Recorder(Instrument):
 
     def start(self, graph: Graph, ctx: Context) -> None:
         self.stages.add(graph)
-        self._first = graph.observed(text)
+        self._first = graph.observed(Printed).text
 
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
         self._nodes = len(graph.nodes)

@@ -44,11 +44,11 @@ def write_runnable(source: Path, pipeline: Pipeline, first: Context, folder: Pat
     Args:
         source: the model.
         pipeline: what was run over it.
-        first: the context of that run; its ranges serve again.
+        first: the context of that run; its ranges serve again, and what it held is not held again.
         folder: where runnable.onnx is written.
         bounds: what the model may ask for.
     """
     graph = Graph.load(source, bounds)
-    ctx = Context(range_source=first.ranges, channel_order=first.channel_order)
+    ctx = Context(range_source=first.ranges, channel_order=first.channel_order, held=first.held)
     PassManager([step.portable() for step in pipeline.passes], fingerprints=False).run(graph, ctx)
     graph.save(folder / RUNNABLE)

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Callable
 
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.printer import text
+from onnxgraft.ir.printer import Printed
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.instrument import Instrument
@@ -23,10 +23,10 @@ class Texts(Instrument):
         self._last = ""
 
     def start(self, graph: Graph, ctx: Context) -> None:
-        self._last = graph.observed(text)
+        self._last = graph.observed(Printed).text
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
-        before, after = self._last, graph.observed(text) if record.changed else self._last
+        before, after = self._last, graph.observed(Printed).text if record.changed else self._last
         self._last = after
         return dataclasses.replace(record, before=before, after=after, diff=unified(before, after, record.name))
 
@@ -48,5 +48,5 @@ class PrintText(Instrument):
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
         if record.name == self.wanted or (self.wanted is None and record.changed):
-            self._write(f"# after {record.spec}\n{graph.observed(text)}")
+            self._write(f"# after {record.spec}\n{graph.observed(Printed).text}")
         return record

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnxruntime import InferenceSession
 
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.bounds import refuse_bytes
+from onnxgraft.ir.bounds import elements, refuse_bytes
 from onnxgraft.ir.graph import IR_VERSION, Graph
 from onnxgraft.ir.ort import open_session, told
 from onnxgraft.ir.traverse import node_inputs
 
 NEWEST = 21  # ONNX Runtime lacks some operators of opset 22, which differ from those of 21 in the types that they take
+
+_FED = 4096  # numbers; an operator that wants a constant (a shape, axes, bounds) has fewer
+
+T = TypeVar("T")
 
 
 def run_everywhere(graph: Graph) -> None:
@@ -28,7 +34,7 @@ def run_everywhere(graph: Graph) -> None:
 def evaluate(
     graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray] | None = None
 ) -> list[np.ndarray]:
-    """Run the part of the graph between `feeds` and `outputs` in ONNX Runtime.
+    """Run the part of the graph between `feeds` and `outputs` in ONNX Runtime, once.
 
     Args:
         graph: whose opset counts.
@@ -43,11 +49,50 @@ def evaluate(
             Runtime cannot run it.
     """
     feeds = feeds or {}
-    nodes, constants = part_between(outputs, feeds)
-    refuse_bytes(nodes, graph.bytes_to_fold)
-    wanted = [t for t in outputs if not isinstance(t, gs.Constant)]
-    computed = _run(_model(graph, nodes, constants, wanted, feeds), wanted, feeds) if wanted else {}
-    return [np.array(t.values) if isinstance(t, gs.Constant) else computed[t.name] for t in outputs]
+    values = Part(graph, outputs, feeds).run(feeds)
+    return [values[t.name] for t in outputs]
+
+
+class Part:
+    """The part of a graph between tensors that are fed and outputs, opened once in ONNX Runtime to be run on several feeds.
+
+    Large constants are fed from where they lie: written into a model, each would be copied three times.
+    """
+
+    def __init__(self, graph: Graph, outputs: Sequence[gs.Tensor], feeds: Mapping[str, np.ndarray]) -> None:
+        """Open the part.
+
+        Args:
+            graph: whose opset counts.
+            outputs: tensors whose values are wanted.
+            feeds: values that are fed first, by name; each run feeds the same tensors, in any shape of that rank.
+
+        Raises:
+            Refusal: as `evaluate`.
+        """
+        nodes, constants = part_between(outputs, feeds)
+        refuse_bytes(nodes, graph.bytes_to_fold)
+        wanted = [t for t in outputs if not isinstance(t, gs.Constant)]
+        self._names = [t.name for t in wanted]
+        self._known = {t.name: np.array(t.values) for t in outputs if isinstance(t, gs.Constant)}
+        if wanted:
+            large = {name: c for name, c in constants.items() if _fed(c)}
+            small = [c for name, c in constants.items() if name not in large]
+            self._constants = {name: np.asarray(c.values) for name, c in large.items()}
+            self._session = _opened(_model(graph, nodes, small, wanted, {**feeds, **self._constants}))
+
+    def run(self, feeds: Mapping[str, np.ndarray], names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """The values of the outputs by name; with `names`, of those alone.
+
+        Raises:
+            Refusal: ONNX Runtime cannot run it.
+        """
+        values = {name: array for name, array in self._known.items() if names is None or name in names}
+        asked = [name for name in self._names if names is None or name in names]
+        if asked:
+            fed = {**feeds, **self._constants}
+            values |= zip(asked, _told_refusal(lambda: self._session.run(asked, fed)), strict=True)
+        return values
 
 
 def part_between(
@@ -87,27 +132,31 @@ def part_between(
 
 
 def _model(
-    graph: Graph, nodes: Sequence[gs.Node], constants: Mapping[str, gs.Constant], outputs: Sequence[gs.Tensor],
+    graph: Graph, nodes: Sequence[gs.Node], constants: Iterable[gs.Constant], outputs: Sequence[gs.Tensor],
     feeds: Mapping[str, np.ndarray],
 ) -> onnx.ModelProto:  # fmt: skip
     proto = onnx.GraphProto(name="part")
     exporter = gs.exporters.onnx_exporter.OnnxExporter
-    inputs = [gs.Variable(name, array.dtype, list(array.shape)) for name, array in feeds.items()]
+    inputs = [gs.Variable(name, array.dtype, [None] * array.ndim) for name, array in feeds.items()]
     proto.node.extend(exporter.export_node(node) for node in nodes)
     proto.input.extend(exporter.export_value_info_proto(t, True) for t in inputs)
     proto.output.extend(onnx.ValueInfoProto(name=t.name) for t in outputs)
-    for constant in constants.values():
+    for constant in constants:
         proto.initializer.append(onnx.numpy_helper.from_array(np.array(constant.values), constant.name))
     opset = onnx.helper.make_opsetid("", min(graph.gs.opset, NEWEST))
     return onnx.helper.make_model(proto, ir_version=IR_VERSION, opset_imports=[opset])
 
 
-def _run(
-    model: onnx.ModelProto, outputs: Sequence[gs.Tensor], feeds: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    names = [t.name for t in outputs]
+def _fed(constant: gs.Constant) -> bool:
+    return elements(constant.shape) > _FED and np.dtype(constant.dtype).kind in "fiub"
+
+
+def _opened(model: onnx.ModelProto) -> InferenceSession:
+    return _told_refusal(lambda: open_session(model.SerializeToString(), threads=1, optimize=False, keep_memory=False))
+
+
+def _told_refusal(work: Callable[[], T]) -> T:
     try:
-        session = open_session(model.SerializeToString(), threads=1, optimize=False)
-        return dict(zip(names, session.run(names, feeds), strict=True))
+        return work()
     except Exception as error:  # ONNX Runtime has no common base class for its errors
         raise Refusal(f"cannot evaluate offline: {told(error)}") from None

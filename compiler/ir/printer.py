@@ -7,8 +7,8 @@ value in topological order, so that two files that differ in names only read the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,19 @@ from onnxgraft.ir.weights import weight_of
 from onnxgraft.ir.wellformed import type_name
 
 _INLINE_VALUES = 8
+_DIGEST = 6  # bytes
 
 
 @lru_cache(maxsize=4096)
 def _mapped_digest(weight: Weight) -> str:
-    return _digest(weight.map())
+    found = hashlib.blake2b(digest_size=_DIGEST)
+    for chunk in weight.chunks():  # not as a map, whose pages would count as memory of this process
+        found.update(chunk)
+    return found.hexdigest()
 
 
 def _digest(array: np.ndarray) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(array).view(np.uint8).data, digest_size=6).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(array).view(np.uint8).data, digest_size=_DIGEST).hexdigest()
 
 
 def value_text(tensor: gs.Constant) -> str:
@@ -61,9 +65,9 @@ def type_text(tensor: gs.Tensor) -> str:
     return f"{name}{_shape(tensor.shape)}"
 
 
-def lines(graph: Graph, canonical: bool = False) -> Iterator[str]:
+def lines(graph: Graph, canonical: bool = False, values: _Values | None = None) -> Iterator[str]:
     """The text of a graph, line by line."""
-    names = _Names(canonical)
+    names = _Names(canonical, values=values)
     for tensor in graph.gs.inputs:
         # A graph's inputs and outputs are its interface: renaming one is a change even in canonical text.
         yield f"input {names.define(tensor)} {tensor.name}: {type_text(tensor)}"
@@ -131,15 +135,24 @@ def _attribute(value: Any) -> str:
     return _scalar(value)
 
 
+class _Values(dict[int, str]):
+    """The texts of constants by their id, which named and canonical text have alike."""
+
+    def of(self, tensor: gs.Constant) -> str:
+        return self.get(id(tensor)) or self.setdefault(id(tensor), value_text(tensor))
+
+
 class _Names:
     """Names of values: their own, or numbers in order of appearance."""
 
-    def __init__(self, canonical: bool, known: dict[int, str] | None = None) -> None:
+    def __init__(self, canonical: bool, known: dict[int, str] | None = None, values: _Values | None = None) -> None:
         self.canonical = canonical
         self.known = known if known is not None else {}
+        self._value = values.of if values is not None else value_text
+        self._values = values
 
     def inner(self) -> _Names:
-        return _Names(self.canonical, dict(self.known))
+        return _Names(self.canonical, dict(self.known), self._values)
 
     def define(self, tensor: gs.Tensor) -> str:
         if not tensor.name:
@@ -148,10 +161,35 @@ class _Names:
 
     def use(self, tensor: gs.Tensor) -> str:
         if isinstance(tensor, gs.Constant):
-            return value_text(tensor) if self.canonical else f"{tensor.name}={value_text(tensor)}"
+            return self._value(tensor) if self.canonical else f"{tensor.name}={self._value(tensor)}"
         return self.define(tensor)
 
 
 def fingerprint(graph: Graph) -> str:
     """A hash over structure, attributes, types, shapes and weights; names of nodes do not count."""
-    return hashlib.sha256("\n".join(lines(graph, canonical=True)).encode()).hexdigest()
+    return _hash(lines(graph, canonical=True))
+
+
+def _hash(canonical: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(canonical).encode()).hexdigest()
+
+
+class Printed:
+    """Text and fingerprint of a graph that nothing changes meanwhile: what both say of its constants is made once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph, self._values = graph, _Values()
+
+    @cached_property
+    def text(self) -> str:
+        """As `text`."""
+        return "\n".join(lines(self._graph, values=self._values)) + "\n"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """As `fingerprint`."""
+        return _hash(lines(self._graph, canonical=True, values=self._values))
+
+    def value(self, tensor: gs.Constant) -> str:
+        """As `value_text`, of a constant of the graph."""
+        return self._values.of(tensor)

@@ -1,9 +1,8 @@
 """Reading and writing ONNX files without holding their weights in memory.
 
-A weight is at most a place in a file: (path, offset, length). Reading walks the protobuf wire format
-once, keeps every initializer's header and leaves its bytes where
-they are; writing streams those bytes from the old file into the new one. ONNX's own notation for this is external
-data, so a skeleton is an ordinary ModelProto whose large initializers are EXTERNAL.
+A weight is at most a place in a file: (path, offset, length). Reading walks the protobuf wire format once, keeps every
+initializer's header and leaves its bytes where they are; writing streams them from the old file into the new one. ONNX's
+own notation for this is external data, so a skeleton is an ordinary ModelProto whose large initializers are EXTERNAL.
 """
 
 from __future__ import annotations
@@ -42,6 +41,18 @@ class Weight:
         if self.length == 0:
             return np.zeros(0, np.uint8)
         return np.memmap(self.path, np.uint8, "r", self.offset, (self.length,))
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes, in pieces read from the file. Raises InputError when the file has fewer."""
+        with open(self.path, "rb") as source:
+            source.seek(self.offset)
+            left = self.length
+            while left:
+                chunk = source.read(min(_CHUNK, left))
+                if not chunk:
+                    raise InputError(f"{self.path}: shrank while it was read")
+                yield chunk
+                left -= len(chunk)
 
 
 @dataclass(frozen=True)
@@ -128,9 +139,8 @@ def read_skeleton(path: str | Path, bounds: Bounds | None = None) -> Skeleton:
             model, weights = _parse(buffer, path)
         except (ValueError, IndexError) as error:
             if "truncated" in str(error) or isinstance(error, IndexError):
-                raise InputError(
-                    f"{path}: truncated or not ONNX: a field reaches past the file's {len(buffer)} bytes"
-                ) from None
+                what = f"truncated or not ONNX: a field reaches past the file's {len(buffer)} bytes"
+                raise InputError(f"{path}: {what}") from None
             raise InputError(f"{path}: not an ONNX file ({error})") from None
         except DecodeError:
             raise InputError(f"{path}: not an ONNX file (protobuf cannot decode it)") from None
@@ -236,12 +246,5 @@ def _without_graph(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _copy(weight: Weight, file: BinaryIO) -> None:
-    with open(weight.path, "rb") as source:
-        source.seek(weight.offset)
-        left = weight.length
-        while left:
-            chunk = source.read(min(_CHUNK, left))
-            if not chunk:
-                raise InputError(f"{weight.path}: shrank while it was read")
-            file.write(chunk)
-            left -= len(chunk)
+    for chunk in weight.chunks():
+        file.write(chunk)

@@ -60,6 +60,7 @@ class Context:
         channel_order: what a sidecar says of the image, for graphs whose statistics do not tell.
         notes: sentences for the user, such as repairs.
         size_divisibility: the detector pads images to multiples of this many pixels; 32 where the graph does not say.
+        held: whether the detector's parts were held against their formulas in this graph as it stands, here or in a run before.
         only_size: (height, width) of the one canvas that every image gets, where the graph says so.
         unknown_outputs: names of outputs that no analysis knows; the user let them stay.
         io: what the graph takes and gives, as the passes name it.
@@ -75,6 +76,7 @@ class Context:
     lowering: dict[str, LoweringOptions] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     batch: int = 1
+    held: bool = False
     size_divisibility: int = 32
     only_size: tuple[int, int] | None = None
     unknown_outputs: list[str] = field(default_factory=list)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from onnxgraft.errors import InputError, OnnxgraftError, PassError
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.printer import fingerprint as fingerprint_of
+from onnxgraft.ir.printer import Printed
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import Fact, facts
@@ -54,7 +54,7 @@ class PassManager:
         report = Report(notes=ctx.notes)
         for instrument in self.instruments:
             instrument.start(graph, ctx)
-        fingerprint = graph.observed(fingerprint_of) if self.fingerprints else ""
+        fingerprint = graph.observed(Printed).fingerprint if self.fingerprints else ""
         for step in self.passes:
             if not all(i.should_run(step, graph, ctx) for i in self.instruments):
                 continue
@@ -75,7 +75,7 @@ class PassManager:
             seconds = time.perf_counter() - started
             if skipped is not None:
                 graph.observed.remember(seen)
-            after = graph.observed(fingerprint_of) if self.fingerprints and skipped is None else fingerprint
+            after = graph.observed(Printed).fingerprint if self.fingerprints and skipped is None else fingerprint
             record = PassRecord(
                 index=index,
                 name=step.name(),

@@ -13,6 +13,7 @@ from onnxgraft.instruments import Texts, Verify
 from onnxgraft.ir.graph import Graph
 from onnxgraft.options import BuilderOptions, CompileOptions
 from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.targets.trt.builder import build as build_engine
 from onnxgraft.targets.trt.dialect import TENSORRT_RTX
@@ -49,12 +50,12 @@ def surgery(model: str, repeat: int = 5, progress: Callable[[str], None] = lambd
 
 
 def unchecked(source: str, folder: str) -> Callable[[], None]:
-    """Surgery as fast as it goes."""
+    """Surgery as fast as it goes: the detector is read, and its parts are not held against their formulas."""
     return lambda: _surgery(source, folder, checks=False)
 
 
 def checked(source: str, folder: str) -> Callable[[], None]:
-    """Surgery with the graph verified and its text kept after each pass."""
+    """Surgery with the detector's parts held, and the graph verified and its text kept after each pass."""
     return lambda: _surgery(source, folder, checks=True)
 
 
@@ -76,5 +77,6 @@ def _surgery(source: str, folder: str, checks: bool) -> None:
 def _passes(source: str, written: str, target: str, checks: bool) -> None:
     graph = Graph.load(source)
     instruments = [Verify(), Texts()] if checks else []
-    PassManager(default_pipeline(CompileOptions(), target).passes, instruments, fingerprints=checks).run(graph)
+    manager = PassManager(default_pipeline(CompileOptions(), target).passes, instruments, fingerprints=checks)
+    manager.run(graph, Context(held=not checks))
     graph.save(written)
