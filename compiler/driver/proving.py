@@ -15,7 +15,7 @@ from onnxgraft.pipeline.facts import NAMED_OUTPUTS
 from onnxgraft.pipeline.syntax import Pipeline
 from onnxgraft.proof.models import Delivered
 from onnxgraft.proof.proof import Proof
-from onnxgraft.proof.prove import prove
+from onnxgraft.proof.prove import Show, prove
 from onnxgraft.proof.witness import Witness
 
 
@@ -29,6 +29,7 @@ def prove_build(
     progress: Callable[[str], None],
     proved: Path,
     ctx: Context,
+    show: Show,
 ) -> Proof | None:
     """What was proved of the passes that `witness` saw; None where nothing was to be, or no detector was made.
 
@@ -42,6 +43,7 @@ def prove_build(
         progress: called with a word on what runs.
         proved: the file that is run on pictures: what the target gets, where ONNX Runtime computes that alike.
         ctx: after all passes.
+        show: gets the pictures that the user or a golden graph gave, and what the build found on them.
 
     Raises:
         ProofError: the answers differ.
@@ -55,7 +57,7 @@ def prove_build(
     typed = next((step.changes_answers for step in _after_rewrites(pipeline) if step.changes_answers), "")
     delivered = Delivered(proved, ctx.io, typed, options.precision if options.precision != "fp32" else "the delivered graph")
     order, exact = beside.channel_order, options.exact_padding
-    return prove(source, pipeline.passes, witness, shown, number, order, exact, bounds, progress, delivered)
+    return prove(source, pipeline.passes, witness, shown, number, order, exact, bounds, progress, delivered, show)
 
 
 def _after_rewrites(pipeline: Pipeline) -> list[Pass]:

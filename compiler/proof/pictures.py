@@ -30,7 +30,8 @@ class Compared:
     change by a thousandth. difference: the first picture on which both differ beyond that, in words. lowered: the score
     threshold that was set on both sides, where the file's own left too little to compare. missing: why nothing follows, or
     None. ran: name of the delivered file that was run; None where it was the graph before it is lowered. distance: how far the
-    typed graph is on each picture, above the file's own threshold; empty where there is none.
+    typed graph is on each picture, above the file's own threshold; empty where there is none. answers: what the build finds on
+    each picture, typed where it is.
     """
 
     reports: tuple[MatchReport, ...] = ()
@@ -40,6 +41,7 @@ class Compared:
     missing: str | None = None
     ran: str | None = None
     distance: tuple[MatchReport, ...] = ()
+    answers: tuple[Detections, ...] = ()
 
 
 def pictures_of(given: Sequence[Picture], size: tuple[int, int], number: int) -> list[Picture]:
@@ -83,7 +85,8 @@ def compare_pictures(
         if lowered is not None and sum(map(len, expected)) < enough:
             missing = f"the file finds {sum(map(len, expected))} detections on these pictures"
     found = _in_batches(build, pictures)
-    distance = [match(a, b) for a, b in zip(own, _in_batches(typed, pictures), strict=True)] if typed is not None else []
+    delivered = _in_batches(typed, pictures) if typed is not None else found
+    distance = [match(a, b) for a, b in zip(own, delivered, strict=True)] if typed is not None else []
     reports, undecided, difference = [], [], None
     for number, (picture, mine, theirs) in enumerate(zip(pictures, expected, found, strict=True), start=1):
         report = match(mine, theirs)
@@ -93,7 +96,7 @@ def compare_pictures(
         reports.append(report)
         undecided.append(excused or 0)
     ran = build.delivered.path.name if build.delivered is not None else None
-    return Compared(tuple(reports), tuple(undecided), difference, lowered, missing, ran, tuple(distance))
+    return Compared(tuple(reports), tuple(undecided), difference, lowered, missing, ran, tuple(distance), tuple(delivered))
 
 
 def _in_batches(build: BuildModel, pictures: Sequence[Picture]) -> list[Detections]:

@@ -23,7 +23,9 @@ from onnxgraft.proof.plan import Sides, parts_of
 from onnxgraft.proof.probes import Probe
 from onnxgraft.proof.proof import Proof
 from onnxgraft.proof.witness import Kept, Witness
+from onnxgraft.runtime.detections import Detections
 
+Show = Callable[[Sequence[Picture], Sequence[Detections]], None]
 _SMALLER = 64  # pixels by which a picture is smaller than the canvas, where that must not matter
 
 
@@ -38,6 +40,7 @@ def prove(
     bounds: Bounds | None = None,
     progress: Callable[[str], None] = lambda _: None,
     delivered: Delivered | None = None,
+    show: Show = lambda *_: None,
 ) -> Proof:
     """Compare the file with what passes make of it, part by part on probes and as a whole on pictures.
 
@@ -52,6 +55,7 @@ def prove(
         bounds: what the model may ask for.
         progress: called with a word on what runs.
         delivered: what the build leaves: with the file's numbers, it must give its answers; typed, its distance is measured.
+        show: called with those of `pictures` that were run, and what the build found on each of them.
 
     Raises:
         ProofError: the answers differ.
@@ -72,6 +76,8 @@ def prove(
         prover = _Prover(source, plain, order, bounds, alone.recognised, kept, progress, folder)
         proof = prover.parts()
         compared = prover.pictures(pictures, number, exact_padding, delivered if same else None)
+    given = min(len(pictures), number)
+    show(pictures[:given], compared.answers[:given])
     typed = delivered.kind if delivered is not None and delivered.typed else None
     return replace(proof.with_pictures(compared, typed), seconds=round(time.perf_counter() - started, 2))
 

@@ -1,4 +1,4 @@
-"""Pictures of what the numeric check found, kept in the build for its report."""
+"""Pictures of what proof and numeric check found, kept in the build for its report."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from onnxgraft.runtime.session import ImageResult
 
 DRAWN = "drawn"
 _MIN_SCORE = 0.3
+_MOST = 8
 
 
 def draw_detections(
     folder: Path, images: Sequence[NDArray[np.uint8]], found: Sequence[Detections], names: Sequence[str] = ()
 ) -> None:
-    """drawn/image_N.jpg for each image (uint8 [H, W, 3] BGR, of the canvas size) with what was found; names: by class."""
+    """drawn/image_N.jpg for the first images (uint8 [H, W, 3] BGR, of the canvas size) with what was found; names: by class."""
     if not found:
         return
     (folder / DRAWN).mkdir(exist_ok=True)
-    for index, (image, detections) in enumerate(zip(images, found, strict=True)):
+    for index, (image, detections) in enumerate(zip(images[:_MOST], found[:_MOST], strict=True)):
         size = (image.shape[0], image.shape[1])
         placement = Placement(size, size, size)
         result = ImageResult(None, image, placement, detections, to_original(detections, placement))

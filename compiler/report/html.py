@@ -66,6 +66,7 @@ def page(run: Run) -> str:
         built=overview.built(manifest) if manifest else [],
         ends=overview.ends(manifest) if manifest else [],
         accuracy=overview.accuracy(run.folder),
+        evaluation=overview.EVALUATION,
         layers_heading=heading,
         layers=kinds,
         spec=overview.detector(spec) or list(_spec_rows(spec, places=False)),

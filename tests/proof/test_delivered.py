@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from onnxgraft.driver.compile import compile
 from onnxgraft.errors import ProofError
+from onnxgraft.golden import scenes
 from onnxgraft.options import CompileOptions, Options, Size
 from onnxgraft.passes.default import default_pipeline
 
@@ -35,6 +38,23 @@ def test_a_typed_graph_is_said_to_be_at_a_distance(tmp_path: Path) -> None:
     assert stored["distance"]["kind"] == "int8"
     assert stored["distance"]["reference"] == proof.detections
     assert "at a distance" in stored["said"]
+
+
+def test_the_pictures_of_a_proof_are_drawn_for_the_report(tmp_path: Path) -> None:
+    """On those that the user gave: on made ones nothing is to be seen."""
+    picture = tmp_path / "given.png"
+    cv2.imwrite(str(picture), scenes.scene(0)[: SIZE[0], : SIZE[1]])
+    options = Options(size=SIZE, target="onnxruntime", engine=False, images=(picture,))
+    run = compile("mask_rcnn", tmp_path / "build", options).folder
+    drawn = cv2.imread(str(run / "drawn" / "image_0.jpg"))
+    assert drawn.shape[:2] == tuple(SIZE)
+    assert np.abs(drawn.astype(int) - cv2.imread(str(picture))).max() > 60  # boxes and labels
+    page = (run / "report.html").read_text()
+    assert "Detections in image_0.jpg" in page
+    assert "Not measured yet" in page
+
+    plain = compile("mask_rcnn", tmp_path / "plain", Options(size=SIZE, target="onnxruntime", engine=False)).folder
+    assert not (plain / "drawn").exists()
 
 
 def test_a_graph_of_a_newer_opset_is_proved_all_the_same(tmp_path: Path) -> None:
