@@ -123,13 +123,16 @@ def _boxes(found: Mapping[int, ImageDetections], ids: Sequence[int]) -> list[dic
     entries = []
     for image_id, result in found.items():
         detections = result.detections
-        corners = detections.boxes.astype(np.float64)
-        xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-        rows = zip(xywh.tolist(), detections.scores, detections.classes, strict=True)
+        rows = zip(_xywh(detections.boxes), detections.scores, detections.classes, strict=True)
         for box, score, label in rows:
             entry = {"image_id": image_id, "category_id": ids[label], "score": float(score)}
             entries.append({**entry, "bbox": box})
     return entries
+
+
+def _xywh(boxes: np.ndarray) -> list[list[float]]:
+    corners = boxes.astype(np.float64)
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
 
 
 def _masks(found: Mapping[int, ImageDetections], ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -150,10 +153,11 @@ def _keypoints(found: Mapping[int, ImageDetections], ids: Sequence[int]) -> list
             raise ValueError("keypoints are needed")
         pixels = result.keypoints.astype(np.float64) - [0.5, 0.5, 0]  # annotations count whole pixels
         detections = result.detections
-        rows = zip(pixels.reshape(len(result), -1).tolist(), detections.scores, detections.classes, strict=True)
-        for flat, score, label in rows:
+        rows = zip(pixels.reshape(len(result), -1).tolist(), _xywh(detections.boxes), detections.scores, detections.classes,
+                   strict=True)  # fmt: skip
+        for flat, box, score, label in rows:
             entry = {"image_id": image_id, "category_id": ids[label], "score": float(score)}
-            entries.append({**entry, "keypoints": flat})
+            entries.append({**entry, "keypoints": flat, "bbox": box})  # whose area is the person's, as in detectron2
     return entries
 
 

@@ -78,6 +78,20 @@ def semantic(folder: Path) -> dict[str, Any]:
     return dict(evaluator.evaluate()["sem_seg"])
 
 
+def keypoints(folder: Path) -> dict[str, Any]:
+    (folder / "persons.json").write_text(json.dumps(data.person_truth() | {"info": {}}))
+    MetadataCatalog.get("persons").set(json_file=str(folder / "persons.json"), thing_classes=["person"],
+                                     thing_dataset_id_to_contiguous_id={1: 0})  # fmt: skip
+    evaluator = COCOEvaluator("persons", ("bbox", "keypoints"), False, use_fast_impl=False)
+    evaluator.reset()
+    for image, (boxes, scores, points) in data.person_answers().items():
+        found = Instances((480, 640), pred_boxes=Boxes(torch.from_numpy(boxes)), scores=torch.from_numpy(scores),
+                          pred_classes=torch.zeros(len(boxes), dtype=torch.int64),
+                          pred_keypoints=torch.from_numpy(points))  # fmt: skip
+        evaluator.process([{"image_id": image}], [{"instances": found}])
+    return {kind: dict(values) for kind, values in evaluator.evaluate().items()}
+
+
 def coco(folder: Path) -> dict[str, Any]:
     """The trained Mask R-CNN's answers in PyTorch, as they are stored, on the first scenes."""
     (folder / "coco.json").write_text(json.dumps(scenes.coco(range(SCENES)) | {"info": {}}))
@@ -95,6 +109,6 @@ def coco(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
-        measured = {run.__name__: run(Path(name)) for run in (panoptic, lvis, semantic, coco)}
+        measured = {run.__name__: run(Path(name)) for run in (panoptic, lvis, semantic, keypoints, coco)}
     plain = json.loads(json.dumps(measured, default=float))
     (HERE / "evaluators.json").write_text(json.dumps(plain, indent=1) + "\n")

@@ -17,6 +17,7 @@ from onnxgraft.evaluation.miou import MeanIoU
 from onnxgraft.evaluation.panoptic_quality import PanopticQuality, PanopticTruth, read_truth
 from onnxgraft.golden import catalog, scenes
 from onnxgraft.runtime.detections import Detections
+from onnxgraft.runtime.postprocess import ImageDetections
 
 THEIRS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "evaluators.json").read_text())
 
@@ -88,6 +89,18 @@ def test_semantic_maps() -> None:
     report = measure.report()
     for figure in ("mIoU", "fwIoU", "mACC", "pACC"):
         assert 100 * report[figure] == pytest.approx(THEIRS["semantic"][figure], abs=1e-9)
+
+
+def test_keypoints() -> None:
+    found = {}
+    for image, (boxes, scores, points) in data.person_answers().items():
+        detections = Detections.of(boxes, scores, np.zeros(len(boxes), np.int64))
+        found[image] = ImageDetections(detections, (480, 640), boxes, points)
+    report = coco.evaluate(data.person_truth(), found)
+    assert 0.1 < report["keypoint"]["AP"] < 0.9
+    for ours, theirs in (("box", "bbox"), ("keypoint", "keypoints")):
+        for figure in ("AP", "AP50", "AP75", "APm", "APl"):
+            assert 100 * report[ours][figure] == pytest.approx(THEIRS["keypoints"][theirs][figure], abs=1e-6), (ours, figure)
 
 
 def test_stored_answers_of_pytorch() -> None:

@@ -100,6 +100,48 @@ def lvis_answers() -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     return found
 
 
+def person_truth() -> dict[str, Any]:
+    """Annotations of persons with COCO's 17 keypoints: some hidden (1), some not annotated (0), one crowd."""
+    images, annotations = [], []
+    for image in range(IMAGES):
+        images.append({"id": image, "height": 480, "width": 640, "file_name": f"{image}.jpg"})
+        for index in range(4):
+            x, y, w, h = numbers(10_000 + 10 * image + index, 4, 290)
+            box = [x, y % 180, 30 + w, 40 + h]
+            flat: list[int] = []
+            for point in range(17):
+                dx, dy, seen = numbers(11_000 + 1000 * image + 100 * index + point, 3, 101)
+                visible = (0, 1, 2, 2)[seen % 4]
+                flat += [box[0] + dx * box[2] // 101, box[1] + dy * box[3] // 101, visible] if visible else [0, 0, 0]
+            annotations.append({"id": len(annotations) + 1, "image_id": image, "category_id": 1, "bbox": box,
+                                "area": box[2] * box[3] // 2, "iscrowd": int(image == 3 and index == 0), "keypoints": flat,
+                                "num_keypoints": sum(v > 0 for v in flat[2::3])})  # fmt: skip
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+
+
+def person_answers() -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Boxes float32 [n, 4], scores [n] and keypoints [n, 17, 3] by image id: annotated ones a little moved, and others."""
+    found: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+    truth = person_truth()
+    for image in range(IMAGES):
+        rows = []
+        for entry in [a for a in truth["annotations"] if a["image_id"] == image]:
+            dx, dy, spread, score = numbers(12_000 + entry["id"], 4, 19)
+            x, y, w, h = entry["bbox"]
+            shifts = np.array(numbers(13_000 + entry["id"], 34, 2 * spread + 1)).reshape(17, 2) - spread
+            points = np.array(entry["keypoints"], np.float32).reshape(17, 3)
+            points[:, :2] += shifts * 1.5 + 0.5
+            points[:, 2] = 0.3
+            rows.append(([x + dx - 9, y + dy - 9, x + w + dx - 9, y + h + dy - 9], 0.4 + score / 40, points))
+        for index in range(6):
+            x, y, w, h, score = numbers(14_000 + 100 * image + index, 5, 200)
+            points = np.array(numbers(15_000 + 100 * image + index, 51, 300), np.float32).reshape(17, 3)
+            rows.append(([x, y, x + 20 + w, y + 20 + h], score / 300, points))
+        boxes, scores, keypoints = (np.array(column) for column in zip(*rows, strict=True))
+        found[image] = (boxes.astype(np.float32), scores.astype(np.float32), keypoints.astype(np.float32))
+    return found
+
+
 def semantic(image: int) -> tuple[np.ndarray, np.ndarray]:
     """What was found and the truth, int64 [H, W]; classes 0..4, 255 is ignored."""
     bits = np.random.Philox(9000 + image).random_raw(2 * 12 * 16).reshape(2, 12, 16) % 97
