@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from onnxgraft.atomic import scratch
 from onnxgraft.detector.sidecar import Sidecar
 from onnxgraft.driver.plan import given_images
 from onnxgraft.ir.bounds import Bounds
+from onnxgraft.ir.evaluate import run_everywhere
 from onnxgraft.options import Options
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
-from onnxgraft.pipeline.facts import NAMED_OUTPUTS
+from onnxgraft.pipeline.facts import LOWERED, NAMED_OUTPUTS
+from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.syntax import Pipeline
+from onnxgraft.plugins import REGISTRY
 from onnxgraft.proof.models import Delivered
 from onnxgraft.proof.proof import Proof
 from onnxgraft.proof.prove import Show, prove
-from onnxgraft.proof.witness import Witness
+from onnxgraft.proof.witness import Kept, Witness
+
+NATIVE = "the native form"  # as its line names it
 
 
 def prove_build(
@@ -55,9 +61,24 @@ def prove_build(
     number = max(options.proof_images, len(options.images))
     bounds = Bounds.times(options.bounds)
     typed = next((step.changes_answers for step in _after_rewrites(pipeline) if step.changes_answers), "")
-    delivered = Delivered(proved, ctx.io, typed, options.precision if options.precision != "fp32" else "the delivered graph")
+    kind = options.precision if options.precision != "fp32" else "the delivered graph"
     order, exact = beside.channel_order, options.exact_padding
-    return prove(source, pipeline.passes, witness, shown, number, order, exact, bounds, progress, delivered, show)
+    with scratch() as folder:
+        native = _native_form(pipeline, witness.finished, folder) if typed else None
+        delivered = Delivered(proved, ctx.io, typed, kind, native)
+        return prove(source, pipeline.passes, witness, shown, number, order, exact, bounds, progress, delivered, show)
+
+
+def _native_form(pipeline: Pipeline, finished: Kept, folder: Path) -> Path | None:
+    """The graph lowered as its target has it, but not typed; None where plugins stay functions, or only the target has them."""
+    graph, ctx = finished.graph(), finished.ctx.copy()
+    steps = [step for step in _after_rewrites(pipeline) if not step.changes_answers]
+    PassManager(steps, given=ctx.facts, fingerprints=False).run(graph, ctx)
+    if LOWERED.name not in ctx.facts or any(node.op in REGISTRY for node in graph.nodes):
+        return None
+    run_everywhere(graph)
+    graph.save(folder / NATIVE)
+    return folder / NATIVE
 
 
 def _after_rewrites(pipeline: Pipeline) -> list[Pass]:

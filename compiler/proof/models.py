@@ -116,13 +116,15 @@ class Delivered:
     """What a build leaves for ONNX Runtime to run.
 
     path: the file. io: its inputs and outputs. typed: why it answers otherwise than fp32 by intent ("rounds to fp16"); empty
-    where it must not. kind: what it is called: its precision, or what was chosen.
+    where it must not. kind: what it is called: its precision, or what was chosen. native: of a typed one, the same graph in its
+    target's form with the file's numbers, where that is not the one with functions.
     """
 
     path: Path
     io: GraphIO
     typed: str = ""
     kind: str = "fp32"
+    native: Path | None = None
 
 
 class BuildModel:

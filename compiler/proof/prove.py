@@ -168,11 +168,18 @@ class _Prover:
             shown += [picture[: small[0], : small[1]] for picture in shown[:1]]
         self._progress("proving on pictures")
         typed = BuildModel(self._sides, self._folder, delivered) if delivered is not None and delivered.typed else None
-        build = BuildModel(self._sides, self._folder, None if typed is not None else delivered)
+        build = BuildModel(self._sides, self._folder, self._untyped(delivered))
         compared = compare_pictures(self._model, build, shown, typed)
         if compared.difference is not None and compared.missing is None:
             raise ProofError(compared.difference)
         return compared
+
+
+    def _untyped(self, delivered: Delivered | None) -> Delivered | None:
+        """What is delivered with the file's numbers; None where that is the graph before it is lowered."""
+        if delivered is None or not delivered.typed:
+            return delivered
+        return Delivered(delivered.native, self._sides.ctx.io) if delivered.native is not None else None
 
 
 def first_failure(part: Part, probes: Sequence[Probe], batch: int) -> tuple[Probe, str] | None:

@@ -64,6 +64,7 @@ def test_a_graph_of_a_newer_opset_is_proved_all_the_same(tmp_path: Path) -> None
     assert proof is not None
     assert proof.missing is None
     assert str(proof).startswith("proved of the fp32 graph: ")
+    assert proof.ran == "the native form"
     assert "; bf16 is at a distance: " in str(proof)
 
 
@@ -89,12 +90,13 @@ class ThreeFewer(Pass):
 '''
 
 
-def test_a_fault_of_the_native_form_alone_is_caught(tmp_path: Path) -> None:
-    """The engine gets it, whatever ONNX Runtime would rather run."""
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_fault_of_the_native_form_alone_is_caught(precision: str, tmp_path: Path) -> None:
+    """The engine gets it, whatever ONNX Runtime would rather run. Typed, it is proved with the file's numbers."""
     first = "        import numpy as np\n"
     native = WRONG_LOWERING.replace(first, f"        if graph.functions:\n            return\n{first}")
     (tmp_path / "wrong.py").write_text(native)
-    steps = f"{default_pipeline(CompileOptions(size=SIZE), 'tensorrt-rtx')},three-fewer"
+    steps = f"{default_pipeline(CompileOptions(size=SIZE, precision=precision), 'tensorrt-rtx')},three-fewer"
     options = Options(passes=steps, load=(tmp_path / "wrong.py",), target="tensorrt-rtx", engine=False, checks=False)
     with pytest.raises(ProofError, match=r"^picture 1: \d+ of 100 found again"):
         compile("fast_rcnn_thin", tmp_path / "build", options)
