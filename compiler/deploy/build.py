@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxgraft.detector.outputs import OUTPUTS
 from onnxgraft.errors import InputError
 from onnxgraft.files import inside
 from onnxgraft.manifest import IMAGE_SIZES, MANIFEST, GraphIO, Manifest
+from onnxgraft.runtime import class_names
 
+_TYPES = {output.tensor: output.dtype for output in OUTPUTS}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -29,6 +34,7 @@ class Packed:
     Attributes:
         name: of the model where it is served.
         manifest: of the build.
+        names: of the classes; empty where they are not known.
         network: the file that is served.
         inputs, outputs: in their order.
         is_engine: whether `network` is an engine; else ONNX, for ONNX Runtime on the CPU.
@@ -36,6 +42,7 @@ class Packed:
 
     name: str
     manifest: Manifest
+    names: tuple[str, ...]
     network: Path
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -44,23 +51,29 @@ class Packed:
     @property
     def labels(self) -> str:
         """A line a class, in the order of `detection_classes`; numbers where the names are not known."""
-        names = self.manifest.class_names or tuple(str(index) for index in range(self.manifest.classes or 1))
+        names = self.names or tuple(str(index) for index in range(self.manifest.classes or 1))
         return "".join(" ".join(name.split()) + "\n" for name in names)
 
     @classmethod
-    def of(cls, folder: Path, name: str | None, wants_engine: bool | None) -> Packed:
+    def of(
+        cls, folder: Path, name: str | None = None, wants_engine: bool | None = None,
+        targets: Sequence[str] = ("tensorrt",), classes: Path | None = None,
+    ) -> Packed:  # fmt: skip
         """Read a build.
 
         Args:
             folder: of the build.
             name: of the model; the name of the file that was compiled without it.
-            wants_engine: True for the engine, False for ONNX, None for the engine where the build has one that Triton loads.
+            wants_engine: True for the engine, False for ONNX, None for the engine where the build has one that is loaded.
+            targets: whose engines are loaded where it goes.
+            classes: a file of class names instead of the build's, see runtime.class_names.read.
 
         Raises:
-            InputError: no build, no such file in it, or a name that no path should have.
+            InputError: no build, no such file in it, a name that no path should have, or another number of class names.
         """
         manifest = Manifest.read(folder)
-        engine = manifest.engine if manifest.target == "tensorrt" else None
+        names = manifest.class_names if classes is None else class_names.read(classes, manifest.classes)
+        engine = manifest.engine if manifest.target in targets else None
         if wants_engine and engine is None:
             raise InputError(f"{folder}: has no TensorRT engine (its target is {manifest.target}): "
                              "build with --target tensorrt on a machine with a GPU, or give --serve onnx")  # fmt: skip
@@ -73,7 +86,14 @@ class Packed:
         if not _NAME.fullmatch(name):
             raise InputError(f"--name {name!r}: give letters, digits, '_', '-' and '.'")
         inputs, outputs = tensors(manifest.io)
-        return cls(name, manifest, network, inputs, outputs, is_engine)
+        return cls(name, manifest, names, network, inputs, outputs, is_engine)
+
+
+def copy_network(packed: Packed, place: Path) -> None:
+    """Copy the file that is served, and weights that stand beside it in files of their own, which keep their names."""
+    shutil.copyfile(packed.network, place)
+    for beside in packed.network.parent.glob(packed.network.name + ".*data"):
+        shutil.copyfile(beside, place.parent / beside.name)
 
 
 def tensors(io: GraphIO) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -88,5 +108,5 @@ def tensors(io: GraphIO) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         fixed = tuple(side for side in shape if isinstance(side, int))
         if len(fixed) != len(shape):
             raise InputError(f"output {name!r} has no fixed shape ({shape}): its passes stopped early; build it whole")
-        outputs.append(Tensor(name, fixed, "int32" if name == "num_detections" else "float32"))
+        outputs.append(Tensor(name, fixed, _TYPES.get(name, "float32")))
     return tuple(inputs), tuple(outputs)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from onnxgraft.deploy.build import Packed
+from onnxgraft.deploy.build import Packed, copy_network
+from onnxgraft.deploy.rendering import copy, render
 from onnxgraft.driver.build_folder import new_folder
 from onnxgraft.errors import InputError
 from onnxgraft.files import digest
@@ -19,8 +16,6 @@ from onnxgraft.manifest import IMAGE_SIZES
 
 CONFIG, MARK = "config.pbtxt", "onnxgraft"
 TYPES = {"float32": "TYPE_FP32", "int32": "TYPE_INT32", "uint8": "TYPE_UINT8"}
-_TEMPLATES = resources("onnxgraft.deploy") / "templates"
-_ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
 
 
 @dataclass(frozen=True)
@@ -69,9 +64,7 @@ def _network(packed: Packed, repository: Path, instances: int) -> Path:
         _render("config.pbtxt.j2", folder / CONFIG, packed, instances, form)
         (folder / "labels.txt").write_text(packed.labels)
         (folder / "1").mkdir()
-        shutil.copyfile(packed.network, folder / "1" / form.file)
-        for beside in packed.network.parent.glob(packed.network.name + ".*data"):
-            shutil.copyfile(beside, folder / "1" / beside.name)
+        copy_network(packed, folder / "1" / form.file)
     return place
 
 
@@ -118,16 +111,14 @@ def _place_settings(packed: Packed, folder: Path) -> None:
 
 
 def _render(template: str, path: Path, packed: Packed, instances: int, form: Form) -> None:
-    text = _ENVIRONMENT.from_string((_TEMPLATES / template).read_text()).render(
-        name=packed.name, source=" ".join(Path(packed.manifest.source.model).name.split()), target=packed.manifest.target,
-        platform=form.platform, file=form.file, kind_of_instance=form.instances, instances=instances,
-        inputs=packed.inputs, outputs=packed.outputs, types=TYPES, digest=digest(packed.network),
+    render(
+        f"triton/{template}", path, packed, platform=form.platform, file=form.file, kind_of_instance=form.instances,
+        instances=instances, types=TYPES, digest=digest(packed.network),
     )  # fmt: skip
-    path.write_text(text)
 
 
 def _copy(name: str, folder: Path) -> None:
-    (folder / name).write_text((_TEMPLATES / f"{name}.j2").read_text())
+    copy(f"triton/{name}.j2", folder / name)
 
 
 def is_ours(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,8 +18,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from helpers.cli import assert_one_line_error, cli
+from onnx import TensorProto
 
 import onnxgraft
 from onnxgraft import Options
@@ -57,6 +60,10 @@ def test_a_repository_and_its_client(build: Path, tmp_path: Path) -> None:
     for line in ('name: "shapes"', 'platform: "onnxruntime_onnx"', "count: 2", "kind: KIND_CPU", "dims: [1, 3, 256, 320]",
                  'name: "detection_masks"', "zero_data: true"):  # fmt: skip
         assert line in config
+    kinds = dict(re.findall(r'output {\n  name: "(\w+)"\n  data_type: (\w+)', config))
+    given = onnx.load(build / "model.onnx").graph.output
+    held = {o.name: TensorProto.DataType.Name(o.type.tensor_type.elem_type) for o in given}
+    assert kinds == {name: {"FLOAT": "TYPE_FP32", "INT32": "TYPE_INT32"}[kind] for name, kind in held.items()}
     for path in tmp_path.rglob("*.py"):
         compile(path.read_text(), str(path), "exec")
 
