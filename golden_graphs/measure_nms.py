@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golden_graphs.make import pictures
 from golden_graphs.zoo import checking
 from onnxgraft.files import CACHE
-from onnxgraft.golden import catalog, references
+from onnxgraft.golden import catalog, pictures, references
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.plugins.efficient_nms import CAP, score_limit
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -85,7 +86,7 @@ def show(rows: list[tuple[str, ...]]) -> None:
     columns = [Column(head, no_wrap=not i, min_width=max(map(len, head.split()), default=0)) for i, head in enumerate(rows[0])]
     table = Table(*columns, box=None)
     for row in rows[1:]:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     if not out.quiet:
         emit(table)
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from onnxgraft.cli import build, export, package, passes, precision, stops, tools
+from onnxgraft.cli import build, export, machine, package, passes, precision, stops, tools
 from onnxgraft.cli.options import Program
 from onnxgraft.errors import OnnxgraftError
 
@@ -42,7 +42,7 @@ def program(
     pass
 
 
-for commands in (build, tools, package, export, passes, precision):
+for commands in (build, tools, machine, package, export, passes, precision):
     commands.register(app)
 
 def main() -> None:

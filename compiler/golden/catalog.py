@@ -32,6 +32,11 @@ def names() -> list[str]:
     return sorted(found)
 
 
+def installed() -> bool:
+    """Whether these are the golden graphs of an installed package, which has not all of them."""
+    return ROOT == _INSTALLED
+
+
 def folder(name: str) -> Path:
     """The folder of a golden graph: `meta.json`, answers in `reference/scene_<i>.npz`.
 
@@ -41,7 +46,7 @@ def folder(name: str) -> Path:
         known = ", ".join(names()) or f"none, as {ROOT} is not there"
         near = difflib.get_close_matches(name, names(), 1, 0.75)
         hint = f"; did you mean {near[0]!r}?" if near else f" (golden graphs: {known})"
-        if ROOT == _INSTALLED and not near:
+        if installed() and not near:
             hint = f" (golden graphs: {known}; a clone of the repository has the others)"
         raise InputError(f"{name!r} is neither a file nor a golden graph{hint}")
     return ROOT / name.partition("@")[0]

@@ -120,6 +120,11 @@ class Session:
         """The network's outputs for its inputs ([N, 3, H, W], ...), nothing else: what a latency is measured on."""
         return self._runner(feeds)
 
+    @property
+    def runner(self) -> targets.Runner:
+        """What runs: the engine's runner, or ONNX Runtime's."""
+        return self._runner
+
     def close(self) -> None:
         """Let go of the engine and its memory; what runs after it raises InputError."""
         self._runner = _Closed(self.directory)

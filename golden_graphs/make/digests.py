@@ -4,7 +4,7 @@
     python -m golden_graphs.make.digests --against before.json      # exits with 1 and names every graph that differs
 
 Each golden graph is compiled at a small size for every target, without engine, checks and proof; what is compared is
-the sha256 of model.onnx. int8 is calibrated on two pictures of `make.pictures`. Trained detectors are compiled in fp32,
+the sha256 of model.onnx. int8 is calibrated on two pictures of `golden.pictures`. Trained detectors are compiled in fp32,
 fp16 and int8, thin members and the full-width graph in fp32 and int8.
 """
 
@@ -20,9 +20,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from golden_graphs.make import pictures
 from onnxgraft.cli.main import app
-from onnxgraft.golden import catalog
+from onnxgraft.golden import catalog, pictures
 
 TARGETS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 SIZE = "256x320"

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from golden_graphs.make import answers, exporting, members, pictures, seeding
+from golden_graphs.make import answers, exporting, members, seeding
 from onnxgraft.frontends.detectron2 import config_numbers, families, tracing
-from onnxgraft.golden import catalog
+from onnxgraft.golden import catalog, pictures
 from onnxgraft.golden.weights import PACKED
 
 SEED = 20261

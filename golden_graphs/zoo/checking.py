@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxgraft.golden import sidecars
+from onnxgraft.golden.references import detections_of
 from onnxgraft.ir.graph import Graph
 from onnxgraft.manifest import Preprocess
 from onnxgraft.options import CompileOptions
@@ -17,7 +18,6 @@ from onnxgraft.passes.default import default_pipeline
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.runtime.comparison import MatchReport, match
-from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.feeds import Feeder
 from onnxgraft.runtime.read_outputs import from_outputs
 from onnxgraft.targets import OrtRunner
@@ -90,7 +90,7 @@ def check(
     report = None
     if "boxes" in answers:
         found = replace(from_outputs(outputs, ctx.io), heatmaps=None, semantic=None)  # these are compared below
-        report = match(_stored(answers), found)
+        report = match(detections_of(answers), found)
     heatmaps = None
     if "keypoint_heatmaps" in answers and report is not None:
         stored = answers["keypoint_heatmaps"].astype(np.float32)
@@ -120,14 +120,4 @@ def run(
 
 def detections_match(answers: Arrays, others: Arrays) -> MatchReport:
     """The strict match of two sets of PyTorch's detections."""
-    return match(_stored(answers), _stored(others))
-
-
-def _stored(answers: Arrays) -> Detections:
-    scores, classes = answers["scores"], answers.get("classes")
-    if classes is None:  # of an RPN detectron2 gives logits, the compiled graph probabilities
-        scores, classes = 1 / (1 + np.exp(-scores.astype(np.float64))), np.zeros(len(scores))
-    masks = answers.get("masks")
-    if masks is not None and masks.dtype == np.uint8:
-        masks = masks.astype(np.float32) / 255
-    return Detections.of(answers["boxes"], scores, classes, masks)
+    return match(detections_of(answers), detections_of(others))

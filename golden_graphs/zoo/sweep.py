@@ -35,11 +35,12 @@ from detectron2.export import STABLE_ONNX_OPSET_VERSION, TracingAdapter
 from detectron2.layers import ROIAlign
 from detectron2.modeling import GeneralizedRCNN
 
-from golden_graphs.make import answers, pictures, rounding, seeding
+from golden_graphs.make import answers, rounding, seeding
 from golden_graphs.zoo import checking
 from golden_graphs.zoo import table as zoo_table
 from onnxgraft.driver.compile import compile
 from onnxgraft.frontends.detectron2 import config_numbers, configs, families, supported, tracing
+from onnxgraft.golden import pictures
 from onnxgraft.manifest import Times
 from onnxgraft.options import Options
 from onnxgraft.targets import get

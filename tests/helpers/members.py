@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from golden_graphs.make import pictures
-from onnxgraft.golden import catalog
+from onnxgraft.golden import catalog, pictures
 
 MEMBERS = sorted(path.name for path in catalog.ROOT.glob("*_thin"))
 

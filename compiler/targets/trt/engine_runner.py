@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.errors import InputError, TargetError
-from onnxgraft.targets.base import Runner
+from onnxgraft.targets.base import Runner, checked_feeds
 from onnxgraft.targets.trt.dialect import Dialect
 from onnxgraft.targets.trt.messages import collected, logger_of, tidy
 from onnxgraft.targets.trt.trial import try_engine
@@ -67,18 +67,35 @@ class EngineRunner(Runner):
             self._context.set_tensor_address(name, buffer.ptr)
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Copy the inputs to the GPU, run, copy all outputs back."""
-        for name in self.input_names:
-            array = np.ascontiguousarray(feeds[name], dtype=self._dtypes[name])
-            if array.shape != self._shapes[name]:
-                raise InputError(
-                    f"input {name} is {array.shape}, the engine takes {self._shapes[name]}"
-                )
-            self._buffers[name].copy_from(array, self._stream)
-        if not self._context.execute_async_v3(self._stream.ptr):
-            raise TargetError("the engine failed to run")
-        outputs = {n: np.empty(self._shapes[n], self._dtypes[n]) for n in self.output_names}
-        for name, array in outputs.items():
-            self._buffers[name].copy_to(array, self._stream)
+        """Copy the inputs to the GPU, run, copy all outputs back. Raises InputError for inputs that are not the engine's."""
+        arrays, outputs = self.host_arrays(feeds)
+        self.upload(arrays)
+        self.enqueue()
+        self.download(outputs)
         self._stream.synchronize()
         return outputs
+
+    @property
+    def stream(self) -> Any:
+        """The CUDA stream on which everything happens, of polygraphy.cuda."""
+        return self._stream
+
+    def host_arrays(self, feeds: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(inputs, outputs) as arrays of the engine's shapes and dtypes, for `upload` and `download`."""
+        arrays = checked_feeds(feeds, {n: (self._shapes[n], self._dtypes[n]) for n in self.input_names})
+        return arrays, {n: np.empty(self._shapes[n], self._dtypes[n]) for n in self.output_names}
+
+    def upload(self, arrays: Mapping[str, Any]) -> None:
+        """Start to copy the inputs to the GPU."""
+        for name, array in arrays.items():
+            self._buffers[name].copy_from(array, self._stream)
+
+    def enqueue(self) -> None:
+        """Start to run. Raises TargetError."""
+        if not self._context.execute_async_v3(self._stream.ptr):
+            raise TargetError("the engine failed to run")
+
+    def download(self, arrays: Mapping[str, Any]) -> None:
+        """Start to copy the outputs back into arrays that stay where they are."""
+        for name, array in arrays.items():
+            self._buffers[name].copy_to(array, self._stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -40,3 +41,9 @@ GPUS = (
     Gpu("AGX Orin", 5.3, 42, 85, 205),
     Gpu("AGX Thor", 8.1, 258, 517, 273),
 )
+
+
+def gpu_named(name: str) -> Gpu | None:
+    """The GPU that a driver calls `name`, such as "NVIDIA H100 80GB HBM3"; None for one whose rates are not listed here."""
+    words = set(re.split(r"[^0-9A-Za-z]+", name))
+    return next((gpu for gpu in GPUS if set(gpu.name.split()) <= words and not {"Ti", "SUPER", "Laptop"} & words), None)

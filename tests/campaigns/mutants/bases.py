@@ -19,11 +19,10 @@ import onnx_graphsurgeon as gs
 from helpers import members
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from golden_graphs.make import pictures
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.files import CACHE
-from onnxgraft.golden import catalog, scenes
+from onnxgraft.golden import catalog, pictures, scenes
 from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ort import open_session

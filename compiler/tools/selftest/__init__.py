@@ -1,0 +1,1 @@
+"""Tests this machine: golden detectors are built, run, held against PyTorch's answers and timed, on every target here."""
