@@ -218,9 +218,11 @@ def _to_nchw(graph: Graph, batch: int, ctx: Context) -> None:
     image.shape = [batch, 3, spec.image.height, spec.image.width]
     ctx.values.image = image.name
     ctx.values.normalized = reader.inputs[position].name
+    graph.cleanup()
+    forget_stale_shapes(graph)
     if batch > 1:
         follow_batch(graph, ctx.spec(), batch)
         first_image_for_the_tail(graph, ctx, batch)
-    graph.cleanup()
-    forget_stale_shapes(graph, batch)
+        graph.cleanup()
+        infer_shapes(graph)
     refuse_lost_rows(graph, ctx, batch)

@@ -137,13 +137,14 @@ def _calibration(name: str, stream: int, recipe: Recipe, spread: float, mean: fl
             return
         noise = _weight(stream, layer.weight.shape, 1.0)
         output = _linear(layer, inputs, noise)
-        axes = [axis for axis in range(output.dim()) if axis != 1]
-        pooled = output.numel() == output.shape[1]  # one value a channel: centred on its own it would always be nothing
+        channel = output.dim() - 1 if isinstance(layer, nn.Linear) else 1
+        axes = [axis for axis in range(output.dim()) if axis != channel]
+        pooled = output.numel() == output.shape[channel]  # one value a channel: centred on its own it would always be nothing
         std = float(output.std()) if pooled else float(output.std(dim=axes).mean())
         scale = float(np.float32(spread / max(std, 1e-6)))
         recipe[key] = (stream, scale)
         layer.weight.data = _weight(stream, layer.weight.shape, scale)
-        centre = output.mean().expand(output.shape[1]) if pooled else output.mean(dim=axes)
+        centre = output.mean().expand(output.shape[channel]) if pooled else output.mean(dim=axes)
         bias = mean - scale * centre
         if background:
             bias[-1] += background

@@ -5,21 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.analysis.batch_axis import BROADCASTS, Axes, follow_pictures
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.shape_inference import forget_shapes, infer_shapes
-from onnxgraft.ir.traverse import ancestors, descendants, value
+from onnxgraft.ir.shape_inference import forget_shapes, is_static
+from onnxgraft.ir.traverse import ancestors, value
 from onnxgraft.passes.emit.rows import first_image
 from onnxgraft.pipeline.context import Context
-
-_ALONG = {
-    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceProd", "CumSum"), 1),
-    **dict.fromkeys(("Softmax", "LogSoftmax", "ArgMax", "TopK", "LpNormalization", "Concat"), None),
-}  # fmt: skip
-"""Operators that work along axes, and the input that may name these."""
-
 
 def refuse_lost_rows(graph: Graph, ctx: Context, batch: int) -> None:
     """Hold that every map has a row for each picture. Raises Refusal with the node that makes one without."""
@@ -31,53 +25,80 @@ def refuse_lost_rows(graph: Graph, ctx: Context, batch: int) -> None:
 
 
 def follow_batch(graph: Graph, spec: DetectorSpec, batch: int) -> None:
-    """Shapes of one image that were folded into the network (GroupNorm's Reshape, a Resize to sizes) take the batch.
+    """Shapes of one image that were traced into the network (GroupNorm's Reshape, windows, a Resize to sizes) take the batch.
 
     Raises:
-        Refusal: a node mixes the pictures of a batch.
+        Refusal: a node mixes the pictures of a batch, or lays them where they cannot be followed.
     """
     names = [*spec.dense_tensors(), *spec.feature_tensors(), *([spec.semantic.logits_tensor] if spec.semantic else [])]
-    network = {id(n): n for name in names for n in ancestors(graph.tensor(name))}
-    moving = descendants(graph.gs.inputs[0])
-    for node in network.values():
-        if any(id(t) in moving for t in node.inputs) and _across_pictures(node):
-            raise Refusal(f"this {node.op} works across the pictures of a batch, so that each would change what the others "
-                          "give; build with --batch 1", node.name)  # fmt: skip
-        if node.op == "Resize" and len(node.inputs) > 3 and isinstance(node.inputs[3], gs.Constant):
-            sizes = np.array(node.inputs[3].values)
-            if sizes.size == 4 and sizes[0] == 1 and not node.attrs.get("axes"):
-                node.inputs[3] = Builder(graph, "fix_input", [node.name]).ints("sizes", [batch, *sizes[1:].tolist()])
-        before, target = node.inputs[0].shape, node.inputs[1] if node.op == "Reshape" else None
-        if not isinstance(target, gs.Constant) or not before or before[0] != 1 or node.attrs.get("allowzero", 0):
-            continue
-        shape = np.array(target.values)
-        if shape.size and shape[0] == 1:
-            shape[0] = 0
-            node.inputs[1] = Builder(graph, "fix_input", [node.name]).ints("shape", shape.tolist())
+    network = {id(n) for name in names for n in ancestors(graph.tensor(name))}
+    image = graph.gs.inputs[0]
+    graph.gs.toposort()
+    nodes = [node for node in graph.nodes if id(node) in network]
+    axes = follow_pictures(nodes, image)
+    shapes = {id(t): list(t.shape) for node in nodes for t in (*node.inputs, *node.outputs) if is_static(t)}
+    for node in nodes:
+        if any(id(t) in axes for t in node.inputs) and id(node.outputs[0]) in axes:
+            _follow(graph, node, axes, shapes, batch)
+    forget_shapes(graph)
+    for tensor in (t for node in nodes for t in node.outputs):
+        if id(tensor) in shapes:  # inference does not see through every operator
+            tensor.shape = _times(shapes[id(tensor)], axes.get(id(tensor), 0), batch if id(tensor) in axes else 1)
 
 
-def _across_pictures(node: gs.Node) -> bool:
-    """Whether a node reduces, normalises or sorts along the first axis of a map."""
-    if node.op == "BatchNormalization":
-        return bool(node.attrs.get("training_mode", 0))
-    rank = len(node.inputs[0].shape or ())
-    if rank < 3 or node.op not in _ALONG:
+def _follow(graph: Graph, node: gs.Node, axes: Axes, shapes: dict[int, list[int]], batch: int) -> None:
+    """Let one node, whose shapes are those of one picture, take and give `batch` of them."""
+    axis, shape = axes[id(node.outputs[0])], shapes.get(id(node.outputs[0]))
+    b = Builder(graph, "fix_input", [node.name])
+    if node.op == "Resize" and len(node.inputs) > 3 and isinstance(node.inputs[3], gs.Constant):
+        sizes = np.array(node.inputs[3].values)
+        if not node.attrs.get("axes") and sizes.size == len(shape or ()):
+            sizes[axis] *= batch
+            node.inputs[3] = b.ints("sizes", sizes.tolist())
+    elif node.op in ("Reshape", "Expand"):
+        target = node.inputs[1]
+        if isinstance(target, gs.Constant) and shape is not None:
+            node.inputs[1] = b.ints("shape", _times(shape, axis, batch))
+    elif _takes_away(node, axes) and shape is not None:
+        node.op, node.attrs = "Reshape", {}
+        node.inputs = [node.inputs[0], b.ints("shape", _times(shape, axis, batch))]
+    elif shape is not None and (node.op in BROADCASTS or node.op in ("Concat", "MatMul")):
+        _repeat_operands(b, node, axes, shapes, batch)
+
+
+def _times(shape: list[int], axis: int, batch: int) -> list[int]:
+    return [extent * batch if place == axis else extent for place, extent in enumerate(shape)]
+
+
+def _takes_away(node: gs.Node, axes: Axes) -> bool:
+    """Whether a Squeeze or a Gather takes the axis of one picture away."""
+    axis, source = axes.get(id(node.inputs[0])), node.inputs[0]
+    if axis is None or not is_static(source):
         return False
-    axes = node.attrs.get("axes", node.attrs.get("axis"))
-    at = _ALONG[node.op]
-    if axes is None and at is not None and len(node.inputs) > at and node.inputs[at].name:
-        axes = value(node.inputs[at])
-    if axes is None:
-        return node.op.startswith("Reduce") and not node.attrs.get("noop_with_empty_axes", 0)
-    return 0 in {int(a) % rank for a in np.atleast_1d(np.asarray(axes))}
+    if node.op == "Squeeze":
+        held = node.attrs.get("axes", value(node.inputs[1]) if len(node.inputs) > 1 else None)
+        gone = [i for i, d in enumerate(source.shape) if d == 1] if held is None else np.asarray(held).reshape(-1).tolist()
+        return axis in {int(a) % len(source.shape) for a in gone}
+    return node.op == "Gather" and int(node.attrs.get("axis", 0)) % len(source.shape) == axis
 
 
-def forget_stale_shapes(graph: Graph, batch: int) -> None:
-    """A batch changes every shape; a new axis alone only those up to the first convolution."""
-    if batch > 1:
-        forget_shapes(graph)
-        infer_shapes(graph)
-        return
+def _repeat_operands(b: Builder, node: gs.Node, axes: Axes, shapes: dict[int, list[int]], batch: int) -> None:
+    """Operands that do not come from the image (masks of windows, position tables) have their rows again for each picture."""
+    rank, axis = len(shapes[id(node.outputs[0])]), axes[id(node.outputs[0])]
+    for place, tensor in enumerate(node.inputs):
+        shape = shapes.get(id(tensor))
+        if id(tensor) in axes or not shape:
+            continue
+        own = axis - (rank - len(shape))
+        inside = node.op != "MatMul" or own < len(shape) - 2
+        if own >= 0 and inside and (shape[own] > 1 or node.op == "Concat"):
+            repeats = b.ints("repeats", _times([1] * len(shape), own, batch))
+            node.inputs[place] = b.op("Tile", [tensor, repeats], "for_each_picture", dtype=tensor.dtype,
+                                      shape=_times(shape, own, batch))  # fmt: skip
+
+
+def forget_stale_shapes(graph: Graph) -> None:
+    """A new axis of the input changes the shapes up to the first convolution."""
     tensor: gs.Tensor = graph.gs.inputs[0]
     while tensor.outputs and tensor.outputs[0].op != "Conv":
         tensor = tensor.outputs[0].outputs[0]
