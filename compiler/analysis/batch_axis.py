@@ -3,6 +3,7 @@
 They are the outermost part of one axis of each map: of the first in a convolution's [N, C, H, W] and in windowed attention's
 [N * windows, tokens, C], of the second in the [3, N * heads, tokens, C] of queries, keys and values. A map's values lie in
 memory as [before, N, behind], and whatever reshapes it keeps `before`, which tells the axis that has the pictures then.
+It is long because what each kind of operator does with the pictures' axis is told here, and nowhere else.
 """
 
 from __future__ import annotations

@@ -117,8 +117,7 @@ def compile(
         with _building(graph, ctx, folder, target, options) as built:
             runnable = _write_others(ctx, source, pipeline, target, folder, bounds, ranges)
             proved = folder / (MODEL if runs_as_built(ctx, target.traits) else runnable)
-            show = partial(draw_detections, folder, names=beside.class_names)
-            proof = prove_build(str(model), source, pipeline, witness, options, beside, progress, proved, ctx, show)
+            proof = prove_build(str(model), source, pipeline, witness, options, beside, progress, proved, ctx)
             progress(f"building for {target.name}")
             engine = built()
         manifest = manifest_of(

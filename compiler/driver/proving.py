@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from onnxgraft.atomic import scratch
@@ -19,8 +20,9 @@ from onnxgraft.pipeline.syntax import Pipeline
 from onnxgraft.plugins import REGISTRY
 from onnxgraft.proof.models import Delivered
 from onnxgraft.proof.proof import Proof
-from onnxgraft.proof.prove import Show, prove
+from onnxgraft.proof.prove import prove
 from onnxgraft.proof.witness import Kept, Witness
+from onnxgraft.report.drawn import draw_detections
 
 NATIVE = "the native form"  # as its line names it
 
@@ -35,7 +37,6 @@ def prove_build(
     progress: Callable[[str], None],
     proved: Path,
     ctx: Context,
-    show: Show,
 ) -> Proof | None:
     """What was proved of the passes that `witness` saw; None where nothing was to be, or no detector was made.
 
@@ -47,9 +48,9 @@ def prove_build(
         options: of the build.
         beside: the sidecar, which may name the channel order.
         progress: called with a word on what runs.
-        proved: the file that is run on pictures: what the target gets, where ONNX Runtime computes that alike.
+        proved: the file that is run on pictures: what the target gets, where ONNX Runtime computes that alike. Beside it, the
+            user's pictures or a golden graph's are drawn with what was found on them.
         ctx: after all passes.
-        show: gets the pictures that the user or a golden graph gave, and what the build found on them.
 
     Raises:
         ProofError: the answers differ.
@@ -63,6 +64,7 @@ def prove_build(
     typed = next((step.changes_answers for step in _after_rewrites(pipeline) if step.changes_answers), "")
     kind = options.precision if options.precision != "fp32" else "the delivered graph"
     order, exact = beside.channel_order, options.exact_padding
+    show = partial(draw_detections, proved.parent, names=beside.class_names)
     with scratch() as folder:
         native = _native_form(pipeline, witness.finished, folder) if typed else None
         delivered = Delivered(proved, ctx.io, typed, kind, native)

@@ -76,8 +76,7 @@ def prove(
         prover = _Prover(source, plain, order, bounds, alone.recognised, kept, progress, folder)
         proof = prover.parts()
         compared = prover.pictures(pictures, number, exact_padding, delivered if same else None)
-    given = min(len(pictures), number)
-    show(pictures[:given], compared.answers[:given])
+    show(given := pictures[:number], compared.answers[: len(given)])
     typed = delivered.kind if delivered is not None and delivered.typed else None
     return replace(proof.with_pictures(compared, typed), seconds=round(time.perf_counter() - started, 2))
 
