@@ -82,7 +82,7 @@ def answers(name: str, limit: int = 1) -> Iterator[Answer]:
 
 
 def detections_of(stored: Mapping[str, NDArray[Any]]) -> Detections:
-    """Detections of a thin detector's answers: boxes [n, 4], scores [n] (an RPN's are logits), masks [n, M, M] (uint8 in 255ths)."""
+    """Detections of a thin detector's answers: boxes [n, 4], scores [n] (of an RPN logits), masks [n, M, M]."""
     scores, classes = stored["scores"], stored.get("classes")
     if classes is None:  # of an RPN detectron2 gives logits, the compiled graph probabilities
         scores, classes = 1 / (1 + np.exp(-scores.astype(np.float64))), np.zeros(len(scores))
