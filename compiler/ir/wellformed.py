@@ -69,6 +69,9 @@ def _graph(graph: onnx.GraphProto, bounds: Bounds, depth: int, count: int, main:
     for info in graph.input:
         if main and not info.type.HasField("tensor_type"):
             raise Malformed(f"input {_shown(info.name)} is no tensor, which is not supported")
+        if main and info.type.tensor_type.elem_type not in _WIDTHS:
+            kind = type_name(info.type.tensor_type.elem_type)
+            raise Malformed(f"input {_shown(info.name)} is of type {kind}, which is not supported")
     return _nodes(graph.node, bounds, depth, count)
 
 

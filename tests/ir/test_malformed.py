@@ -70,6 +70,16 @@ def test_types_that_numpy_lacks(kind: int, bits: int, count: int, tmp_path: Path
         Graph.load(path)
 
 
+@pytest.mark.parametrize("kind", [TensorProto.UNDEFINED, TensorProto.STRING, TensorProto.BFLOAT16])
+def test_inputs_of_types_that_no_image_has(kind: int, tmp_path: Path) -> None:
+    path = model_of([onnx.helper.make_node("Identity", ["x"], ["y"])], path=tmp_path / "model.onnx")
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.elem_type = kind
+    onnx.save(model, path)
+    with pytest.raises(InputError, match=f"input 'x' is of type {TensorProto.DataType.Name(kind)}, which is not supported"):
+        Graph.load(path)
+
+
 @pytest.mark.parametrize(
     ("location", "reason"),
     [
