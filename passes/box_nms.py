@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.detector.chosen import Chosen
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import BoxHead, DetectorSpec
 from onnxgraft.ir.builder import Builder
@@ -16,7 +17,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import descendants
 from onnxgraft.ir.value import Value, constant, where
 from onnxgraft.options import Count, Share
-from onnxgraft.passes.emit.boxes import chosen_anew, clip, decode, just_above, set_outputs
+from onnxgraft.passes.emit.boxes import clip, decode, just_above, set_outputs
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.passes.emit.roi_pooler import pool
 from onnxgraft.pipeline.base import DetectorPass, Pass
@@ -49,7 +50,11 @@ class BoxNMS(DetectorPass[BoxHead]):
 
     @property
     def changes_answers(self) -> str:
-        return chosen_anew(self.score_threshold, self.iou_threshold, self.detections)
+        chosen = self.chosen()
+        return f"you chose another {chosen}" if chosen != Chosen() else ""
+
+    def chosen(self) -> Chosen:
+        return Chosen(self.score_threshold, self.iou_threshold, self.detections)
 
     def as_exported(self) -> Pass:
         return replace(self, score_threshold=None, iou_threshold=None, detections=None)

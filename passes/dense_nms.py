@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from onnxgraft.detector.chosen import Chosen
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import DenseHead, DetectorSpec
 from onnxgraft.ir.builder import Builder
@@ -14,7 +15,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import infer_shapes
 from onnxgraft.ir.value import Value, concat, constant, where
 from onnxgraft.options import Count, Share
-from onnxgraft.passes.emit.boxes import chosen_anew, clip, just_above, set_outputs, shortest_side
+from onnxgraft.passes.emit.boxes import clip, just_above, set_outputs, shortest_side
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.passes.emit.rows import largest
 from onnxgraft.pipeline.base import DetectorPass, Pass
@@ -47,7 +48,11 @@ class DenseNMS(DetectorPass[DenseHead]):
 
     @property
     def changes_answers(self) -> str:
-        return chosen_anew(self.score_threshold, self.iou_threshold, self.detections)
+        chosen = self.chosen()
+        return f"you chose another {chosen}" if chosen != Chosen() else ""
+
+    def chosen(self) -> Chosen:
+        return Chosen(self.score_threshold, self.iou_threshold, self.detections)
 
     def as_exported(self) -> Pass:
         return replace(self, score_threshold=None, iou_threshold=None, detections=None)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from numpy.typing import NDArray
 
+from onnxgraft.detector.chosen import Chosen
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import PassError
 from onnxgraft.ir.graph import Graph
@@ -146,6 +147,10 @@ class DetectorPass(Pass, Generic[PartT]):
     @abstractmethod
     def rewrite(self, graph: Graph, ctx: Context, part: PartT) -> None:
         """Rewrite `graph` in place. Raises Refusal when a legality case fails."""
+
+    def chosen(self) -> Chosen:
+        """The numbers of its part that options choose, where the file can be given them too; `as_exported` is without them."""
+        return Chosen()
 
     def applies(self, graph: Graph, ctx: Context) -> str | None:
         return None if self.part(ctx.spec()) is not None else f"the detector has no {self.noun}"

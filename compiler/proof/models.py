@@ -11,6 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxgraft.detector.chosen import Chosen
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.evaluate import run_everywhere
@@ -53,6 +54,32 @@ class FileModel:
         self._file = folder / "file.onnx"
         self._runner: OrtRunner | None = None
         self._own = [t.name for t in self.graph.gs.outputs]
+        self._most: int | None = None
+
+    def choose(self, chosen: Chosen) -> bool:
+        """Take these numbers in place of its own. False where the place of one is not found, or it keeps fewer detections."""
+        head = self.spec.box_head or self.spec.dense
+        if head is None or (chosen.detections or 0) > head.detections_per_image:
+            return False
+        score, iou = chosen.score_threshold, chosen.iou_threshold
+        if score not in (None, head.score_threshold) and not self.lower(head.score_threshold, score or 0.0):
+            return False
+        if iou not in (None, head.nms_threshold) and not self._suppress(head.nms_threshold, iou or 0.0):
+            return False
+        self.spec, self._most = chosen.of(self.spec), chosen.detections
+        return True
+
+    def _suppress(self, old: float, new: float) -> bool:
+        """Let the suppression nearest to the scores have another threshold. False where none with the old one is found."""
+        scores = self.graph.tensor(self.spec.outputs.scores_tensor or "")
+        nearest, found = next(((n, held) for n in ancestors(scores) if (held := _suppressions(n))), (None, []))
+        for node in found:
+            number = _number(node.inputs[3]) if len(node.inputs) > 3 else None
+            if nearest is None or number is None or abs(number - old) > _SAME:
+                return False
+            node.inputs[3] = gs.Constant(f"{nearest.name}/chosen", np.array([new], np.float32))
+        self._runner = None
+        return bool(found)
 
     def find(self, names: Sequence[str]) -> bool:
         """Make tensors outputs, so that `look` gives them; False where the file has none of that name outside of branches."""
@@ -88,7 +115,7 @@ class FileModel:
         found = from_raw_export(known, roles)
         if spec.box_head is None and spec.dense is None:  # an RPN on its own gives logits, the build their probabilities
             found = dataclasses.replace(found, scores=(1 / (1 + np.exp(-found.scores))).astype(np.float32))
-        return found
+        return found if self._most is None else found.select(slice(self._most))
 
     def lower(self, old: float, new: float) -> bool:
         """Let another score threshold hold. False where the comparison with the old one is not found."""
@@ -102,6 +129,12 @@ class FileModel:
                     changed = True
         self._runner = None
         return changed
+
+
+def _suppressions(node: gs.Node) -> list[gs.Node]:
+    """A node where it suppresses boxes, or those in its branches that do."""
+    inner = [n for held in node.attrs.values() if isinstance(held, gs.Graph) for n in held.nodes]
+    return [n for n in (node, *inner) if n.op == "NonMaxSuppression"]
 
 
 def _number(tensor: gs.Tensor) -> float | None:

@@ -47,7 +47,8 @@ class Proof:
     thousandth. box_px, score, mask, heatmap, semantic: worst differences on pictures. lowered: the score threshold
     that was set on both sides. ran: the delivered file that was run on pictures; None where it was the graph before it is
     lowered. typed: what the delivered graph is, where it answers otherwise by intent: "int8". distance: of that one, None where
-    it was not measured. missing: the first thing that was not proved; None when all was. seconds: what it took.
+    it was not measured. exported: whether both sides had the export's own numbers, since the chosen ones cannot be given to the
+    file. missing: the first thing that was not proved; None when all was. seconds: what it took.
     """
 
     parts: int = 0
@@ -68,6 +69,7 @@ class Proof:
     ran: str | None = None
     typed: str | None = None
     distance: Distance | None = None
+    exported: bool = False
     missing: str | None = None
     seconds: float = 0.0
 
@@ -78,7 +80,8 @@ class Proof:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the manifest, with the line for people as "said": without the time, which differs."""
-        plain = {key: value for key, value in asdict(self).items() if value is not None and key != "seconds"}
+        said = {key: value for key, value in asdict(self).items() if key != "seconds"}
+        plain = {key: value for key, value in said.items() if value is not None and value is not False}
         return {"said": self.said, **plain}
 
     def __str__(self) -> str:
@@ -92,6 +95,7 @@ class Proof:
         if self.pictures:
             on = f"on {self.pictures} picture{'s' * (self.pictures != 1)}"
             on += f" in {self.ran}" if self.ran else ""
+            on += " with the export's own numbers, not the chosen ones" if self.exported else ""
             if self.lowered is not None:
                 on += f" above a score of {self.lowered:.2g}"
             if self.detections:

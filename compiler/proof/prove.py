@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxgraft.atomic import scratch
+from onnxgraft.detector.chosen import Chosen
+from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import OnnxgraftError, ProofError
 from onnxgraft.ir.bounds import Bounds
-from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.base import DetectorPass, Pass
 from onnxgraft.proof import witness as witnesses
 from onnxgraft.proof.cut import CutError
 from onnxgraft.proof.feeds import WHITE, Picture
@@ -62,23 +64,23 @@ def prove(
     """
     started = time.perf_counter()
     plain = [step.as_exported() for step in steps]
-    rewrites = witnesses.rewrites(plain)
-    missing = _nothing_to_prove(rewrites)
+    missing = _nothing_to_prove(witnesses.rewrites(plain))
     if missing is not None:
         return Proof(cuts=seen.cuts if seen is not None else 0, missing=missing)
     same = plain == list(steps)
-    ready = same and seen is not None and seen.finished is not None
-    kept = seen if ready and seen is not None else witnesses.run(source, plain, order, bounds=bounds)
+    kept = seen if same and seen is not None and seen.finished else witnesses.run(source, plain, order, bounds=bounds)
     several = kept.recognised is not None and kept.recognised.ctx.batch > 1
     alone = witnesses.run(source, witnesses.for_one_image(plain), order, bounds=bounds) if several else kept
     assert alone.recognised is not None
     with scratch() as folder:
         prover = _Prover(source, plain, order, bounds, alone.recognised, kept, progress, folder)
         proof = prover.parts()
-        compared = prover.pictures(pictures, number, exact_padding, delivered if same else None)
+        own = same or prover.choose(_chosen(steps, prover.spec), seen)
+        compared = prover.pictures(pictures, number, exact_padding, delivered if own else None)
     show(given := pictures[:number], compared.answers[: len(given)])
     typed = delivered.kind if delivered is not None and delivered.typed else None
-    return replace(proof.with_pictures(compared, typed), seconds=round(time.perf_counter() - started, 2))
+    seconds = round(time.perf_counter() - started, 2)
+    return replace(proof.with_pictures(compared, typed), seconds=seconds, exported=not own)
 
 
 def _nothing_to_prove(rewrites: Sequence[Pass]) -> str | None:
@@ -87,6 +89,18 @@ def _nothing_to_prove(rewrites: Sequence[Pass]) -> str | None:
     if intended is not None:
         return f"pass {intended.name()!r} changes answers by intent: {intended.changes_answers}"
     return None if rewrites else "the pipeline does not go from a recognised detector to named outputs"
+
+
+def _chosen(steps: Sequence[Pass], spec: DetectorSpec) -> Chosen | None:
+    """The numbers that options choose; None where some cannot be given to the file."""
+    found = Chosen()
+    for step in steps:
+        if step.as_exported() == step or (isinstance(step, DetectorPass) and step.part(spec) is None):
+            continue
+        if not isinstance(step, DetectorPass) or step.chosen() == Chosen():
+            return None
+        found = step.chosen()
+    return found
 
 
 class _Prover:
@@ -99,6 +113,11 @@ class _Prover:
         self._sides, self._folder = kept.sides(recognised), folder
         self._white = WHITE
         self._models: dict[tuple[int, int], FileModel] = {}
+        self._chosen = Chosen()
+
+    @property
+    def spec(self) -> DetectorSpec:
+        return self._sides.spec
 
     def _model(self, size: tuple[int, int]) -> FileModel:
         """The file for pictures of a size."""
@@ -107,9 +126,20 @@ class _Prover:
             own.mkdir()
             proposals = self._sides.ctx.io.proposals
             rows = proposals.shape[-2] if proposals is not None else 1
-            self._models[size] = FileModel(self._kept.file(size), self._sides.spec, size, own, rows)
+            self._models[size] = FileModel(self._kept.file(size), self._recognised.ctx.spec(), size, own, rows)
+            self._models[size].choose(self._chosen)
         self._models[size].white = self._white
         return self._models[size]
+
+    def choose(self, chosen: Chosen | None, seen: Witness | None) -> bool:
+        """Compare pictures with these numbers on both sides. False where they cannot be had there."""
+        image = self._sides.spec.image
+        if chosen is None or seen is None or seen.finished is None:
+            return False
+        if not self._model((image.height, image.width)).choose(chosen):
+            return False
+        self._chosen, self._sides = chosen, seen.sides(self._recognised)
+        return True
 
     def parts(self) -> Proof:
         """All parts on their probes, and the network between them node by node. Raises ProofError."""

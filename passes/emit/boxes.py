@@ -99,13 +99,6 @@ def clip(builder: Builder, ctx: Context, boxes: Value) -> Value:
     return boxes.max(constant("zero", 0.0)).named("not_negative").min(limit).named("clipped")
 
 
-def chosen_anew(score: float | None, iou: float | None, detections: int | None) -> str:
-    """Why an NMS pass changes detections: which of the export's numbers an option replaces; empty for none."""
-    given = {"score threshold": score, "IoU threshold": iou, "number of detections": detections}
-    names = [what for what, value in given.items() if value is not None]
-    return f"you chose another {' and '.join(names)}" if names else ""
-
-
 def just_above(number: float) -> float:
     """The next float32: EfficientNMS_TRT compares with >=, detectron2 with >."""
     return float(np.nextafter(np.float32(number), np.float32(np.inf)))

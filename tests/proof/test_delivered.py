@@ -110,3 +110,30 @@ def test_a_fault_behind_the_named_outputs_is_caught_in_the_delivered_graph(tmp_p
     with pytest.raises(ProofError, match=r"^picture 1: \d+ of 100 found again"):
         compile("fast_rcnn_thin", tmp_path / "build", options)
     assert not (tmp_path / "build").exists()
+
+
+def test_chosen_numbers_are_given_to_the_file_too(tmp_path: Path) -> None:
+    """Its own threshold is 0.05; the number of detections and the IoU threshold follow likewise."""
+    chosen = Options(size=SIZE, target="onnxruntime", checks=False, score_threshold=0.01, iou_threshold=0.4, detections=30)
+    proof = compile("mask_rcnn", tmp_path / "build", chosen).proof
+    assert proof is not None
+    assert (proof.ran, proof.matched, proof.detections) == ("model.onnx", 30, 30)
+    assert "not the chosen ones" not in str(proof)
+
+
+def test_numbers_that_the_file_cannot_have_are_said(tmp_path: Path) -> None:
+    more = Options(size=SIZE, target="onnxruntime", checks=False, detections=300)  # the file keeps 100
+    proof = compile("fast_rcnn_thin", tmp_path / "build", more).proof
+    assert proof is not None
+    assert proof.ran is None
+    assert "on 1 picture with the export's own numbers, not the chosen ones, " in str(proof)
+    assert json.loads((tmp_path / "build" / "manifest.json").read_text())["proof"]["exported"] is True
+
+
+def test_a_fault_of_a_build_with_chosen_numbers_is_caught(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(WRONG_LOWERING)
+    chosen = CompileOptions(size=SIZE, detections=40)
+    steps = f"{default_pipeline(chosen, 'onnxruntime')},three-fewer"
+    options = Options(passes=steps, load=(tmp_path / "wrong.py",), target="onnxruntime", checks=False)
+    with pytest.raises(ProofError, match=r"^picture 1: \d+ of 40 found again"):
+        compile("fast_rcnn_thin", tmp_path / "build", options)
