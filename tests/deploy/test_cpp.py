@@ -223,7 +223,7 @@ def test_a_program_is_made_anew_and_other_folders_stay(build: Path, package: Pat
 def test_what_has_no_effect_or_does_not_fit_is_refused(build: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     for words, reason in (
-        ((), "give what it is packed for: --triton or --cpp"),
+        ((), "give what it is packed for: --triton, --cpp or --deepstream"),
         (("--cpp", tmp_path / "x", "--ensemble"), "--ensemble has no effect here: give --triton too"),
         (("--cpp", tmp_path / "x", "--class-names", tmp_path / "names.txt"),
          f"{tmp_path}/names.txt: 2 class names, but the network has 5 classes"),
