@@ -43,7 +43,7 @@ def write(packed: Packed, place: Path) -> list[Path]:
                 nhwc=io.image.layout == "NHWC", rgb=io.image.order == "RGB", normalized=io.boxes == "normalized",
                 classes=len(packed.labels.splitlines()), classifies=TENSORS[Role.CLASSES] in shapes,
                 masks=TENSORS[Role.MASKS] in shapes, keypoints=TENSORS[Role.HEATMAPS] in shapes,
-                detections=shapes[TENSORS[Role.SCORES]][1], content=None, wide=Size(*filled(_HD, io.image.canvas)),
+                detections=shapes[TENSORS[Role.SCORES]][1], content=io.content, wide=Size(*filled(_HD, io.image.canvas)),
             )  # fmt: skip
         copy("deepstream/parser.cpp", folder / "parser.cpp")
         copy("cpp/onnxgraft.hpp", folder / "onnxgraft.hpp")

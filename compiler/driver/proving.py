@@ -54,7 +54,7 @@ def prove_build(
     bounds = Bounds.times(options.bounds)
     typed = next((step.changes_answers for step in _after_rewrites(pipeline) if step.changes_answers), "")
     delivered = Delivered(proved, ctx.io, typed, options.precision if options.precision != "fp32" else "the delivered graph")
-    order, exact = beside.channel_order, options.exact_padding
+    order, exact = beside.channel_order, options.exact_padding or options.content_size is not None
     return prove(source, pipeline.passes, witness, shown, number, order, exact, bounds, progress, delivered)
 
 

@@ -18,12 +18,14 @@ from onnxgraft.proof.image import compare_image, first_read, white_level
 from onnxgraft.proof.models import BuildModel, Delivered, FileModel
 from onnxgraft.proof.network import compare_network
 from onnxgraft.proof.parts import Part
-from onnxgraft.proof.pictures import Compared, compare_pictures, pictures_of
+from onnxgraft.proof.pictures import Compared, compare_pictures, in_batches, pictures_of
 from onnxgraft.proof.plan import Sides, parts_of
 from onnxgraft.proof.probes import Probe
 from onnxgraft.proof.proof import Proof
 from onnxgraft.proof.witness import Kept, Witness
+from onnxgraft.runtime.comparison import match
 
+_PADDED = 32  # pixels of which detectron2 makes each side a multiple
 _SMALLER = 64  # pixels by which a picture is smaller than the canvas, where that must not matter
 
 
@@ -157,16 +159,44 @@ class _Prover:
         image, batch = self._sides.spec.image, self._sides.ctx.batch
         canvas = image.height, image.width
         shown = pictures_of(given, canvas, max(number, batch))
-        if exact_padding:
+        content = delivered.io.content if delivered is not None else None
+        if content is not None and not any(side % _PADDED for side in content):
+            shown = [picture[: content[0], : content[1]] for picture in shown]
+        elif exact_padding:
             small = canvas[0] - _SMALLER, canvas[1] - _SMALLER // 2
             shown += [picture[: small[0], : small[1]] for picture in shown[:1]]
         self._progress("proving on pictures")
+        if delivered is not None and content is not None and any(side % _PADDED for side in content):
+            return self._of_one_size(shown, delivered, content)
         typed = BuildModel(self._sides, self._folder, delivered) if delivered is not None and delivered.typed else None
         build = BuildModel(self._sides, self._folder, None if typed is not None else delivered)
-        compared = compare_pictures(self._model, build, shown, typed)
-        if compared.difference is not None and compared.missing is None:
-            raise ProofError(compared.difference)
-        return compared
+        return _equal(compare_pictures(self._model, build, shown, typed))
+
+    def _of_one_size(self, shown: Sequence[Picture], delivered: Delivered, content: tuple[int, int]) -> Compared:
+        """A part of the canvas that detectron2 pads before the file sees it, so that the file does not run at its size: the
+        graph that takes sizes is held against the file, and the delivered one, with black around, against that graph."""
+        build, fixed = BuildModel(self._sides, self._folder), BuildModel(self._sides, self._folder, delivered)
+        cut = [picture[: content[0], : content[1]] for picture in shown]
+        pictures = [picture for picture in cut if picture.shape[:2] == content]  # the last one is smaller
+        pairs = zip(in_batches(build, pictures), in_batches(fixed, pictures), strict=True)
+        reports = tuple(match(mine, theirs) for mine, theirs in pairs)
+        compared = _equal(compare_pictures(self._model, build, shown))
+        if delivered.typed:
+            return replace(compared, distance=reports)
+        for number, report in enumerate(reports, start=1):
+            if not report.exact:
+                raise ProofError(f"pictures of {content[0]}x{content[1]} with black around, picture {number}: {report}")
+        return replace(
+            compared, reports=(*compared.reports, *reports), undecided=(*compared.undecided, *[0] * len(reports)),
+            ran=delivered.path.name,
+        )  # fmt: skip
+
+
+def _equal(compared: Compared) -> Compared:
+    """Raises ProofError where pictures differ."""
+    if compared.difference is not None and compared.missing is None:
+        raise ProofError(compared.difference)
+    return compared
 
 
 def first_failure(part: Part, probes: Sequence[Probe], batch: int) -> tuple[Probe, str] | None:

@@ -31,6 +31,7 @@ from onnxgraft.runtime.read_outputs import from_outputs
 from onnxgraft.runtime.session import Session
 
 SIZE = (256, 320)
+CONTENT = (180, 320)  # what 1920x1080 fills
 COMPILER = shutil.which("c++") or shutil.which("g++")
 DEEPSTREAM = os.environ.get("DEEPSTREAM_SOURCE")
 HEADERS = [f for name in ("TENSORRT_INCLUDE", "CUDA_INCLUDE") for f in os.environ.get(name, "").split(":") if f]
@@ -43,7 +44,8 @@ needs_headers = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def build(golden_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("deepstream") / "out"
-    onnxgraft.compile("mask_rcnn", folder, Options(target="tensorrt", engine=False, size=SIZE, checks=False, proof=False))
+    options = Options(target="tensorrt", engine=False, size=SIZE, content_size=CONTENT, checks=False, proof=False)
+    onnxgraft.compile("mask_rcnn", folder, options)
     return folder
 
 
@@ -82,7 +84,7 @@ def test_what_stands_in_the_folder(build: Path, package: Path) -> None:
     told = settings(package / "config_infer.txt")
     assert told["output-blob-names"].split(";") == list(Manifest.read(build).io.outputs)
     assert (told["network-type"], told["num-detected-classes"], told["infer-dims"]) == ("3", "5", "3;256;320")
-    assert "--content-size" in (package / "README.md").read_text()
+    assert "for frames that fill 320x180 (width x height)" in (package / "README.md").read_text()
 
 
 def test_boxes_and_keypoints_alone(build: Path, tmp_path: Path) -> None:
