@@ -84,6 +84,7 @@ class GraphIO:
         proposals: of a Fast R-CNN, the boxes it classifies: float32 [N, P, 4] or, in an export, [R, 4], pixels of the canvas.
         outputs: shape by name, in their order.
         boxes: whether the boxes are in pixels of the canvas, or divided by its size.
+        content: height and width of the part of the canvas that pictures lie on, where the graph sees no other; None for all.
     """
 
     input: ImageIO | None = None
@@ -91,6 +92,7 @@ class GraphIO:
     proposals: TensorIO | None = field(default=None, metadata={"omit": True})
     outputs: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
     boxes: Boxes = "pixels"
+    content: tuple[int, int] | None = field(default=None, metadata={"omit": True})
 
     @property
     def image(self) -> ImageIO:
@@ -98,6 +100,11 @@ class GraphIO:
         if self.input is None:
             raise InputError("the graph's input is not named: its passes stopped before normalize-input, so it cannot be run")
         return self.input
+
+    @property
+    def area(self) -> tuple[int, int]:
+        """Height and width of what pictures are placed on. Raises InputError where no pass has named the image."""
+        return self.content or self.image.canvas
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from onnxgraft.passes.decode_boxes import DecodeBoxes
 from onnxgraft.passes.deform_conv import DeformConv
 from onnxgraft.passes.dense_decode import DenseDecode
 from onnxgraft.passes.dense_nms import DenseNMS
+from onnxgraft.passes.fix_content import FixContent
 from onnxgraft.passes.fix_input import FixInput
 from onnxgraft.passes.fp16 import Fp16
 from onnxgraft.passes.inject_anchors import InjectAnchors
@@ -44,6 +45,7 @@ BUILT_IN = (
     KeypointHead,
     DeformConv,
     NameOutputs,
+    FixContent,
     Quantize,
     Fp16,
     Bf16,

@@ -36,6 +36,7 @@ def parse_pipeline(text: str, load: Iterable[str | Path] = ()) -> Pipeline:
 def default_pipeline(options: CompileOptions, target: str, registry: Registry | None = None) -> Pipeline:
     """The passes that compile for a target, in order. Raises InputError for a precision that the target lacks."""
     known, traits = registry or known_passes(), traits_of(target)
+    exact = options.exact_padding or options.content_size is not None
 
     def step(name: str, **more: Any) -> Pass:
         return known[name](**{**settings(options, name), **more})
@@ -45,8 +46,8 @@ def default_pipeline(options: CompileOptions, target: str, registry: Registry | 
         step("repair-roi-align"),
         step("simplify"),
         step("fix-input"),
-        step("normalize-input", image_sizes=options.image_sizes or options.exact_padding),
-        *([step("mask-padding")] if options.exact_padding else []),
+        step("normalize-input", image_sizes=options.image_sizes or exact),
+        *([step("mask-padding")] if exact else []),
         step("inject-anchors"),
         step("decode-boxes"),
         step("rpn-nms"),
@@ -59,6 +60,7 @@ def default_pipeline(options: CompileOptions, target: str, registry: Registry | 
         step("keypoint-head"),
         step("deform-conv"),
         step("name-outputs"),
+        *([step("fix-content")] if options.content_size is not None else []),
         *map(step, _typing(options.precision, traits)),
         *([step("split-topk")] if traits.topk_limit is not None else []),
         step("lower-plugins", target=target),

@@ -19,6 +19,9 @@ def package(
         Path | None, typer.Option(help="A model repository of Triton Inference Server; other models of it stay.")
     ] = None,
     cpp: Annotated[Path | None, typer.Option(help="A folder for a C++ program: ONNX Runtime or TensorRT, OpenCV.")] = None,
+    deepstream: Annotated[
+        Path | None, typer.Option(help="A folder for DeepStream: nvinfer's configuration, labels, the parser's source.")
+    ] = None,
     serve: Annotated[
         Literal["auto", "engine", "onnx"],
         typer.Option(help="What is served: TensorRT's engine where the build has one, or ONNX on the CPU."),
@@ -35,11 +38,12 @@ def package(
     """Write what others need to run a build: a server's repository, a program, its sources and a client."""
     from onnxgraft.cli.console import out
     from onnxgraft.deploy import cpp as cpp_program
+    from onnxgraft.deploy import deepstream as deepstream_folder
     from onnxgraft.deploy import triton as triton_repository
     from onnxgraft.deploy.build import Packed
 
-    if triton is None and cpp is None:
-        raise InputError("give what it is packed for: --triton or --cpp, each with a folder")
+    if triton is None and cpp is None and deepstream is None:
+        raise InputError("give what it is packed for: --triton, --cpp or --deepstream, each with a folder")
     for flag, value in (("--name", name), ("--instances", instances), ("--ensemble", ensemble or None)):
         if value is not None and triton is None:
             raise InputError(f"{flag} has no effect here: give --triton too")
@@ -50,10 +54,20 @@ def package(
         written += triton_repository.write(packed, triton, instances or 1, ensemble)
     if cpp is not None:
         written += cpp_program.write(Packed.of(run, None, wanted, cpp_program.ENGINES, class_names), cpp)
+    if deepstream is not None:
+        written += deepstream_folder.write(Packed.of(run, None, wanted, classes=class_names), deepstream)
     for folder in written:
         out.print(str(folder), soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    add(app, package, examples=("onnxgraft package out --triton models --ensemble", "onnxgraft package out --cpp detector"))
+    add(
+        app,
+        package,
+        examples=(
+            "onnxgraft package out --triton models --ensemble",
+            "onnxgraft package out --cpp detector",
+            "onnxgraft package out --deepstream detector",
+        ),
+    )

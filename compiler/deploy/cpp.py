@@ -36,9 +36,10 @@ def write(packed: Packed, place: Path) -> list[Path]:
         for template in (CMAKE, "README.md"):
             render(f"cpp/{template}.j2", folder / template, packed, file=file)
         render(
-            "cpp/model.hpp.j2", folder / "model.hpp", packed, names=packed.names, canvas=io.image.canvas, batch=io.image.batch,
-            nhwc=io.image.layout == "NHWC", rgb=io.image.order == "RGB", mean=preprocess.mean_in(io.image.order),
-            shortest_edge=preprocess.shortest_edge, longest_edge=preprocess.longest_edge, normalized=io.boxes == "normalized",
+            "cpp/model.hpp.j2", folder / "model.hpp", packed, names=packed.names, canvas=io.image.canvas, area=io.area,
+            batch=io.image.batch, nhwc=io.image.layout == "NHWC", rgb=io.image.order == "RGB",
+            mean=preprocess.mean_in(io.image.order), shortest_edge=preprocess.shortest_edge,
+            longest_edge=preprocess.longest_edge, normalized=io.boxes == "normalized",
         )  # fmt: skip
         for source in _SOURCES:
             copy(f"cpp/{source}", folder / source)

@@ -102,6 +102,7 @@ def _place_settings(packed: Packed, folder: Path) -> None:
     io, preprocess = packed.manifest.io, packed.manifest.preprocess
     how: dict[str, Any] = {
         "model": packed.name, "input": io.image.name, "shape": list(io.image.shape), "canvas": list(io.image.canvas),
+        "area": list(io.area),
         "dtype": io.image.dtype, "layout": io.image.layout, "order": io.image.order,
         "mean": list(preprocess.mean_in(io.image.order)), "shortest_edge": preprocess.shortest_edge,
         "longest_edge": preprocess.longest_edge, IMAGE_SIZES: io.image_sizes, "boxes": io.boxes,

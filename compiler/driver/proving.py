@@ -63,7 +63,7 @@ def prove_build(
     bounds = Bounds.times(options.bounds)
     typed = next((step.changes_answers for step in _after_rewrites(pipeline) if step.changes_answers), "")
     kind = options.precision if options.precision != "fp32" else "the delivered graph"
-    order, exact = beside.channel_order, options.exact_padding
+    order, exact = beside.channel_order, options.exact_padding or options.content_size is not None
     show = partial(draw_detections, proved.parent, names=beside.class_names)
     with scratch() as folder:
         native = _native_form(pipeline, witness.finished, folder) if typed else None
@@ -71,7 +71,7 @@ def prove_build(
         return prove(source, pipeline.passes, witness, shown, number, order, exact, bounds, progress, delivered, show)
 
 
-def _native_form(pipeline: Pipeline, finished: Kept, folder: Path) -> Path | None:
+def _native_form(pipeline: Pipeline, finished: Kept, folder: Path) -> Delivered | None:
     """The graph lowered as its target has it, but not typed; None where plugins stay functions, or only the target has them."""
     graph, ctx = finished.graph(), finished.ctx.copy()
     steps = [step for step in _after_rewrites(pipeline) if not step.changes_answers]
@@ -80,7 +80,7 @@ def _native_form(pipeline: Pipeline, finished: Kept, folder: Path) -> Path | Non
         return None
     run_everywhere(graph)
     graph.save(folder / NATIVE)
-    return folder / NATIVE
+    return Delivered(folder / NATIVE, ctx.io)
 
 
 def _after_rewrites(pipeline: Pipeline) -> list[Pass]:

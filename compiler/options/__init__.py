@@ -58,6 +58,9 @@ class CompileOptions(Checked):
     exact_padding: Annotated[bool, _input(
         "Answers that do not depend on the canvas (adds image_sizes).", serves=("mask-padding",),
     )] = False
+    content_size: Annotated[Size | None, _input(
+        "The same for pictures of one size on the canvas; what lies around may be anything.", ("fix-content",),
+    )] = None
     allow_unknown_outputs: Annotated[bool, _detections("Leave outputs as they are that are not known.", ("fix-input",))] = False
     boxes: Annotated[Literal["normalized", "pixels"], _detections(
         "Unit of the boxes.", ("name-outputs",), on="build bisect",
@@ -80,6 +83,12 @@ class CompileOptions(Checked):
     roi_sampling: Annotated[Literal["exact", "masked4", "fixed2"], _lowering("Sampling grid of the native RoIAlign.")] = "exact"
     deform_conv: Annotated[Form, _lowering("Form of deformable convolution.")] = "auto"
     max_candidates: Annotated[Count | None, _lowering("Native NMS: boxes that enter.")] = None  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        inner, size = self.content_size, self.size
+        if inner is not None and not (0 < inner.height <= size.height and 0 < inner.width <= size.width):
+            raise InputError(f"--content-size {inner}: no part of the canvas of {size}")
 
 
 @dataclass(frozen=True, kw_only=True)

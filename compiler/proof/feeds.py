@@ -44,13 +44,13 @@ def build_feeds(
 ) -> dict[str, NDArray[Any]]:
     """Pictures, uint8 BGR [h, w, 3], at the top left of the canvas, as the compiled graph wants them.
 
-    mean: what fills the rest, in BGR.
+    mean: what fills the rest, in BGR; of a graph that sees a part of the canvas alone, black does.
     """
     described = io.image
     batch = []
     for picture in pictures:
         lying = np.empty((*canvas, 3), np.float32)
-        lying[:] = np.asarray(mean, np.float32)
+        lying[:] = np.asarray(mean if io.content is None else (0, 0, 0), np.float32)
         lying[: picture.shape[0], : picture.shape[1]] = picture
         lying = lying if described.order == "BGR" else lying[..., ::-1]
         batch.append(lying if described.layout == "NHWC" else lying.transpose(2, 0, 1))

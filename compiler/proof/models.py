@@ -157,7 +157,12 @@ class Delivered:
     io: GraphIO
     typed: str = ""
     kind: str = "fp32"
-    native: Path | None = None
+    native: Delivered | None = None
+
+    @property
+    def untyped(self) -> Delivered | None:
+        """It with the file's numbers; None where that is the graph before it is lowered."""
+        return self.native if self.typed else self
 
 
 class BuildModel:

@@ -84,8 +84,8 @@ def compare_pictures(
             expected = [models[p.shape[0], p.shape[1]](p) for p in pictures]
         if lowered is not None and sum(map(len, expected)) < enough:
             missing = f"the file finds {sum(map(len, expected))} detections on these pictures"
-    found = _in_batches(build, pictures)
-    delivered = _in_batches(typed, pictures) if typed is not None else found
+    found = in_batches(build, pictures)
+    delivered = in_batches(typed, pictures) if typed is not None else found
     distance = [match(a, b) for a, b in zip(own, delivered, strict=True)] if typed is not None else []
     reports, undecided, difference = [], [], None
     for number, (picture, mine, theirs) in enumerate(zip(pictures, expected, found, strict=True), start=1):
@@ -99,7 +99,7 @@ def compare_pictures(
     return Compared(tuple(reports), tuple(undecided), difference, lowered, missing, ran, tuple(distance), tuple(delivered))
 
 
-def _in_batches(build: BuildModel, pictures: Sequence[Picture]) -> list[Detections]:
+def in_batches(build: BuildModel, pictures: Sequence[Picture]) -> list[Detections]:
     """What a build detects on each picture; the last one fills its batch."""
     found: list[Detections] = []
     for start in range(0, len(pictures), build.batch):

@@ -20,14 +20,16 @@ from onnxgraft.proof.image import compare_image, first_read, white_level
 from onnxgraft.proof.models import BuildModel, Delivered, FileModel
 from onnxgraft.proof.network import compare_network
 from onnxgraft.proof.parts import Part
-from onnxgraft.proof.pictures import Compared, compare_pictures, pictures_of
+from onnxgraft.proof.pictures import Compared, compare_pictures, in_batches, pictures_of
 from onnxgraft.proof.plan import Sides, parts_of
 from onnxgraft.proof.probes import Probe
 from onnxgraft.proof.proof import Proof
 from onnxgraft.proof.witness import Kept, Witness
+from onnxgraft.runtime.comparison import MatchReport, match
 from onnxgraft.runtime.detections import Detections
 
 Show = Callable[[Sequence[Picture], Sequence[Detections]], None]
+_PADDED = 32  # pixels of which detectron2 makes each side a multiple
 _SMALLER = 64  # pixels by which a picture is smaller than the canvas, where that must not matter
 
 
@@ -192,23 +194,51 @@ class _Prover:
         image, batch = self._sides.spec.image, self._sides.ctx.batch
         canvas = image.height, image.width
         shown = pictures_of(given, canvas, max(number, batch))
-        if exact_padding:
+        content = delivered.io.content if delivered is not None else None
+        if content is not None and not any(side % _PADDED for side in content):
+            shown = [picture[: content[0], : content[1]] for picture in shown]
+        elif exact_padding:
             small = canvas[0] - _SMALLER, canvas[1] - _SMALLER // 2
             shown += [picture[: small[0], : small[1]] for picture in shown[:1]]
         self._progress("proving on pictures")
+        if delivered is not None and content is not None and any(side % _PADDED for side in content):
+            return self._of_one_size(shown, delivered, content)
         typed = BuildModel(self._sides, self._folder, delivered) if delivered is not None and delivered.typed else None
-        build = BuildModel(self._sides, self._folder, self._untyped(delivered))
-        compared = compare_pictures(self._model, build, shown, typed)
-        if compared.difference is not None and compared.missing is None:
-            raise ProofError(compared.difference)
-        return compared
+        build = BuildModel(self._sides, self._folder, delivered.untyped if delivered is not None else None)
+        return _equal(compare_pictures(self._model, build, shown, typed))
+
+    def _of_one_size(self, shown: Sequence[Picture], delivered: Delivered, content: tuple[int, int]) -> Compared:
+        """A part of the canvas that detectron2 pads before the file sees it, so that the file does not run at its size: the
+        graph that takes sizes is held against the file, and the delivered one, with black around, against that graph."""
+        build, held = BuildModel(self._sides, self._folder), delivered.untyped or delivered
+        cut = [picture[: content[0], : content[1]] for picture in shown]
+        pictures = [picture for picture in cut if picture.shape[:2] == content]  # the last one is smaller
+        taken = in_batches(build, pictures)
+
+        def against(other: Delivered) -> tuple[MatchReport, ...]:
+            found = in_batches(BuildModel(self._sides, self._folder, other), pictures)
+            return tuple(match(mine, theirs) for mine, theirs in zip(taken, found, strict=True))
+
+        compared = _equal(compare_pictures(self._model, build, shown))
+        if delivered.typed:
+            compared = replace(compared, distance=against(delivered))
+        if held.typed:
+            return compared
+        reports = against(held)
+        for number, report in enumerate(reports, start=1):
+            if not report.exact:
+                raise ProofError(f"pictures of {content[0]}x{content[1]} with black around, picture {number}: {report}")
+        return replace(
+            compared, reports=(*compared.reports, *reports), undecided=(*compared.undecided, *[0] * len(reports)),
+            ran=held.path.name,
+        )  # fmt: skip
 
 
-    def _untyped(self, delivered: Delivered | None) -> Delivered | None:
-        """What is delivered with the file's numbers; None where that is the graph before it is lowered."""
-        if delivered is None or not delivered.typed:
-            return delivered
-        return Delivered(delivered.native, self._sides.ctx.io) if delivered.native is not None else None
+def _equal(compared: Compared) -> Compared:
+    """Raises ProofError where pictures differ."""
+    if compared.difference is not None and compared.missing is None:
+        raise ProofError(compared.difference)
+    return compared
 
 
 def first_failure(part: Part, probes: Sequence[Probe], batch: int) -> tuple[Probe, str] | None:

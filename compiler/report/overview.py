@@ -36,6 +36,8 @@ def built(manifest: Manifest) -> Rows:
     if image is not None:
         images = f"{image.batch} image{'s' * (image.batch != 1)} at a time"
         rows.append(("canvas", f"{image.canvas[0]} x {image.canvas[1]}, {images}"))
+    if manifest.io.content is not None:
+        rows.append(("pictures on", "{} x {} at its top left; what lies around does not matter".format(*manifest.io.content)))
     rows += [("also", name.replace("_batch", ", batch ")) for name in manifest.variants]
     main = [name for name in (manifest.engine, manifest.model, manifest.runnable) if name in manifest.sizes]
     rows += [(name or "", _size(manifest.sizes[name or ""])) for name in dict.fromkeys(main)]

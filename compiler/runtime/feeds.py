@@ -47,6 +47,7 @@ class Feeder:
             layout=wanted.layout,
             dtype=wanted.dtype,
             order=wanted.order,
+            area=self.io.area,
         )
 
     def batch(self, placed: Sequence[Placed], boxes: Sequence[NDArray[np.float32]] | None = None) -> Feeds:

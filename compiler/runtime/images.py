@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,18 +168,21 @@ def place(
     layout: Layout = "NCHW",
     dtype: Any = np.float32,
     order: Order = "BGR",
+    area: tuple[int, int] | None = None,
 ) -> tuple[NDArray[Any], Placement]:
     """Resize an image by the rule and put it at the top left of a fixed canvas.
 
     image: uint8 [H, W, 3] BGR. canvas: (height, width). mean: the model's pixel mean, three values
-    in `order`. Returns the tensor of one image, values 0..255, [3, H, W] or for NHWC [H, W, 3],
+    in `order`. area: the part of the canvas, at its top left, that the image must fit.
+    Returns the tensor of one image, values 0..255, [3, H, W] or for NHWC [H, W, 3],
     and its Placement. The padding is the mean, which is zero after normalisation, as detectron2
     pads; a uint8 tensor can only hold the rounded mean, so there the padding is zero within
     0.5 / std.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise InputError(f"expected a uint8 image [H, W, 3], got {image.dtype} {image.shape}")
-    placement = Placement.of((image.shape[0], image.shape[1]), canvas, rule or ResizeRule())
+    placement = Placement.of((image.shape[0], image.shape[1]), area or canvas, rule or ResizeRule())
+    placement = replace(placement, canvas=canvas)
     pixels = resize(image, placement.resized)
     if order == "RGB":
         pixels = pixels[:, :, ::-1]

@@ -63,7 +63,7 @@ class Variants:
         height, width = int(size[0]), int(size[1])
         if height and width:
             for session in self.sessions:
-                if not Placement.of((height, width), session.canvas, session.feeder.rule).shrunk:
+                if not Placement.of((height, width), session.manifest.io.area, session.feeder.rule).shrunk:
                     return session
         return self.sessions[-1]
 

@@ -139,8 +139,8 @@ def _has_answers(source: str, canvas: tuple[int, int]) -> bool:
 
 def _on_canvas(session: Session, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A picture, uint8 [H, W, 3] BGR, as it lies on the canvas, alike, so that build and export see the same pixels."""
-    mean = session.manifest.preprocess.mean_in("BGR")
-    tensor, _ = place(image, session.canvas, session.feeder.rule, mean=mean, layout="NHWC", dtype="uint8")
+    mean, area = session.manifest.preprocess.mean_in("BGR"), session.manifest.io.area
+    tensor, _ = place(image, session.canvas, session.feeder.rule, mean=mean, layout="NHWC", dtype="uint8", area=area)
     return np.asarray(tensor, np.uint8)
 
 

@@ -34,6 +34,7 @@ int main(int count, char** words) {
     onnxgraft::Input input;
     input.canvas = {word(4), word(5)};
     input.shortest_edge = word(6), input.longest_edge = word(7), input.nhwc = word(8), input.rgb = word(9);
+    input.area = {word(14), word(15)};
     for (std::size_t c = 0; c < 3; ++c) input.mean[c] = std::atof(words[11 + c]);
     const auto pixels = taken<std::uint8_t>(static_cast<std::size_t>(picture.height * picture.width * 3));
     const auto where = onnxgraft::plan(picture, input);

@@ -59,16 +59,18 @@ def call(program: Path, data: bytes, *words: object) -> bytes:
 @needs_compiler
 @pytest.mark.parametrize("size", [(256, 320), (480, 640), (640, 480), (20, 400), (700, 301), (1, 1)])
 @pytest.mark.parametrize(
-    ("edges", "form"), [((800, 1333), "NCHW BGR float32"), ((0, 0), "NHWC RGB uint8"), ((96, 128), "NHWC BGR float32")]
-)
+    ("edges", "form", "area"),
+    [((800, 1333), "NCHW BGR float32", (0, 0)), ((0, 0), "NHWC RGB uint8", (0, 0)), ((96, 128), "NHWC BGR float32", (0, 0)),
+     ((800, 1333), "NCHW RGB float32", (180, 320))],
+)  # fmt: skip
 def test_the_header_places_a_picture_as_infer_does(
-    header: Path, size: tuple[int, int], edges: tuple[int, int], form: str
+    header: Path, size: tuple[int, int], edges: tuple[int, int], form: str, area: tuple[int, int]
 ) -> None:
     layout, order, dtype = form.split()
     picture = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
     flags = [int(layout == "NHWC"), int(order == "RGB"), int(dtype == "uint8")]
-    given = call(header, picture.tobytes(), "place", *size, 256, 320, *edges, *flags, *MEAN)
-    tensor, placement = place(picture, (256, 320), ResizeRule(*edges), MEAN, layout, dtype, order)  # type: ignore[arg-type]
+    given = call(header, picture.tobytes(), "place", *size, 256, 320, *edges, *flags, *MEAN, *area)
+    tensor, placement = place(picture, (256, 320), ResizeRule(*edges), MEAN, layout, dtype, order, area if any(area) else None)  # type: ignore[arg-type]
     assert tuple(np.frombuffer(given[:8], np.int32)) == placement.resized
     far = np.abs(np.frombuffer(given[8:], dtype) - tensor.ravel().astype(np.float32))
     assert far.max() <= (size[0] > 2 * size[1])  # a tall picture's rows go first in some versions of Pillow
@@ -223,7 +225,7 @@ def test_a_program_is_made_anew_and_other_folders_stay(build: Path, package: Pat
 def test_what_has_no_effect_or_does_not_fit_is_refused(build: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     for words, reason in (
-        ((), "give what it is packed for: --triton or --cpp"),
+        ((), "give what it is packed for: --triton, --cpp or --deepstream"),
         (("--cpp", tmp_path / "x", "--ensemble"), "--ensemble has no effect here: give --triton too"),
         (("--cpp", tmp_path / "x", "--class-names", tmp_path / "names.txt"),
          f"{tmp_path}/names.txt: 2 class names, but the network has 5 classes"),

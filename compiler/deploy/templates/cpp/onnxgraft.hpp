@@ -21,9 +21,9 @@ struct Size {
   bool operator==(const Size& other) const { return height == other.height && width == other.width; }
 };
 
-// How a network wants its pictures. mean: in the order of the input's channels. shortest_edge 0: pictures stay as they are.
+// How a network wants its pictures. area: the part of the canvas that they must fit, all of it without one. mean: in the order of the input's channels. shortest_edge 0: pictures stay as they are.
 struct Input {
-  Size canvas;
+  Size canvas, area;
   int batch = 1;
   bool nhwc = false, rgb = false;
   std::array<double, 3> mean{};
@@ -69,7 +69,8 @@ struct Patch {
 // detectron2's ResizeShortestEdge, and further down where that does not fit the canvas; a picture of its size stays.
 inline Placement plan(Size picture, const Input& input) {
   if (picture.height < 1 || picture.width < 1) throw std::invalid_argument("a picture without pixels");
-  if (picture == input.canvas) return {picture, picture, input.canvas};
+  const Size area = input.area == Size{} ? input.canvas : input.area;
+  if (picture == area) return {picture, picture, input.canvas};
   Size size = picture;
   if (input.shortest_edge > 0) {
     const double edge = input.shortest_edge;
@@ -83,11 +84,10 @@ inline Placement plan(Size picture, const Input& input) {
     }
     size = {std::max(1, static_cast<int>(height + 0.5)), std::max(1, static_cast<int>(width + 0.5))};
   }
-  const double fit = std::min(static_cast<double>(input.canvas.height) / size.height,
-                              static_cast<double>(input.canvas.width) / size.width);
+  const double fit = std::min(static_cast<double>(area.height) / size.height, static_cast<double>(area.width) / size.width);
   if (fit < 1)
-    size = {std::max(1, std::min(input.canvas.height, static_cast<int>(size.height * fit + 0.5))),
-            std::max(1, std::min(input.canvas.width, static_cast<int>(size.width * fit + 0.5)))};
+    size = {std::max(1, std::min(area.height, static_cast<int>(size.height * fit + 0.5))),
+            std::max(1, std::min(area.width, static_cast<int>(size.width * fit + 0.5)))};
   return {picture, size, input.canvas};
 }
 
