@@ -154,9 +154,10 @@ def _sums_in_float(graph: Graph, ctx: Context, release: Release) -> None:
         for node in [n for n in part.nodes if n.op == "ReduceSum" and _type(n, release) == "INT32"]:
             cast = producer(node.inputs[0])
             shape = node.inputs[0].shape
-            truths = cast is not None and cast.op == "Cast" and cast.inputs[0].dtype == bool
-            if not truths or not shape or not all(isinstance(d, int) for d in shape) or np.prod(shape) >= _COUNTED:
+            if cast is None or cast.op != "Cast" or cast.inputs[0].dtype != bool:
                 continue  # _check refuses it
+            if not shape or not all(isinstance(d, int) for d in shape) or np.prod(shape) >= _COUNTED:
+                continue
             out, to = node.outputs[0], np.dtype(node.inputs[0].dtype)
             counted = gs.Variable(graph.fresh(f"{node.name}/truths"), np.float32, list(shape))
             summed = gs.Variable(graph.fresh(f"{node.name}/sum"), np.float32, out.shape)

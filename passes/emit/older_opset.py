@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import Refusal
 
 _AXES_AS_INPUT = 18  # from here on every Reduce has its axes as an input, ReduceSum from 13 on
-_DROPPED = {  # attributes that came later, with the value that means what was meant before
+_DROPPED: Mapping[str, Mapping[str, Any]] = {  # attributes that came later, with the value that means what was meant before
     "Cast": {"saturate": 1}, "QuantizeLinear": {"saturate": 1, "block_size": 0, "output_dtype": 0, "precision": 0},
     "DequantizeLinear": {"block_size": 0, "output_dtype": 0},
     "Resize": {"antialias": 0, "keep_aspect_ratio_policy": "stretch"}, "AveragePool": {"dilations": None},
