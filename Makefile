@@ -13,6 +13,10 @@ NAMED = build/$(notdir $(MODEL:.onnx=))/$(PRECISION)
 GIVEN := $(filter-out undefined,$(GIVEN_MODEL) $(GIVEN_PRECISION))
 RUN ?= $(or $(if $(or $(GIVEN),$(filter engine,$(MAKECMDGOALS))),,$(shell cat $(LAST) 2>/dev/null)),$(NAMED))
 
+# A TensorRT of the system, as on Jetson or in NVIDIA's images, is seen with SYSTEM_SITE_PACKAGES=1.
+SYSTEM_SITE_PACKAGES ?=
+EXTRAS ?= rtx,test
+
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -31,14 +35,15 @@ help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "Settings: MODEL=$(MODEL) PRECISION=$(PRECISION) RUN=$(RUN)"
 
-install: $(INSTALLED)  ## make .venv and install onnxgraft there (the other verbs do it by themselves)
+install: $(INSTALLED)  ## make .venv and install onnxgraft there, as the other verbs do [SYSTEM_SITE_PACKAGES=1 EXTRAS=rtx,test]
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 or later with venv was found:" \
 		"install one (on Debian and Ubuntu also python3-venv) or give PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "installing into $(VENV) (once, a minute or two)"
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[rtx,test]'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || \
+		$(PYTHON) -m venv --clear $(if $(SYSTEM_SITE_PACKAGES),--system-site-packages) $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 engine: $(INSTALLED)  ## build MODEL (a golden graph or a .onnx file) in PRECISION [TARGET= SIZE= BATCH= CALIB=, ARGS= for any option of onnxgraft build]

@@ -6,6 +6,7 @@ from onnxgraft.passes.decode_boxes import DecodeBoxes
 from onnxgraft.passes.deform_conv import DeformConv
 from onnxgraft.passes.dense_decode import DenseDecode
 from onnxgraft.passes.dense_nms import DenseNMS
+from onnxgraft.passes.fit_release import FitRelease
 from onnxgraft.passes.fix_content import FixContent
 from onnxgraft.passes.fix_input import FixInput
 from onnxgraft.passes.fp16 import Fp16
@@ -52,6 +53,7 @@ BUILT_IN = (
     SplitTopk,
     IntegerKernels,
     LowerPlugins,
+    FitRelease,
 )
 
 __all__ = ["BUILT_IN", *(kind.__name__ for kind in BUILT_IN)]

@@ -14,6 +14,7 @@ from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.registry import ENTRY_POINTS, Registry, load_file
 from onnxgraft.pipeline.repeat import Repeat
 from onnxgraft.pipeline.syntax import Pipeline
+from onnxgraft.targets.releases import Release, release_of
 from onnxgraft.targets.traits import TRAITS, TargetTraits, traits_of
 
 
@@ -37,6 +38,7 @@ def default_pipeline(options: CompileOptions, target: str, registry: Registry | 
     """The passes that compile for a target, in order. Raises InputError for a precision that the target lacks."""
     known, traits = registry or known_passes(), traits_of(target)
     exact = options.exact_padding or options.content_size is not None
+    release = release_of(options.release) if options.release and traits.releases else None
 
     def step(name: str, **more: Any) -> Pass:
         return known[name](**{**settings(options, name), **more})
@@ -61,19 +63,23 @@ def default_pipeline(options: CompileOptions, target: str, registry: Registry | 
         step("deform-conv"),
         step("name-outputs"),
         *([step("fix-content")] if options.content_size is not None else []),
-        *map(step, _typing(options.precision, traits)),
+        *(step(name, **more) for name, more in _typing(options.precision, traits, release)),
         *([step("split-topk")] if traits.topk_limit is not None else []),
         step("lower-plugins", target=target),
+        *([step("fit-release")] if release is not None else []),
     ))  # fmt: skip
 
 
-def _typing(precision: str, traits: TargetTraits) -> list[str]:
-    """The passes that type the graph. Integer kernels want fp32 around them, Q/DQ pairs take fp16."""
+def _typing(precision: str, traits: TargetTraits, release: Release | None) -> list[tuple[str, dict[str, Any]]]:
+    """The passes that type the graph, with options. Integer kernels want fp32 around them, Q/DQ pairs take fp16."""
     if precision == "fp32":
         return []
+    half = ("fp16", {"weak": True} if release is not None and release.weakly_typed else {})
     if precision == "int8":
-        return ["quantize", "integer-kernels" if traits.int8 == "integer-kernels" else "fp16"]
+        return [("quantize", {}), ("integer-kernels", {}) if traits.int8 == "integer-kernels" else half]
+    if precision == "bf16" and release is not None and not release.has_bf16:
+        raise InputError(f"TensorRT {release.name} has no bf16, which came with 9.0: give --precision fp16")
     if precision not in traits.types:
         others = " or ".join(other.name for other in TRAITS.values() if precision in other.types)
         raise InputError(f"target {traits.name} has no {precision} kernels: give --target {others}, or another --precision")
-    return [precision]
+    return [half if precision == "fp16" else (precision, {})]

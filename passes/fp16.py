@@ -47,6 +47,8 @@ class Fp16(Pass):
 
     `emulate` leaves the types alone and rounds instead, weights and every result, to what fp16 holds: ONNX Runtime has
     no fp16 kernels on the CPU, computes a graph typed fp16 in fp32 and rounds nothing in between.
+
+    `weak` leaves the graph alone and notes which nodes may be fp16, for a builder that chooses types itself (TensorRT 8).
     """
 
     requires: ClassVar[tuple[Fact | str, ...]] = (NAMED_OUTPUTS,)
@@ -58,9 +60,10 @@ class Fp16(Pass):
 
     keep: str = "none"
     emulate: bool = False
+    weak: bool = False
 
     def portable(self) -> Pass:
-        return replace(self, emulate=True)
+        return replace(self, emulate=True, weak=False)
 
     def run(self, graph: Graph, ctx: Context) -> None:
         regions = find_regions(graph, ctx)
@@ -69,7 +72,10 @@ class Fp16(Pass):
             half.discard(regions.layers[name].name)
             ctx.count("layers kept in fp32")
         _drop_overflowing(graph, ctx, regions, half, short_name(self.storage), self.limit)
-        if self.emulate:
+        if self.weak:
+            ctx.half = frozenset(half)
+            ctx.count(f"nodes that may be {short_name(self.storage)}", len(half))
+        elif self.emulate:
             _round(graph, ctx, half, self.storage)
         else:
             deform_conv.multiply_in(short_name(self.storage), graph, ctx, half, self.limit / HEADROOM)

@@ -65,6 +65,9 @@ class EfficientNMS(PluginOp):
     inputs = ("boxes", "scores")
     outputs = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
     targets = frozenset({"tensorrt"})
+    releases: ClassVar[tuple[tuple[str, str], ...]] = (("8.5", "1"),)
+    attributes_since: ClassVar[Mapping[str, str]] = {"class_agnostic": "8.6"}
+    deprecated = "10.12"
     group = "nms"
     cap: ClassVar[int | None] = CAP
     attributes = (

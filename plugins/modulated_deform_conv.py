@@ -50,6 +50,8 @@ class ModulatedDeformConv2d(PluginOp):
     inputs = ("x", "offset", "mask", "weight", "bias")
     outputs = ("output",)
     targets = frozenset({"tensorrt"})
+    releases = (("8.6", "1"),)
+    deprecated = "10.11"
     group = "deform-conv"
     attributes = (
         Attribute(

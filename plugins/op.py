@@ -29,6 +29,12 @@ class PluginOp(ABC):
     inputs: ClassVar[tuple[str, ...]]
     outputs: ClassVar[tuple[str, ...]]
     targets: ClassVar[frozenset[str]]
+    releases: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(release of TensorRT, version) from which on it loads in that version, the oldest first; empty for nobody's plugin."""
+    attributes_since: ClassVar[Mapping[str, str]] = {}
+    """The release of TensorRT that first knows an attribute; what is not here is as old as the plugin."""
+    deprecated: ClassVar[str] = ""
+    """The release of TensorRT that deprecates it; empty where none does."""
     group: ClassVar[Group | None] = None
     """The option of lower-plugins that forces its native form; None where nobody asked for one."""
 

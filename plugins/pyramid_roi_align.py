@@ -46,6 +46,8 @@ class PyramidROIAlign(PluginOp):
     inputs = ("rois", "map_0", "map_1", "map_2", "map_3")
     outputs = ("pooled",)
     targets = frozenset({"tensorrt"})
+    releases = (("8.5", "1"),)
+    deprecated = "11.0"
     group = "roi-align"
     attributes = (
         Attribute(

@@ -41,6 +41,7 @@ class ROIAlign(PluginOp):
     inputs = ("X", "rois", "batch_indices")
     outputs = ("Y",)
     targets = frozenset({"tensorrt"})
+    releases = (("8.5", "1"), ("10.1", "2"))
     group = "roi-align"
     attributes = (
         Attribute(

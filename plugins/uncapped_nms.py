@@ -13,4 +13,6 @@ class UncappedNMS(EfficientNMS):
 
     op_type = "UncappedNMS"
     targets = frozenset()
+    releases = ()
+    deprecated = ""
     cap = None

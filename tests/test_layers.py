@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 FORBIDDEN = {
     ("passes", "targets"), ("passes", "runtime"), ("runtime", "ir"), ("pipeline", "passes"),
 }  # fmt: skip
-PLAIN_DATA = {"targets.traits"}  # how targets differ, for passes to ask
+PLAIN_DATA = {"targets.traits", "targets.releases"}  # how targets and their releases differ, for passes to ask
 FRONTENDS = {"errors", "files", "options"}
 ROOT_MODULES = 5
 MODULE_LINES, FUNCTION_LINES = 250, 50

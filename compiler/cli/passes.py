@@ -98,6 +98,19 @@ def plugins(
         show(table())
 
 
+def releases(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the docs.")] = False,
+) -> None:
+    """List the releases of TensorRT that --for takes, and what they differ in."""
+    from onnxgraft.cli.console import show
+    from onnxgraft.targets.release_table import markdown, table
+
+    if as_markdown:
+        sys.stdout.write(markdown())
+    else:
+        show(table())
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     add(app, diff, examples=("onnxgraft diff out", "onnxgraft diff out box-nms", "onnxgraft diff a.onnx b.onnx --ops"))
@@ -107,3 +120,4 @@ def register(app: typer.Typer) -> None:
     ))  # fmt: skip
     add(app, passes, examples=("onnxgraft passes box-nms",))
     add(app, plugins, examples=("onnxgraft plugins",))
+    add(app, releases, examples=("onnxgraft releases",))

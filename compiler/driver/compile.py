@@ -232,7 +232,7 @@ def _building(
     graph: Graph, ctx: Context, folder: Path, target: targets.Target, options: Options
 ) -> Iterator[Callable[[], EngineInfo | None]]:
     """The engine, made beside what the `with` block does; none where none was asked for or the graph is not the target's."""
-    if not options.engine or LOWERED.name not in ctx.facts:
+    if not options.engine or options.release or LOWERED.name not in ctx.facts:
         yield lambda: None
         return
     provenance = {name: origin.pass_name for name, origin in graph.origins.items()}

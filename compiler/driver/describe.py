@@ -13,6 +13,8 @@ from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.record import Report
 from onnxgraft.proof.proof import Proof
 from onnxgraft.targets import EngineInfo, Target
+from onnxgraft.targets.base import Wanted
+from onnxgraft.targets.releases import release_of
 
 _OF_THE_PASSES = frozenset(option.name for option in declared(CompileOptions))
 _SECONDS = "_seconds"  # how EngineInfo's times are named
@@ -49,8 +51,15 @@ def manifest_of(
         sha256={path.name: digest(path) for path in files},
         versions=versions(),
         engine_info=_told(engine, times=False) if engine is not None else None,
-        trtexec=target.trtexec_line(Path("model.onnx"), Path("model" + (target.suffix or ".onnx")), options),
+        trtexec=target.trtexec_line(
+            Path("model.onnx"), Path("model" + (target.suffix or ".onnx")), options, wanted_of(options, ctx)
+        ),
     )
+
+
+def wanted_of(options: Options, ctx: Context) -> Wanted | None:
+    """The release of the target that is meant; None for the one that is installed."""
+    return Wanted(release_of(options.release).name, options.precision, ctx.kept_fp32) if options.release else None
 
 
 def times_of(report: Report, engine: EngineInfo | None, surgery: float, total: float) -> Times:

@@ -18,10 +18,18 @@ from onnxgraft.pipeline.facts import LOWERED
 from onnxgraft.pipeline.syntax import Pipeline
 from onnxgraft.quantization.ranges import Provider
 from onnxgraft.runtime.images import ResizeRule, place, read_image
+from onnxgraft.targets.releases import release_of
+from onnxgraft.targets.traits import TRAITS
 
 
 def target_of(options: Options) -> tuple[targets.Target, str]:
-    """The target, and why it was chosen."""
+    """The target, and why it was chosen. Raises InputError for a release of a target that has none to choose from."""
+    if options.release:
+        name = release_of(options.release).name
+        chosen = next(traits.name for traits in TRAITS.values() if traits.releases)
+        if options.target not in ("auto", chosen):
+            raise InputError(f"--for {options.release}: is a release of {chosen}: leave --target {options.target} out")
+        return targets.get(chosen), f"--for {options.release}: {chosen} {name}"
     return targets.auto() if options.target == "auto" else (targets.get(options.target), "asked for")
 
 
@@ -29,7 +37,7 @@ def planned(options: Options) -> tuple[targets.Target, str, Pipeline]:
     """Target, why it was chosen, and passes. Raises InputError, and TargetError where no engine can be built for it here."""
     target, why = target_of(options)
     pipeline = pipeline_of(options, target.name)
-    builds = options.engine and any(LOWERED in step.provided() for step in pipeline.passes)
+    builds = options.engine and not options.release and any(LOWERED in step.provided() for step in pipeline.passes)
     reason = target.available() if builds else None
     if reason is not None:
         elsewhere = "model.onnx, and in manifest.json the command that builds it elsewhere"

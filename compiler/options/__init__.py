@@ -83,6 +83,10 @@ class CompileOptions(Checked):
     roi_sampling: Annotated[Literal["exact", "masked4", "fixed2"], _lowering("Sampling grid of the native RoIAlign.")] = "exact"
     deform_conv: Annotated[Form, _lowering("Form of deformable convolution.")] = "auto"
     max_candidates: Annotated[Count | None, _lowering("Native NMS: boxes that enter.")] = None  # fmt: skip
+    release: Annotated[str | None, _lowering(
+        "Write for this TensorRT, such as 8.6, 10.3 or jetpack6.1: model.onnx and a trtexec line; no engine is built.",
+        to=("fit-release",), flag="--for", when="--target tensorrt", on="build",
+    )] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -63,6 +63,9 @@ class Context:
         held: whether the detector's parts were held against their formulas in this graph as it stands, here or in a run before.
         only_size: (height, width) of the one canvas that every image gets, where the graph says so.
         unknown_outputs: names of outputs that no analysis knows; the user let them stay.
+        half: nodes that may be computed in fp16, where the target chooses types; None where the graph has them.
+        kept_fp32: layers that must not be, where the target chooses types, by the names that it has for them; of each,
+            whether everything that it gives is fp32.
         io: what the graph takes and gives, as the passes name it.
         range_source: where int8 ranges come from; None when nothing was given to calibrate with.
         ranges: what the range source said; None before any calibration.
@@ -82,6 +85,8 @@ class Context:
     unknown_outputs: list[str] = field(default_factory=list)
     channel_order: str | None = None
     detector: DetectorSpec | None = None
+    half: frozenset[str] | None = None
+    kept_fp32: dict[str, bool] = field(default_factory=dict)
     io: GraphIO = field(default_factory=GraphIO)
     range_source: RangeSource | None = None
     ranges: Ranges | None = None

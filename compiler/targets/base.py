@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,21 @@ from onnxgraft.errors import InputError
 from onnxgraft.options import BuilderOptions
 from onnxgraft.targets.engine_info import EngineInfo
 from onnxgraft.targets.traits import TargetTraits
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """For which release of a target a graph was written.
+
+    Attributes:
+        release: its name, such as "8.6".
+        precision: of the network, where the release's builder chooses types.
+        kept_fp32: layers that it must compute in fp32; of each, whether everything that it gives is fp32.
+    """
+
+    release: str
+    precision: str = "fp32"
+    kept_fp32: Mapping[str, bool] = field(default_factory=dict)
 
 
 class Target(ABC):
@@ -72,9 +88,13 @@ class Target(ABC):
 
     @abstractmethod
     def trtexec_line(
-        self, model: Path, engine: Path, options: BuilderOptions | None = None
+        self, model: Path, engine: Path, options: BuilderOptions | None = None, weak: Wanted | None = None
     ) -> str | None:
-        """The command of NVIDIA's own tool that builds the same engine, or None."""
+        """The command of NVIDIA's own tool that builds the same engine, or None.
+
+        `weak`: the release that it is for, and what its builder must keep, where another one than the installed is meant.
+        Raises InputError for an option that the release lacks.
+        """
 
 
 class Runner(ABC):

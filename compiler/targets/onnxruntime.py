@@ -14,7 +14,7 @@ from onnxgraft.errors import InputError, TargetError
 from onnxgraft.ir.ort import open_session
 from onnxgraft.options import BuilderOptions
 from onnxgraft.targets import traits
-from onnxgraft.targets.base import Runner, Target
+from onnxgraft.targets.base import Runner, Target, Wanted
 from onnxgraft.targets.engine_info import EngineInfo
 from onnxgraft.targets.trt.messages import tidy
 
@@ -85,6 +85,6 @@ class OnnxRuntime(Target):
         return OrtRunner(Path(path), threads)
 
     def trtexec_line(
-        self, model: Path, engine: Path, options: BuilderOptions | None = None
+        self, model: Path, engine: Path, options: BuilderOptions | None = None, weak: Wanted | None = None
     ) -> None:
         return None

@@ -22,6 +22,7 @@ class TargetTraits:
         int8: what it computes int8 from: Q/DQ pairs, or the integer operators that they are rewritten into.
         half: how a network is given it in fp16 or bf16; "emulated" where its kernels compute in fp32 all the same.
         types: 16-bit types that a network may have.
+        releases: whether it can be compiled for another release of it than the one that is installed.
     """
 
     name: str
@@ -30,6 +31,7 @@ class TargetTraits:
     int8: Literal["qdq", "integer-kernels"]
     half: Literal["typed", "emulated"]
     types: frozenset[str]
+    releases: bool = False
 
     def has(self, plugin: PluginOp) -> bool:
         """Whether it has a plugin op, so that the node need not be lowered."""
@@ -40,7 +42,7 @@ class TargetTraits:
 
 TENSORRT = TargetTraits(
     name="tensorrt", plugins="default-domain", topk_limit=3840, int8="qdq", half="typed",
-    types=frozenset({"fp16", "bf16"}),
+    types=frozenset({"fp16", "bf16"}), releases=True,
 )  # fmt: skip
 TENSORRT_RTX = TargetTraits(
     name="tensorrt-rtx", plugins="native", topk_limit=3840, int8="qdq", half="typed",

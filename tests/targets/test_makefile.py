@@ -121,3 +121,21 @@ def test_a_machine_without_python_gets_one_line(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "error: no Python 3.10 or later with venv was found" in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_a_tensorrt_of_the_system_can_be_seen(tmp_path: Path) -> None:
+    """On Jetson, and in NVIDIA's images, it is no package that pip could install."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text("")
+    shown = subprocess.run(
+        ["make", "-n", "install", "SYSTEM_SITE_PACKAGES=1", "EXTRAS=test", "PYTHON=python3"],
+        cwd=tmp_path, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert "python3 -m venv --clear --system-site-packages .venv" in shown
+    assert "--editable '.[test]'" in shown
+    usual = subprocess.run(
+        ["make", "-n", "install", "PYTHON=python3"], cwd=tmp_path, capture_output=True, text=True
+    ).stdout
+    assert "--system-site-packages" not in usual
+    assert "--editable '.[rtx,test]'" in usual
