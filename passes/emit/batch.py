@@ -15,6 +15,7 @@ from onnxgraft.ir.traverse import ancestors, value
 from onnxgraft.passes.emit.rows import first_image
 from onnxgraft.pipeline.context import Context
 
+
 def refuse_lost_rows(graph: Graph, ctx: Context, batch: int) -> None:
     """Hold that every map has a row for each picture. Raises Refusal with the node that makes one without."""
     for name in (*ctx.spec().dense_tensors(), *ctx.spec().feature_tensors()):
