@@ -16,7 +16,7 @@ from onnxgraft.errors import InputError, Refusal
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.shape_inference import forget_shapes, infer_shapes
+from onnxgraft.ir.shape_inference import first_misfit, forget_shapes, infer_shapes
 from onnxgraft.ir.traverse import ancestors, descendants, producer, scalar, value
 from onnxgraft.options import Count
 from onnxgraft.passes.emit.batch import first_image_for_the_tail, follow_batch, forget_stale_shapes, refuse_lost_rows
@@ -63,6 +63,8 @@ class FixInput(Pass):
                 raise Refusal(f"{refusal}; the export was {before[0]}x{before[1]}: if it was simplified at that size, "
                               f"build with --size {before[0]}x{before[1]} or from the raw export") from refusal  # fmt: skip
             raise
+        if before is not None:
+            _refuse_another_size(graph, before)
         ctx.batch = self.batch
         if ctx.detector.proposals_input is not None:
             graph.tensor(ctx.detector.proposals_input).shape = [self.proposals, 4]
@@ -101,6 +103,20 @@ def _recognised(graph: Graph, ctx: Context) -> DetectorSpec:
     spec, account = analyse_and_account(graph)
     ctx.held = account.as_it_stands
     return spec
+
+
+def _refuse_another_size(graph: Graph, traced: tuple[int, int]) -> None:
+    """Hold that every shape that tracing wrote into the network fits the size that it has now.
+
+    Raises:
+        Refusal: one does not, as of windows and positions.
+    """
+    misfit = first_misfit(graph)
+    if misfit is not None:
+        height, width = traced
+        raise Refusal(f"this trace holds for {height}x{width} only: shapes of that size (of windows, of positions) were traced "
+                      f"and do not fit here; take --size {height}x{width}, or export at the size that you build",
+                      misfit)  # fmt: skip
 
 
 def _refuse_second_network(graph: Graph) -> None:

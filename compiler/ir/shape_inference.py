@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -36,6 +38,16 @@ def infer_shapes(graph: Graph, propagate: bool = False) -> None:
             tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         if kind.HasField("shape"):
             tensor.shape = _dims(kind.shape, info.name)
+
+
+def first_misfit(graph: Graph) -> str | None:
+    """The name of the first node whose inputs have shapes that do not fit together; None where all do."""
+    try:
+        onnx.shape_inference.infer_shapes(graph.skeleton().model, strict_mode=True)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+        told = re.search(r"node name: (.*?)\):", str(error))
+        return told[1] if told else None
+    return None
 
 
 def infer_node(node: gs.Node, opset: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,13 +58,14 @@ class Check:
 
 
 def compile_form(
-    model: Path, form: str, size: tuple[int, int], folder: Path, numbers: Path | None = None, pooler_type: str = ALIGNED
+    model: Path, form: str, size: tuple[int, int], folder: Path, numbers: Path | None = None, pooler_type: str = ALIGNED,
+    batch: int = 1,
 ) -> tuple[Path, Context, float]:
     """The file of one form of `model`, which must agree with its sidecar `numbers`; and the surgery's seconds."""
     started = time.perf_counter()
     beside = sidecars.find(str(model), model, numbers)
     graph, ctx = Graph.load(model), Context(channel_order=beside.channel_order)
-    options = CompileOptions(size=size, boxes="pixels", pooler_type=pooler_type)
+    options = CompileOptions(size=size, boxes="pixels", pooler_type=pooler_type, batch=batch)
     pipeline = default_pipeline(options, FORMS[form])
     PassManager(pipeline.passes, fingerprints=False).run(graph, ctx)
     if ctx.detector is not None:
@@ -101,6 +102,19 @@ def check(
     if "semantic_logits" in answers:
         semantic = float(np.abs(answers["semantic_logits"].astype(np.float32) - outputs["semantic_logits"]).mean())
     return Check(report, heatmaps, semantic, surgery)
+
+
+def check_batch(
+    model: Path, form: str, images: Sequence[np.ndarray], answers: Sequence[Arrays], folder: Path, numbers: Path | None = None,
+    threads: int | None = None,
+) -> list[MatchReport]:  # fmt: skip
+    """Compile `model` for a batch of so many pictures (uint8 BGR [H,W,3], of one size); each one's strict match with its own
+    answers (of what is detected; maps are compared by `check`)."""
+    path, ctx, _ = compile_form(model, form, images[0].shape[:2], folder, numbers, batch=len(images))
+    feeds = Feeder.of(ctx.io, Preprocess.of(ctx.spec().image))
+    outputs = OrtRunner(path, threads)(feeds(list(images), None))
+    found = [replace(from_outputs(outputs, ctx.io, row), heatmaps=None, semantic=None) for row in range(len(images))]
+    return [match(detections_of(own), row) for own, row in zip(answers, found, strict=True)]
 
 
 def run(

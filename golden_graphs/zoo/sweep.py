@@ -6,7 +6,8 @@ A config is built with seeded weights, exported by `onnxgraft`'s frontend and as
 (opset 11), compiled, and run in ONNX Runtime against PyTorch's detections; TensorRT-RTX builds its engines. One JSON file
 per config in build/zoo makes the sweep resumable: what a file already holds at the same size is not run again. Configs
 that differ in training alone (1x and 3x) describe the same model, which is run once.
-docs/zoo.md is written from the files.
+docs/zoo.md is written from the files. `--beyond SOURCE`, with detectron2's source tree, runs the rows of `beyond` instead,
+which make the second table there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from detectron2.layers import ROIAlign
 from detectron2.modeling import GeneralizedRCNN
 
 from golden_graphs.make import answers, rounding, seeding
-from golden_graphs.zoo import checking
+from golden_graphs.zoo import beyond, checking
 from golden_graphs.zoo import table as zoo_table
 from onnxgraft.driver.compile import compile
 from onnxgraft.frontends.detectron2 import config_numbers, configs, families, supported, tracing
@@ -46,13 +47,14 @@ from onnxgraft.options import Options
 from onnxgraft.targets import get
 
 ENGINES = ("fp32", "fp16", "int8")
-STEPS = ("plugin", "native", "script", *ENGINES)
+STEPS = ("plugin", "native", "batch", "script", *ENGINES)
 LEFT_OUT = re.compile(r"Base|torchvision|mmdet|quick_schedules/|common/|new_baselines/")
 SEED = 20262
 DEEP = 40  # residual blocks; through more of them random weights let rounding grow, unless the branches are small
 PICTURES = 3  # that are tried when rounding decides what is detected
 SPREAD_OF_SCORES = 2.5
 CANDIDATES = 3000  # boxes and classes above the score threshold, about
+POSITIONS = ("pos_embed", "rel_pos_h", "rel_pos_w", "relative_position_bias_table", "absolute_pos_embed")
 CALIBRATION = 1  # picture: the builds must succeed, their AP is not judged here
 
 # Means and spreads of the dense heads' outputs; see `seeding`.
@@ -62,6 +64,9 @@ DENSE: dict[str, dict[str, Any]] = {
 }
 
 
+SOURCE = Path()  # detectron2's source tree, for configs of its projects
+
+
 def zoo() -> list[str]:
     """The 67 configs of detectron2, by their names in the model zoo."""
     root = Path(model_zoo.get_config_file("Base-RCNN-FPN.yaml")).parent
@@ -69,9 +74,9 @@ def zoo() -> list[str]:
     return sorted(name for name in found if not LEFT_OUT.search(name))
 
 
-def seed(source: configs.Source, family: str, image: np.ndarray) -> None:
+def seed(source: configs.Source, family: str, image: np.ndarray, means: Mapping[str, float] | None = None) -> None:
     """Seeded weights with which detections exist and their scores differ."""
-    settings = DENSE.get(family, {})
+    settings = {**DENSE.get(family, {}), **({"mean": means} if means is not None else {})}
     spread = {**seeding.SPREAD, "cls_score": SPREAD_OF_SCORES, "conv2_offset": 0.05, **settings.get("spread", {})}
     if sum(name.endswith(".conv3") for name, _ in source.model.named_modules()) > DEEP:
         spread[".conv3"] = 0.25
@@ -79,8 +84,17 @@ def seed(source: configs.Source, family: str, image: np.ndarray) -> None:
     background = 0.0
     if heads is not None:
         box = config_numbers.sidecar(source, image.shape[:2])["config"]["box_head"]
-        background = background_of(box["classes"], box["score_threshold"])
+        background = 0.0 if means is not None else background_of(box["classes"], box["score_threshold"])
+    _spread_positions(source.model)
     seeding.seeded(source.model, image, background=background, spread=spread, mean=settings.get("mean", {}))
+
+
+def _spread_positions(model: Any) -> None:
+    """Position tables begin at nothing; without values a wrong one would not show."""
+    generator = torch.Generator().manual_seed(SEED)
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] in POSITIONS:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
 
 
 def background_of(classes: int, threshold: float, proposals: int = 1000) -> float:
@@ -99,6 +113,8 @@ TRAINING = re.compile(
 
 def model_key(config: str) -> str:
     """What inference with the model of a config depends on: equal for configs that describe the same model."""
+    if config in beyond.ROWS:
+        return beyond.key(config)
     cfg = model_zoo.get_config(config)
     if not hasattr(cfg, "MODEL"):
         return config
@@ -165,7 +181,7 @@ def _measured(config: str, image: np.ndarray, wanted: list[str], row: Row, threa
     with tempfile.TemporaryDirectory(prefix="zoo-") as folder:
         work = Path(folder)
         ours = work / "model.onnx"
-        truth = _exports(config, image, "script" in wanted, row, work, threads)
+        truth = _exports(config, image, "script" in wanted, "batch" in wanted, row, work, threads)
         gc.collect()  # the PyTorch model is not needed any more
         if "error" in row.data["export"]:
             return True
@@ -181,27 +197,43 @@ def _measured(config: str, image: np.ndarray, wanted: list[str], row: Row, threa
 
 
 def _rounding_decides(config: str, image: np.ndarray, truth: dict[str, np.ndarray], row: Row) -> bool:
-    source = configs.load(config)
-    seed(source, families.family_of(source.model).name, image)
-    report = rounding.against_double(source.model, image, truth)
+    source = _seeded(config, image)
+    report = rounding.against_double(source.model, _as_trained(source, image), truth)
     if not report.exact:
         row.data.setdefault("undecided", []).append(f"PyTorch in float64: {report}")
     return not report.exact
 
 
-def _exports(config: str, image: np.ndarray, script: bool, row: Row, work: Path, threads: int) -> dict[str, np.ndarray]:
+def _seeded(config: str, image: np.ndarray) -> configs.Source:
+    source = beyond.load(config, SOURCE, (image.shape[0], image.shape[1]))
+    supported.refuse_unknown(source.model)
+    row = beyond.ROWS.get(config)
+    seed(source, families.family_of(source.model).name, _as_trained(source, image), row.means if row is not None else None)
+    return source
+
+
+def _as_trained(source: configs.Source, image: np.ndarray) -> np.ndarray:
+    """A BGR picture in the channel order of the model."""
+    return image if config_numbers.channel_order(source.config) == "BGR" else np.ascontiguousarray(image[:, :, ::-1])
+
+
+def _exports(
+    config: str, image: np.ndarray, script: bool, batch: bool, row: Row, work: Path, threads: int
+) -> dict[str, np.ndarray]:
     """PyTorch's answers; leaves the exports in `work`."""
     size = (image.shape[0], image.shape[1])
-    source = configs.load(config)
-    supported.refuse_unknown(source.model)
+    source = _seeded(config, image)
     family = families.family_of(source.model)
     proposals = answers.proposals(SEED, size, 1000) if family.proposals else None
-    seed(source, family.name, image)
-    truth = answers.answers(source.model, image, proposals)
+    truth = answers.answers(source.model, _as_trained(source, image), proposals)
     if proposals is not None:
         truth["proposals"] = proposals
     row.data |= {"family": family.name, "detections": len(truth.get("boxes", ()))}
     row.step("export", lambda: _export(source, image, proposals, family, work / "model.onnx", size))
+    if batch and "error" not in row.data["export"]:
+        other = pictures.blocks(SEED + PICTURES, size)
+        both = [truth, answers.answers(source.model, _as_trained(source, other), proposals)]
+        row.step("batch", lambda: _batch(work / "model.onnx", [image, other], both, work, threads))
     if script:
         row.step("script", lambda: _script(source, image, work, truth, threads))
     return truth
@@ -246,6 +278,13 @@ def _check(
     return {"share": found.share, "exact": found.exact, "surgery": round(found.surgery, 1), "said": str(found)}
 
 
+def _batch(path: Path, images: list[np.ndarray], truths: list[Any], work: Path, threads: int) -> dict[str, Any]:
+    """Different pictures in one batch, in plugin form, each against PyTorch."""
+    reports = checking.check_batch(path, "plugin", images, truths, work, path.with_suffix(".json"), threads)
+    said = "; ".join(map(str, reports))
+    return {"share": min(r.share for r in reports), "exact": all(r.exact for r in reports), "said": said}
+
+
 def _engine(path: Path, precision: str, size: tuple[int, int], work: Path) -> dict[str, Any]:
     pictures_of = work / "calibration"
     if precision == "int8" and not pictures_of.is_dir():
@@ -275,7 +314,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Export, compile and compare every model of detectron2's zoo.")
     parser.add_argument("--size", default="1344x1344", help="height x width of the pictures")
     parser.add_argument("--only", nargs="*", default=[], help="configs whose name contains one of these")
-    parser.add_argument("--steps", default=",".join(STEPS))
+    parser.add_argument("--beyond", type=Path, metavar="SOURCE", help="run what is beyond the zoo; detectron2's source tree")
+    parser.add_argument("--steps", help=f"some of {','.join(STEPS)} [those of the table]")
     parser.add_argument("--results", type=Path, default=Path("build") / "zoo")
     parser.add_argument("--table", type=Path, default=Path("docs") / "zoo.md")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no further config after this")
@@ -286,11 +326,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     height, _, width = args.size.partition("x")
     size = (int(height), int(width))
-    steps = args.steps.split(",")
+    global SOURCE
+    SOURCE = args.beyond or Path()
+    steps = args.steps.split(",") if args.steps else [s for s in STEPS if s != ("script" if args.beyond else "batch")]
     missing = get("tensorrt-rtx").available()
     if missing is not None and set(steps) & set(ENGINES):
         parser.error(f"{missing}; or leave the engines out: --steps {','.join(s for s in steps if s not in ENGINES)}")
-    names = zoo()
+    names = zoo() if args.beyond is None else list(beyond.ROWS)
     keys = {name: model_key(name) for name in names}
     first = {key: name for name, key in reversed(keys.items())}
     started = time.monotonic()
@@ -310,7 +352,8 @@ def main() -> None:
         other = _file(args.results, first[keys[name]])
         if first[keys[name]] != name and other.is_file():
             Row(_file(args.results, name), name, size).adopt(other)
-    zoo_table.write(names, args.results, args.table)
+    write = zoo_table.write if args.beyond is None else zoo_table.write_beyond
+    write(names, args.results, args.table)
 
 
 if __name__ == "__main__":

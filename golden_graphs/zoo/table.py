@@ -10,7 +10,7 @@ from typing import Any
 HEAD = """# Every model of detectron2's zoo
 
 The {count} configs under detectron2's `configs/`, without `Base`, torchvision, mmdet and `quick_schedules` files, and
-without `new_baselines`, which train the models of this table for longer. Made by
+without `new_baselines`, which are [beyond the zoo](#beyond-the-zoo). Made by
 
     make zoo SIZE={size}        # python -m golden_graphs.zoo.sweep --size {size}; resumable; needs torch and detectron2
 
@@ -26,6 +26,21 @@ the run, beside other work. `-` was not run; `=` marks a config whose model is a
 {counts}
 
 | config | exported | detections | plugin | native | script | RTX fp32 | fp16 | int8 | surgery s |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+BEYOND = """
+## Beyond the zoo
+
+What else people build: detectron2's `new_baselines` (SyncBN, a box head of four convolutions, an RPN of two), the
+transformers of its projects ViTDet and MViTv2, other poolers and heads. Made by
+
+    make zoo SIZE={size} ARGS='--beyond DETECTRON2'     # DETECTRON2 is its source tree; the projects need timm too
+
+under the same conditions. ViTDet, Swin and MViT are traced at {size}, which they hold for; their position tables have random
+values. *Batch 2* is two different pictures in one batch, in plugin form, each against PyTorch.
+
+| model | exported | detections | plugin | native | batch 2 | RTX fp32 | fp16 | int8 | surgery s |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
@@ -55,14 +70,32 @@ def write(names: Sequence[str], results: Path, table: Path) -> None:
                if "why" in row.get("script", {})]  # fmt: skip
     if refused:
         text += "\n## What detectron2's script does not export, on a machine without a GPU\n\n" + "\n".join(refused) + "\n"
-    table.write_text(text)
+    _, mark, beyond = table.read_text().partition(_MARK) if table.is_file() else ("", "", "")
+    table.write_text(text + mark + beyond)
 
 
-def line(row: dict[str, Any]) -> str:
-    """One row of the table."""
+def write_beyond(names: Sequence[str], results: Path, table: Path) -> None:
+    """Write the table of what is beyond the zoo behind the first one: the rows that were run."""
+    rows = [row for name in names if "export" in (row := _read(results, name))]
+    size = "x".join(map(str, rows[0]["size"])) if rows else "320x320"
+    text = BEYOND.format(size=size) + "\n".join(line(row, "batch") for row in rows) + "\n"
+    notes = [f"- `{row['config']}`: {text}" for row in rows if "same_as" not in row for text in _troubles(row)]
+    passed_over = [f"- `{row['config']}`: {text}" for row in rows if "same_as" not in row for text in row.get("undecided", ())]
+    if notes:
+        text += "\nWhat is not 1.00, and why:\n\n" + "\n".join(notes) + "\n"
+    if passed_over:
+        text += "\nPictures passed over, since rounding decides there:\n\n" + "\n".join(passed_over) + "\n"
+    table.write_text(table.read_text().partition(_MARK)[0] + text)
+
+
+_MARK = "\n## Beyond the zoo\n"
+
+
+def line(row: dict[str, Any], sixth: str = "script") -> str:
+    """One row of a table, whose sixth column is "script" or "batch"."""
     cells = [
         f"`{row['config']}`" + (" =" if "same_as" in row else ""), _exported(row), str(row.get("detections", "-")),
-        _share(row, "plugin"), _share(row, "native"), _script(row),
+        _share(row, "plugin"), _share(row, "native"), _script(row) if sixth == "script" else _share(row, sixth),
         *(_built(row, precision) for precision in ("fp32", "fp16", "int8")), str(row.get("plugin", {}).get("surgery", "-")),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
@@ -115,7 +148,7 @@ def _counts(rows: Sequence[dict[str, Any]]) -> str:
 
 def _troubles(row: dict[str, Any]) -> list[str]:
     found = []
-    for step in ("export", "plugin", "native", "script", "fp32", "fp16", "int8"):
+    for step in ("export", "plugin", "native", "batch", "script", "fp32", "fp16", "int8"):
         result = row.get(step, {})
         if "error" in result:
             found.append(f"{step}: {result['error']}")

@@ -54,7 +54,8 @@ def export(
     that detectron2 knows, or "random"; without it the config's own. `overrides` are KEY VALUE pairs or KEY=VALUE items of
     the config. The trace does not depend on the picture: `image` (any picture, resized by the config's rule) or none.
     `trust` loads weights that are more than numbers, which may run code of their author.
-    `size` is the height and width of the traced input (640, 640); the compiler fixes its own.
+    `size` is the height and width of the traced input (640, 640); the compiler fixes its own. A model that pads every image
+    to one square is traced at that; windows and positions of a transformer hold for the traced size.
 
     Raises:
         InputError: torch or detectron2 is missing, the config, a key of it, the weights or the image cannot be used, or
@@ -80,7 +81,11 @@ def export(
     if opset is not None and opset < least:
         raise InputError(f"opset {opset} cannot say what this model computes; it needs {least} or higher")
     edges = config_numbers.edges(source.config)
+    size = supported.size_of_trace(source.model, size)
     picture = sample(size, image, edges, config_numbers.channel_order(source.config))
+    if supported.holds_for_one_size(source.model):
+        traced = f"{picture.shape[0]}x{picture.shape[1]}"
+        notes.append(f"windows and positions are those of {traced}: build with --size {traced}, or export at the size you want")
     exported = tracing.export(source.model, picture, opset or least, family=family)
     beside = config_numbers.sidecar(source, picture.shape[:2])
     write(target, exported, beside)
