@@ -12,7 +12,7 @@ from onnxgraft.detector.chosen import Chosen
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import OnnxgraftError, ProofError
 from onnxgraft.ir.bounds import Bounds
-from onnxgraft.pipeline.base import DetectorPass, Pass
+from onnxgraft.pipeline.base import Pass
 from onnxgraft.proof import witness as witnesses
 from onnxgraft.proof.cut import CutError
 from onnxgraft.proof.feeds import WHITE, Picture
@@ -77,7 +77,7 @@ def prove(
     with scratch() as folder:
         prover = _Prover(source, plain, order, bounds, alone.recognised, kept, progress, folder)
         proof = prover.parts()
-        own = same or prover.choose(_chosen(steps, prover.spec), seen)
+        own = same or prover.choose(witnesses.chosen(steps, prover.spec), seen)
         compared = prover.pictures(pictures, number, exact_padding, delivered if own else None)
     show(given := pictures[:number], compared.answers[: len(given)])
     typed = delivered.kind if delivered is not None and delivered.typed else None
@@ -91,18 +91,6 @@ def _nothing_to_prove(rewrites: Sequence[Pass]) -> str | None:
     if intended is not None:
         return f"pass {intended.name()!r} changes answers by intent: {intended.changes_answers}"
     return None if rewrites else "the pipeline does not go from a recognised detector to named outputs"
-
-
-def _chosen(steps: Sequence[Pass], spec: DetectorSpec) -> Chosen | None:
-    """The numbers that options choose; None where some cannot be given to the file."""
-    found = Chosen()
-    for step in steps:
-        if step.as_exported() == step or (isinstance(step, DetectorPass) and step.part(spec) is None):
-            continue
-        if not isinstance(step, DetectorPass) or step.chosen() == Chosen():
-            return None
-        found = step.chosen()
-    return found
 
 
 class _Prover:

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from onnxgraft.detector.chosen import Chosen
+from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.graph import Graph, Origin
 from onnxgraft.ir.serde import Skeleton
-from onnxgraft.pipeline.base import Pass
+from onnxgraft.pipeline.base import DetectorPass, Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTOR, NAMED_OUTPUTS, SIMPLIFIED
 from onnxgraft.pipeline.instrument import Instrument
@@ -120,6 +122,18 @@ def for_one_image(steps: Sequence[Pass]) -> list[Pass]:
     if any(f.name == "batch" for f in dataclasses.fields(single)):
         single = dataclasses.replace(single, batch=1)  # type: ignore[call-arg]
     return [*steps[:end], single]
+
+
+def chosen(steps: Sequence[Pass], spec: DetectorSpec) -> Chosen | None:
+    """The numbers that options choose; None where some cannot be given to the file."""
+    found = Chosen()
+    for step in steps:
+        if step.as_exported() == step or (isinstance(step, DetectorPass) and step.part(spec) is None):
+            continue
+        if not isinstance(step, DetectorPass) or step.chosen() == Chosen():
+            return None
+        found = step.chosen()
+    return found
 
 
 def rewrites(steps: Sequence[Pass]) -> list[Pass]:
