@@ -9,6 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import version_converter
 
+from onnxgraft.analysis.foreign import refuse_foreign
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.serde import Skeleton
@@ -36,6 +37,7 @@ class UpgradeOpset(Pass):
         return UpgradeOpset()
 
     def run(self, graph: Graph, ctx: Context) -> None:
+        refuse_foreign(graph)
         skeleton = graph.skeleton()
         try:
             converted = version_converter.convert_version(skeleton.model, self.version)

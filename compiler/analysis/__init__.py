@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from onnxgraft.analysis import dense, proposal_network, rcnn, semantic
 from onnxgraft.analysis.account import Account, account
+from onnxgraft.analysis.foreign import refuse_foreign
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.folding import settle
@@ -62,6 +63,7 @@ def read(graph: Graph) -> DetectorSpec:
 
 
 def _recognised(graph: Graph, hold: bool = True) -> tuple[DetectorSpec, Account]:
+    refuse_foreign(graph)
     for matches, recognise in FAMILIES:
         if matches(graph):
             try:

@@ -132,7 +132,7 @@ def _facts(run: Run) -> list[str]:
 
 def _proof(proof: Mapping[str, Any] | None) -> str:
     """What the build proved, as its last line has it."""
-    return str(proof["said"]) if proof else "nothing: the build was asked not to"
+    return str(proof.get("said", "what the manifest says of it is damaged")) if proof else "nothing: the build was asked not to"
 
 
 def _pass(row: PassRow) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from typer.testing import CliRunner
 from onnxgraft import Build, InputError, Options, compile
 from onnxgraft.cli.main import app
 from onnxgraft.golden import catalog
+from onnxgraft.report.html import page as page_of
 from onnxgraft.report.html import write_report
+from onnxgraft.report.reader import read_run
 from onnxgraft.report.side_by_side import rows
 
 OPEN_MS, SWITCH_MS = 2000, 200
@@ -68,6 +72,14 @@ def test_report_command_writes_where_it_is_told(build: Build, tmp_path: Path) ->
         write_report(build.folder, place / "page.html")
     with pytest.raises(InputError, match=r"holds no report\.json"):
         write_report(tmp_path)
+
+
+def test_a_proof_whose_record_is_damaged_is_said_to_be(build: Build, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(build.folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"proof": {"parts": 3}}))
+    assert "what the manifest says of it is damaged" in page_of(read_run(folder))
 
 
 def test_rows_pair_lines_that_define_the_same_value() -> None:
