@@ -11,6 +11,8 @@ from onnxgraft.cli.options import add
 from onnxgraft.cli.parameters import Model
 from onnxgraft.options import Options
 
+_LINE = 240  # characters of trtexec's line that are shown
+
 
 def build(
     model: Model,
@@ -32,6 +34,8 @@ def build(
     for note in made.manifest.notes:
         out.print(f"note: {note}", soft_wrap=True)
     out.print(_build_line(made), soft_wrap=True)
+    if made.manifest.engine is None and made.manifest.trtexec:
+        out.print(_elsewhere(made), markup=False, soft_wrap=True)
     for name in made.manifest.variants:
         out.print(f"{made.folder}/variants/{name}: the same for another canvas or batch", soft_wrap=True)
     if made.proof is not None:
@@ -56,6 +60,13 @@ def _build_line(made: Any) -> str:
     if not (made.folder / "passes").is_dir():
         return f"{made.folder}: {what}; {len(records)} passes ran without checks"
     return f"{made.folder}: {what}; {sum(record.changed for record in records)} of {len(records)} passes changed the graph"
+
+
+def _elsewhere(made: Any) -> str:
+    """How the engine that was not built here is built where its TensorRT is."""
+    line = made.manifest.trtexec
+    shown = line if len(line) <= _LINE else f"{line[:_LINE]}... (whole in {made.folder}/manifest.json)"
+    return f"in {made.folder}, where the engine is to run: {shown}"
 
 
 def options(

@@ -40,8 +40,9 @@ def planned(options: Options) -> tuple[targets.Target, str, Pipeline]:
     builds = options.engine and not options.release and any(LOWERED in step.provided() for step in pipeline.passes)
     reason = target.available() if builds else None
     if reason is not None:
-        elsewhere = "model.onnx, and in manifest.json the command that builds it elsewhere"
-        raise TargetError(f"{reason}; or give --no-engine: {elsewhere}")
+        elsewhere = "model.onnx, and the command that builds it elsewhere"
+        also = " (--for 10.3 for another release)" if target.traits.releases else ""
+        raise TargetError(f"{reason}; or give --no-engine: {elsewhere}{also}")
     return target, why, pipeline
 
 

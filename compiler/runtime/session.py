@@ -178,11 +178,19 @@ def _engine_runner(directory: Path, manifest: Manifest) -> tuple[targets.Runner 
     """The engine ready to run, or None and the reason ("" when the build has no engine)."""
     if manifest.engine is None:
         return None, ""
+    target = targets.get(manifest.target)
     try:
-        target = targets.get(manifest.target)
         reason = target.can_run()
         if reason is None:
             return target.runner(inside(directory, manifest.engine, MANIFEST)), ""
         return None, reason
     except OnnxgraftError as error:
-        return None, str(error)
+        return None, f"{error}{built_by_another(manifest, target.version())}"
+
+
+def built_by_another(manifest: Manifest, here: str) -> str:
+    """What to say of an engine that does not load: the version that built it, where another one (`here`) is installed."""
+    builder = (manifest.engine_info or {}).get("module", "")
+    if not builder or builder == here:
+        return ""
+    return f"; it was built by {builder}, and {here} is here: build it again, or with --versionCompatible"

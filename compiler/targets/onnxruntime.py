@@ -14,9 +14,14 @@ from onnxgraft.errors import InputError, TargetError
 from onnxgraft.ir.ort import open_session
 from onnxgraft.options import BuilderOptions
 from onnxgraft.targets import traits
-from onnxgraft.targets.base import Runner, Target, Wanted
+from onnxgraft.targets.base import Runner, Target, Wanted, checked_feeds
 from onnxgraft.targets.engine_info import EngineInfo
 from onnxgraft.targets.trt.messages import tidy
+
+_TYPES = {
+    "tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(float16)": "float16", "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}  # fmt: skip
 
 
 class OrtRunner(Runner):
@@ -36,13 +41,19 @@ class OrtRunner(Runner):
             raise TargetError(f"ONNX Runtime cannot load {path}: {tidy(str(error))}") from error
         self.input_names = tuple(i.name for i in self.session.get_inputs())
         self.output_names = tuple(o.name for o in self.session.get_outputs())
+        self._fixed = {
+            i.name: (tuple(i.shape), np.dtype(_TYPES[i.type]))
+            for i in self.session.get_inputs()
+            if i.type in _TYPES and all(isinstance(side, int) for side in i.shape)
+        }
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Run once; inputs must have the declared shapes and dtypes."""
         missing = [name for name in self.input_names if name not in feeds]
         if missing:
             raise InputError(f"input {missing[0]} is missing: the model takes {self.input_names}")
-        arrays = {name: np.asarray(feeds[name]) for name in self.input_names}
+        arrays: dict[str, Any] = {name: np.asarray(feeds[name]) for name in self.input_names}
+        arrays |= checked_feeds({name: arrays[name] for name in self._fixed}, self._fixed)
         try:
             values = self.session.run(None, arrays)
         except Exception as error:

@@ -250,6 +250,42 @@ def test_the_ensemble_takes_the_bytes_of_a_picture(build: Path, server: str, tmp
 
 @needs_triton
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "dtype", "reason"),
+    [("[1, 3, 64, 64]", "float32", "unexpected shape for input 'input_tensor'"), ("SHAPE", "uint8", "expects 'FP32'")],
+)
+def test_a_request_of_another_shape_or_type_is_refused(
+    build: Path, server: str, shape: str, dtype: str, reason: str
+) -> None:
+    """In one line, and the server goes on."""
+    assert SERVER
+    shape = shape.replace("SHAPE", str(list(Session(build).manifest.io.image.shape)))
+    code = (
+        "import sys, numpy, tritonclient.http as t\n"
+        f"a = numpy.zeros({shape}, numpy.{dtype})\n"
+        "i = t.InferInput('input_tensor', list(a.shape), t.np_to_triton_dtype(a.dtype)); i.set_data_from_numpy(a)\n"
+        "t.InferenceServerClient(sys.argv[1]).infer('shapes', [i])\n"
+    )
+    refused = subprocess.run([SERVER, "-c", code, server], capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert reason in refused.stderr.splitlines()[-1]
+    with urllib.request.urlopen(f"http://{server}/v2/health/ready", timeout=10) as answer:
+        assert answer.status == 200
+
+
+@needs_triton
+@pytest.mark.slow
+def test_the_client_tells_in_one_line_that_nobody_serves(repository: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "scene.png"), draw(5, (480, 640))[0])
+    command = [SERVER, repository / "models_client_shapes" / "client.py", tmp_path / "scene.png", "--url", "127.0.0.1:9"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: 127.0.0.1:9: ")
+    assert done.stderr.count("\n") == 1
+
+
+@needs_triton
+@pytest.mark.slow
 def test_a_misspelt_field_is_refused_by_the_server(build: Path, tmp_path: Path) -> None:
     """So the config of the tests above was parsed, and not passed over."""
     cli("package", build, "--triton", tmp_path / "models")

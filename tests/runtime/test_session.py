@@ -5,6 +5,7 @@ image's first value / 255."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from onnxgraft.errors import InputError, TargetError
 from onnxgraft.runtime.images import ResizeRule
-from onnxgraft.runtime.session import Session
+from onnxgraft.runtime.session import Session, built_by_another
 
 GRAPH = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -176,3 +177,32 @@ def test_folders_that_hold_no_build(build: Path, tmp_path: Path) -> None:
     write_manifest(build, runnable="broken.onnx")
     with pytest.raises(TargetError, match=r"broken\.onnx"):
         Session(build)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "reason"),
+    [
+        ({}, "input input_tensor is missing"),
+        ({"input_tensor": np.zeros((2, 3, 64, 96), np.uint8)},
+         "input 'input_tensor' is uint8 [2, 3, 64, 96], the network takes float32 [2, 3, 64, 96]"),
+        ({"input_tensor": np.zeros((1, 3, 64, 96), np.float32)},
+         "input 'input_tensor' is float32 [1, 3, 64, 96], the network takes float32 [2, 3, 64, 96]"),
+        ({"input_tensor": np.zeros((2, 3, 64, 96))},
+         "input 'input_tensor' is float64 [2, 3, 64, 96], the network takes float32 [2, 3, 64, 96]"),
+    ],
+)  # fmt: skip
+def test_what_is_no_input_of_the_network_is_named(build: Path, feeds: dict[str, Any], reason: str) -> None:
+    session = Session(build)
+    sizes = {"image_sizes": np.zeros((2, 2), np.float32)} if feeds else {}
+    with pytest.raises(InputError) as refused:
+        session.run_feeds({**feeds, **sizes})
+    assert str(refused.value).startswith(reason)
+
+
+def test_an_engine_of_another_version_is_told_apart(build: Path) -> None:
+    manifest = Session(build).manifest
+    assert built_by_another(manifest, "tensorrt 11.4.0.106") == ""
+    other = replace(manifest, engine_info={"module": "tensorrt 10.3.0"})
+    words = built_by_another(other, "tensorrt 11.4.0.106")
+    assert words.startswith("; it was built by tensorrt 10.3.0, and tensorrt 11.4.0.106 is here")
+    assert built_by_another(other, "tensorrt 10.3.0") == ""

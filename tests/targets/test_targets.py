@@ -221,8 +221,13 @@ def test_onnxruntime_refusals_are_one_line(conv_net: Path, tmp_path: Path) -> No
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="input x is missing"):
         OrtRunner(conv_net)({})
-    with pytest.raises(TargetError, match="ONNX Runtime cannot run the model"):
+    with pytest.raises(InputError, match=r"input 'x' is float32 \[2, 2\], the network takes float32 \["):
         OrtRunner(conv_net)({"x": np.ones((2, 2), np.float32)})
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[n] x) => (float[a, b] y) <int64[2] shape = {2, 3}> { y = Reshape(x, shape) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "six.onnx")
+    with pytest.raises(TargetError, match="ONNX Runtime cannot run the model"):
+        OrtRunner(tmp_path / "six.onnx")({"x": np.ones(4, np.float32)})
 
 
 def test_layer_lines_of_another_form_are_left_out() -> None:
