@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from onnxgraft.frontends.detectron2 import config_numbers
+from onnxgraft.frontends.detectron2.configs import Source
 from onnxgraft.frontends.detectron2.families import family_of, heatmaps_only
 from onnxgraft.frontends.detectron2.tracing import deformable, to_tensor
 
@@ -51,6 +53,11 @@ def answers(model: Any, image: np.ndarray, proposals: np.ndarray | None = None) 
             found["panoptic"] = panoptic.numpy().astype(np.uint8)
             found["segments"] = np.array(json.dumps(segments))
     return found
+
+
+def as_trained(source: Source, image: np.ndarray) -> np.ndarray:
+    """A BGR picture, uint8 [H,W,3], in the channel order of the model."""
+    return image if config_numbers.channel_order(source.config) == "BGR" else np.ascontiguousarray(image[:, :, ::-1])
 
 
 def proposals(seed: int, size: tuple[int, int], count: int = 300) -> np.ndarray:

@@ -79,6 +79,26 @@ def _fcos(member: Member) -> Source:
     return Source(config, instantiate(model).eval())
 
 
+def _vitdet(member: Member) -> Source:
+    """ViTDet is a LazyConfig too: two blocks, one of windows that its map fills only with padding, one of the whole map."""
+    config = model_zoo.get_config(member.config)
+    model, side = config.model, member.size[0]
+    net = model.backbone.net
+    net.img_size = model.backbone.square_pad = side
+    net.embed_dim, net.num_heads, net.depth, net.window_block_indexes = 32, 4, 2, [0]
+    model.backbone.out_channels = model.proposal_generator.head.in_channels = 32
+    heads = model.roi_heads
+    heads.num_classes = 7
+    for head, edge in ((heads.box_head, 7), (heads.mask_head, 14)):
+        head.input_shape = ShapeSpec(channels=32, height=edge, width=edge)
+        head.conv_dims = [32] * len(head.conv_dims)
+    heads.box_head.fc_dims, heads.box_predictor.input_shape = [64], ShapeSpec(channels=64)
+    torch.manual_seed(0)
+    built = instantiate(model).eval()
+    seeding.spread_positions(built)
+    return Source(config, built)
+
+
 MEMBERS: dict[str, Member] = {
     "retinanet_thin": Member(
         "COCO-Detection/retinanet_R_50_FPN_3x.yaml", ("MODEL.RETINANET.NUM_CLASSES=7",),
@@ -100,6 +120,9 @@ MEMBERS: dict[str, Member] = {
     ),
     "faster_rcnn_C4_thin": Member(
         "COCO-Detection/faster_rcnn_R_50_C4_3x.yaml", (CLASSES,), background=2.0, script=True,
+    ),
+    "mask_rcnn_vitdet_thin": Member(
+        "common/models/mask_rcnn_vitdet.py", build=_vitdet, size=(256, 256), background=2.0,
     ),
     "keypoint_rcnn_thin": Member(
         "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml", (f"MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS={[32] * 8}",), background=1.0,

@@ -41,6 +41,8 @@ SPREAD = {
 # Mean of a layer's output, by the end of its name; 0 for all others.
 MEAN: dict[str, float] = {}
 
+POSITIONS = ("pos_embed", "rel_pos_h", "rel_pos_w", "relative_position_bias_table", "absolute_pos_embed")
+
 Recipe = dict[str, tuple[int, float]]  # parameter name: (stream, scale)
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv, ModulatedDeformConv)
 NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -81,6 +83,14 @@ def seeded(
     if missing:
         raise ValueError(f"not run, as nothing was detected: {missing[:3]} of {len(missing)}")
     return recipe
+
+
+def spread_positions(model: nn.Module) -> None:
+    """Give the position tables of transformers, which begin at nothing, values by which a wrong one shows."""
+    generator = torch.Generator().manual_seed(SEED)
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] in POSITIONS:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
 
 
 class Stripped:

@@ -32,7 +32,8 @@ def remake(name: str, member: members.Member, home: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     source = member.build(member)
     image = pictures.blocks(SEED, member.size)
-    recipe = member.seed(source, image)
+    seen = answers.as_trained(source, image)
+    recipe = member.seed(source, seen)
     stripped = seeding.Stripped(source.model, recipe)
     family = families.family_of(source.model)
     proposals = answers.proposals(SEED, member.size) if family.proposals else None
@@ -49,7 +50,7 @@ def remake(name: str, member: members.Member, home: Path) -> None:
         digests = {
             file: hashlib.sha256(catalog.materialise(home, file, Path(folder)).read_bytes()).hexdigest() for file in forms
         }
-    found = answers.answers(source.model, image, proposals)
+    found = answers.answers(source.model, seen, proposals)
     np.savez_compressed(home / "answers.npz", **compact(found), **({} if proposals is None else {"proposals": proposals}))
     beside = config_numbers.sidecar(source, member.size)
     meta: dict[str, Any] = {

@@ -54,7 +54,6 @@ DEEP = 40  # residual blocks; through more of them random weights let rounding g
 PICTURES = 3  # that are tried when rounding decides what is detected
 SPREAD_OF_SCORES = 2.5
 CANDIDATES = 3000  # boxes and classes above the score threshold, about
-POSITIONS = ("pos_embed", "rel_pos_h", "rel_pos_w", "relative_position_bias_table", "absolute_pos_embed")
 CALIBRATION = 1  # picture: the builds must succeed, their AP is not judged here
 
 # Means and spreads of the dense heads' outputs; see `seeding`.
@@ -85,16 +84,8 @@ def seed(source: configs.Source, family: str, image: np.ndarray, means: Mapping[
     if heads is not None:
         box = config_numbers.sidecar(source, image.shape[:2])["config"]["box_head"]
         background = 0.0 if means is not None else background_of(box["classes"], box["score_threshold"])
-    _spread_positions(source.model)
+    seeding.spread_positions(source.model)
     seeding.seeded(source.model, image, background=background, spread=spread, mean=settings.get("mean", {}))
-
-
-def _spread_positions(model: Any) -> None:
-    """Position tables begin at nothing; without values a wrong one would not show."""
-    generator = torch.Generator().manual_seed(SEED)
-    for name, parameter in model.named_parameters():
-        if name.rpartition(".")[2] in POSITIONS:
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
 
 
 def background_of(classes: int, threshold: float, proposals: int = 1000) -> float:
@@ -198,7 +189,7 @@ def _measured(config: str, image: np.ndarray, wanted: list[str], row: Row, threa
 
 def _rounding_decides(config: str, image: np.ndarray, truth: dict[str, np.ndarray], row: Row) -> bool:
     source = _seeded(config, image)
-    report = rounding.against_double(source.model, _as_trained(source, image), truth)
+    report = rounding.against_double(source.model, answers.as_trained(source, image), truth)
     if not report.exact:
         row.data.setdefault("undecided", []).append(f"PyTorch in float64: {report}")
     return not report.exact
@@ -207,14 +198,9 @@ def _rounding_decides(config: str, image: np.ndarray, truth: dict[str, np.ndarra
 def _seeded(config: str, image: np.ndarray) -> configs.Source:
     source = beyond.load(config, SOURCE, (image.shape[0], image.shape[1]))
     supported.refuse_unknown(source.model)
-    row = beyond.ROWS.get(config)
-    seed(source, families.family_of(source.model).name, _as_trained(source, image), row.means if row is not None else None)
+    row, family = beyond.ROWS.get(config), families.family_of(source.model).name
+    seed(source, family, answers.as_trained(source, image), row.means if row is not None else None)
     return source
-
-
-def _as_trained(source: configs.Source, image: np.ndarray) -> np.ndarray:
-    """A BGR picture in the channel order of the model."""
-    return image if config_numbers.channel_order(source.config) == "BGR" else np.ascontiguousarray(image[:, :, ::-1])
 
 
 def _exports(
@@ -225,14 +211,14 @@ def _exports(
     source = _seeded(config, image)
     family = families.family_of(source.model)
     proposals = answers.proposals(SEED, size, 1000) if family.proposals else None
-    truth = answers.answers(source.model, _as_trained(source, image), proposals)
+    truth = answers.answers(source.model, answers.as_trained(source, image), proposals)
     if proposals is not None:
         truth["proposals"] = proposals
     row.data |= {"family": family.name, "detections": len(truth.get("boxes", ()))}
     row.step("export", lambda: _export(source, image, proposals, family, work / "model.onnx", size))
     if batch and "error" not in row.data["export"]:
         other = pictures.blocks(SEED + PICTURES, size)
-        both = [truth, answers.answers(source.model, _as_trained(source, other), proposals)]
+        both = [truth, answers.answers(source.model, answers.as_trained(source, other), proposals)]
         row.step("batch", lambda: _batch(work / "model.onnx", [image, other], both, work, threads))
     if script:
         row.step("script", lambda: _script(source, image, work, truth, threads))
