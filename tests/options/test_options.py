@@ -51,7 +51,7 @@ def test_every_option_goes_to_a_field_that_its_pass_has() -> None:
         for place in option.opt.to:
             name, _, field = place.partition(".")
             fields = {f.name for f in dataclasses.fields(registry[name])}
-            wanted = {"height", "width"} if option.name == "size" else {field or option.name}
+            wanted = {"height", "width"} if option.name in ("size", "content_size") else {field or option.name}
             assert wanted <= fields, f"{option.flag} to {place}"
         for name in option.opt.serves:
             assert registry[name]
@@ -59,9 +59,9 @@ def test_every_option_goes_to_a_field_that_its_pass_has() -> None:
 
 def test_every_option_of_the_passes_changes_the_pipeline() -> None:
     """A value other than the default shows in the text of the pipeline, so that none is lost on the way."""
-    others = {"size": Size(64, 96), "batch": 2, "proposals": 7, "keep_fp16": "rpn", "keep_fp32": "rpn", "detections": 7,
-              "score_threshold": 0.125, "iou_threshold": 0.125, "rpn_score_threshold": 0.125, "max_candidates": 7,
-              "release": "8.6"}  # fmt: skip
+    others = {"size": Size(64, 96), "content_size": Size(32, 64), "batch": 2, "proposals": 7, "keep_fp16": "rpn",
+              "keep_fp32": "rpn", "detections": 7, "score_threshold": 0.125, "iou_threshold": 0.125,
+              "rpn_score_threshold": 0.125, "max_candidates": 7, "release": "8.6"}  # fmt: skip
     for option in declared(CompileOptions):
         hint = get_args(option.hint)[0]
         other = others.get(option.name)
