@@ -83,9 +83,7 @@ def export(
     edges = config_numbers.edges(source.config)
     size = supported.size_of_trace(source.model, size)
     picture = sample(size, image, edges, config_numbers.channel_order(source.config))
-    if supported.holds_for_one_size(source.model):
-        traced = f"{picture.shape[0]}x{picture.shape[1]}"
-        notes.append(f"windows and positions are those of {traced}: build with --size {traced}, or export at the size you want")
+    notes += supported.notes_on_size(source.model, *picture.shape[:2])
     exported = tracing.export(source.model, picture, opset or least, family=family)
     beside = config_numbers.sidecar(source, picture.shape[:2])
     write(target, exported, beside)

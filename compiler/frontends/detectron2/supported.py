@@ -61,6 +61,13 @@ def holds_for_one_size(model: torch.nn.Module) -> bool:
     return any(type(module).__name__ in ONE_SIZE and _known(type(module)) for module in model.modules())
 
 
+def notes_on_size(model: torch.nn.Module, height: int, width: int) -> list[str]:
+    """What to say of a trace at a size; nothing where it holds for all."""
+    size = f"{height}x{width}"
+    say = f"windows and positions are those of {size}: build with --size {size}, or export at the size you want"
+    return [say] if holds_for_one_size(model) else []
+
+
 def _known(kind: type) -> bool:
     if kind.__module__.startswith(PLAIN):
         return True
