@@ -80,9 +80,8 @@ def export(
     least = tracing.smallest_opset(source.model)
     if opset is not None and opset < least:
         raise InputError(f"opset {opset} cannot say what this model computes; it needs {least} or higher")
-    edges = config_numbers.edges(source.config)
-    size = supported.size_of_trace(source.model, size)
-    picture = sample(size, image, edges, config_numbers.channel_order(source.config))
+    traced, edges = supported.size_of_trace(source.model, size), config_numbers.edges(source.config)
+    picture = sample(traced, image, edges, config_numbers.channel_order(source.config))
     notes += supported.notes_on_size(source.model, *picture.shape[:2])
     exported = tracing.export(source.model, picture, opset or least, family=family)
     beside = config_numbers.sidecar(source, picture.shape[:2])

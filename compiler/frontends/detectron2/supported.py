@@ -74,4 +74,5 @@ def _known(kind: type) -> bool:
     package, _, rest = kind.__module__.partition("detectron2.modeling.")
     return not package and kind.__name__ in MODELING.get(rest.partition(".")[0], ())
 
+
 RANDOM = "random"  # as weights: the model as it is initialised
