@@ -224,6 +224,6 @@ def test_an_engine_that_cannot_be_built_is_refused_before_anything_runs(golden_m
     told: list[str] = []
     with pytest.raises(TargetError) as refused:
         onnxgraft.compile(golden_model, tmp_path / "out", Options(target="tensorrt"), progress=told.append)
-    wanted = "; or give --no-engine: model.onnx, and in manifest.json the command that builds it elsewhere"
+    wanted = "; or give --no-engine: model.onnx, and the command that builds it elsewhere (--for 10.3 for another release)"
     assert str(refused.value) == f"{target.available()}{wanted}"
     assert (told, list(tmp_path.iterdir())) == ([], [])
