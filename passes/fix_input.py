@@ -26,6 +26,7 @@ from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTOR, SIMPLIFIED, STATIC_INPUT, Fact
 
+_NOTHING = 1e-3  # levels; a mean and a deviation that change no picture
 SIZE_DIVISIBILITY = 32  # the strides of detectron2's backbones divide it, and every canvas is a multiple of it
 
 
@@ -65,6 +66,10 @@ class FixInput(Pass):
             raise
         if before is not None:
             _refuse_another_size(graph, before)
+        image = ctx.detector.image
+        if max(map(abs, image.mean)) < _NOTHING and max(abs(std - 1) for std in image.std) < _NOTHING:
+            ctx.notes.append("the graph normalises nothing: it takes levels as they are, and a model that was trained on "
+                             "normalised pictures needs them normalised before")  # fmt: skip
         ctx.batch = self.batch
         if ctx.detector.proposals_input is not None:
             graph.tensor(ctx.detector.proposals_input).shape = [self.proposals, 4]

@@ -3,7 +3,7 @@
 They are the outermost part of one axis of each map: of the first in a convolution's [N, C, H, W] and in windowed attention's
 [N * windows, tokens, C], of the second in the [3, N * heads, tokens, C] of queries, keys and values. A map's values lie in
 memory as [before, N, behind], and whatever reshapes it keeps `before`, which tells the axis that has the pictures then.
-It is long because what each kind of operator does with the pictures' axis is told here, and nowhere else.
+It is long because it is one table: how each operator that moves axes moves that one.
 """
 
 from __future__ import annotations
@@ -207,13 +207,13 @@ def _of_sum(node: gs.Node, axes: Axes, _: int) -> int:
 def _gathered(node: gs.Node, axes: Axes, axis: int) -> int:
     rank = _rank(node.inputs[0])
     along = int(node.attrs.get("axis", 0)) % (rank or 1)
-    if along == axis and rank and lone_picture(node):
+    if along == axis and rank and _lone_picture(node):
         return _reshaped(node, axes, axis)
     more = (_rank(node.inputs[1]) or 0) - 1
     return _expect(node, along != axis and id(node.inputs[1]) not in axes, axis + (more if along < axis else 0))
 
 
-def lone_picture(node: gs.Node) -> bool:
+def _lone_picture(node: gs.Node) -> bool:
     """Whether a Gather takes the one row that its axis has."""
     index = value(node.inputs[1])
     along = int(node.attrs.get("axis", 0))

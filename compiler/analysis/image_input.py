@@ -13,7 +13,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import value
 
 _PREPROCESSING = {"Sub", "Div", "Mul", "Add", "Pad", "Unsqueeze", "Gather", "Cast", "Identity", "Reshape", "Concat",
-                  "Transpose", "Squeeze"}  # fmt: skip
+                  "Transpose", "Squeeze", "Slice"}  # fmt: skip
 _PROBE = 32  # side of the flat pictures that measure the normalisation
 _UNIT_STD = 0.5  # a deviation up to this, with a mean up to 1, is of pictures whose levels are 0..1
 _IMAGENET_RED_MINUS_BLUE = 5.0  # the red mean is well above the blue one in every ImageNet-like statistic
@@ -51,9 +51,9 @@ def analyse_input(graph: Graph) -> ImageInput:
     std_read = [snap(s, constants) or s for s in std]
     mean_read = [snap(m, constants) or m for m in -zero * std]
     if flipped:
-        raise Refusal(
-            "the export reverses the image's channels before normalising; not known of detectron2", chain[0].name
-        )
+        turning = next((n for n in chain if n.op in ("Slice", "Gather")), chain[0])
+        raise Refusal("the export reverses the image's channels before normalising; detectron2's does not: export without it, "
+                      "and build with --input-order RGB, or BGR, for the pictures that you have", turning.name)  # fmt: skip
     _refuse_more(graph, image, normalized, mean_read, std_read, chain[0].name)
     if max(np.abs(mean_read)) <= 1 and max(np.abs(std_read)) <= _UNIT_STD:  # made for levels of 0..1
         mean_read, std_read = ([snap(255 * v, [*constants, *(255 * c for c in constants)]) or 255 * v for v in read]
@@ -109,6 +109,7 @@ def is_proposals(tensor: gs.Tensor) -> bool:
 
 
 def _first_convolution_input(image: gs.Tensor) -> tuple[gs.Tensor, list[gs.Node]]:
+    """What the first convolution reads, and the nodes between the image and it. Raises Refusal."""
     chain: list[gs.Node] = []
     queue: list[gs.Tensor] = [image]
     while queue:
@@ -119,4 +120,8 @@ def _first_convolution_input(image: gs.Tensor) -> tuple[gs.Tensor, list[gs.Node]
             if node.op in _PREPROCESSING and node not in chain:
                 chain.append(node)
                 queue += node.outputs
+            elif node.op == "Resize":
+                raise Refusal("the image is resized inside the graph, as torchvision's detectors do and detectron2's do not: "
+                              "theirs have the background first, count classes from 1 and choose pooler levels by another "
+                              "rule, and are not compiled; build and export the model with detectron2", node.name)  # fmt: skip
     raise Refusal(f"no convolution reads the image input {image.name!r}: no detector of detectron2")

@@ -60,7 +60,7 @@ def _follow(graph: Graph, node: gs.Node, axes: Axes, shapes: dict[int, list[int]
         target = node.inputs[1]
         if isinstance(target, gs.Constant) and shape is not None:
             node.inputs[1] = b.ints("shape", _times(shape, axis, batch))
-    elif _takes_away(node, axes) and shape is not None:
+    elif shape is not None and _lays_elsewhere(node, axes, shapes, batch):
         node.op, node.attrs = "Reshape", {}
         node.inputs = [node.inputs[0], b.ints("shape", _times(shape, axis, batch))]
     elif shape is not None and (node.op in BROADCASTS or node.op in ("Concat", "MatMul")):
@@ -71,16 +71,27 @@ def _times(shape: list[int], axis: int, batch: int) -> list[int]:
     return [extent * batch if place == axis else extent for place, extent in enumerate(shape)]
 
 
-def _takes_away(node: gs.Node, axes: Axes) -> bool:
-    """Whether a Squeeze or a Gather takes the axis of one picture away."""
-    axis, source = axes.get(id(node.inputs[0])), node.inputs[0]
-    if axis is None or not is_static(source):
+def _lays_elsewhere(node: gs.Node, axes: Axes, shapes: dict[int, list[int]], batch: int) -> bool:
+    """Whether a node that only reshapes, given a batch, would not give the shape that its result has to have then."""
+    source = shapes.get(id(node.inputs[0]))
+    if source is None or node.op not in ("Squeeze", "Unsqueeze", "Flatten", "Gather"):
         return False
+    rank, result = len(source), node.outputs[0]
+    before = _times(source, axes[id(node.inputs[0])], batch)
+    wanted = _times(shapes[id(result)], axes[id(result)], batch)
+    if node.op == "Gather":
+        return int(node.attrs.get("axis", 0)) % rank == axes[id(node.inputs[0])]
+    if node.op == "Flatten":
+        at = int(node.attrs.get("axis", 1)) % (rank + 1)
+        return wanted != [int(np.prod(before[:at])), int(np.prod(before[at:]))]
+    held = node.attrs.get("axes", value(node.inputs[1]) if len(node.inputs) > 1 else None)
+    named = [i for i, d in enumerate(source) if d == 1] if held is None else np.asarray(held).reshape(-1).tolist()
     if node.op == "Squeeze":
-        held = node.attrs.get("axes", value(node.inputs[1]) if len(node.inputs) > 1 else None)
-        gone = [i for i, d in enumerate(source.shape) if d == 1] if held is None else np.asarray(held).reshape(-1).tolist()
-        return axis in {int(a) % len(source.shape) for a in gone}
-    return node.op == "Gather" and int(node.attrs.get("axis", 0)) % len(source.shape) == axis
+        gone = {int(a) % rank for a in named}
+        return wanted != [d for i, d in enumerate(before) if i not in gone]
+    added = {int(a) % (rank + len(named)) for a in named}
+    rest = iter(before)
+    return wanted != [1 if i in added else next(rest) for i in range(rank + len(named))]
 
 
 def _repeat_operands(b: Builder, node: gs.Node, axes: Axes, shapes: dict[int, list[int]], batch: int) -> None:

@@ -10,7 +10,7 @@ from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import forget_shapes, infer_shapes
 
-_MOVES = {"Transpose", "Unsqueeze", "Squeeze", "Gather", "Identity", "Reshape"}  # what an integer picture may pass
+_MOVES = {"Transpose", "Unsqueeze", "Squeeze", "Gather", "Identity", "Reshape", "Slice"}  # what an integer picture may pass
 
 
 def make_plain(graph: Graph) -> None:

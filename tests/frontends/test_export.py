@@ -229,3 +229,17 @@ def test_a_checkpoint_runs_code_only_when_it_is_trusted(suffix: str, tmp_path: P
     with pytest.raises(InputError):  # now it is loaded, and has no weights
         export(tmp_path, weights=str(path), trust=True)
     assert (tmp_path / "made").exists()
+
+
+@torched
+def test_a_model_that_pads_to_a_square_is_traced_at_it(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="timm not installed: detectron2's transformers need it")
+    small = ("model.backbone.net.depth=2", "model.backbone.net.window_block_indexes=[0]", "model.backbone.net.embed_dim=24",
+             "model.backbone.square_pad=128", "model.backbone.net.img_size=128", "model.roi_heads.num_classes=3")  # fmt: skip
+    config = "common/models/mask_rcnn_vitdet.py"
+    made = export(tmp_path, config, small, size=None)
+    assert any("windows and positions are those of 128x128: build with --size 128x128" in note for note in made.notes)
+    (image,) = onnx.load(made.model).graph.input
+    assert [d.dim_value for d in image.type.tensor_type.shape.dim] == [3, 128, 128]
+    with pytest.raises(InputError, match="size 64x96: the model pads every image to 128x128.*take --size 128x128"):
+        export(tmp_path, config, small)

@@ -116,8 +116,8 @@ MIXING: dict[str, Network] = {
     "a mean over all": lambda b, x: b.op("Mul", [x, b.op("ReduceMean", [x], "mean", axes=[0, 1], keepdims=1)], "scaled"),
     "a sum over windows": lambda b, x: b.op(
         "ReduceSum", [shape(b, x, 3, 64), b.ints("axes", [0])], "sum", keepdims=1),
-    "pictures turned into columns": lambda b, x: b.op(
-        "MatMul", [b.floats("left", np.ones((4, 3))), shape(b, turn(b, x, 1, 0, 2, 3), 3, 64)], "product"),
+    "a product over columns of pictures": lambda b, x: b.op(
+        "MatMul", [shape(b, turn(b, x, 1, 0, 2, 3), 3, 64), b.floats("right", np.ones((64, 4)))], "product"),
     "pictures inside a row": lambda b, x: shape(b, turn(b, x, 1, 2, 0, 3), 1, 3, 64),
     "a cut between windows": lambda b, x: b.op(
         "Slice", [shape(b, x, 3, 8, 8), b.ints("from", [1]), b.ints("to", [2]), b.ints("axes", [0])], "cut"),

@@ -80,3 +80,51 @@ def test_arithmetic_on_integers_is_refused(export: Path, tmp_path: Path) -> None
     halves(model)
     with pytest.raises(OnnxgraftError, match=r"this Div calculates with the image's integers.*\(node 'in-front-Div'\)"):
         recognise(model, tmp_path / "other.onnx")
+
+
+RGB = {
+    "by a gather": in_front(1, [3, HEIGHT, WIDTH], node("Gather", "given", "back", axis=0), back=np.array([2, 1, 0])),
+    "by a flip": in_front(
+        1, [3, HEIGHT, WIDTH], node("Slice", "given", "last", "end", "axes", "steps"), last=np.array([-1]),
+        end=np.array([-(2**62)]), axes=np.array([0]), steps=np.array([-1]),
+    ),
+    "of integers": in_front(
+        TensorProto.UINT8, [3, HEIGHT, WIDTH], node("Slice", "given", "last", "end", "axes", "steps", output="turned"),
+        node("Cast", "turned", to=1), last=np.array([-1]), end=np.array([-(2**62)]), axes=np.array([0]), steps=np.array([-1]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", RGB)
+def test_channels_reversed_inside_are_refused_with_what_to_do(form: str, export: Path, tmp_path: Path) -> None:
+    model = onnx.load(export)
+    RGB[form](model)
+    with pytest.raises(OnnxgraftError, match=r"reverses the image's channels.*--input-order RGB.*\(node 'in-front-"):
+        recognise(model, tmp_path / "other.onnx")
+
+
+def test_a_picture_resized_inside_is_told_as_torchvisions(export: Path, tmp_path: Path) -> None:
+    model = onnx.load(export)
+    image = model.graph.input[0].name
+    for reader in (n for n in model.graph.node if n.op_type == "Unsqueeze" or image in n.input):
+        resized = node("Resize", "four", "", "", "sizes", output="resized", mode="linear")
+        reader.input[:] = ["picture" if name == image else name for name in reader.input]
+    model.graph.node.insert(0, node("Gather", "resized", "zero", axis=0))
+    model.graph.node.insert(0, resized)
+    model.graph.node.insert(0, node("Unsqueeze", image, "axis", output="four"))
+    constants = {"zero": np.int64(0), "axis": np.array([0]), "sizes": np.array([1, 3, HEIGHT, WIDTH])}
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v, np.int64), k) for k, v in constants.items())
+    with pytest.raises(OnnxgraftError, match=r"as torchvision's detectors do.*\(node 'in-front-Resize'\)"):
+        recognise(model, tmp_path / "other.onnx")
+
+
+def test_an_image_that_is_not_normalised_is_said(export: Path, tmp_path: Path) -> None:
+    model = onnx.load(export)
+    usual = recognise(model, tmp_path / "usual.onnx").image
+    std, mean = (np.array(v, np.float32).reshape(3, 1, 1) for v in (usual.std, usual.mean))
+    in_front(1, [3, HEIGHT, WIDTH], node("Mul", "given", "std", output="wide"), node("Add", "wide", "mean"),
+             std=std, mean=mean)(model)  # fmt: skip
+    onnx.save(model, tmp_path / "other.onnx")
+    graph, ctx = Graph.load(tmp_path / "other.onnx"), Context()
+    run_unordered([UpgradeOpset(), RepairRoiAlign(), Simplify(), FixInput(height=HEIGHT, width=WIDTH)], graph, ctx)
+    assert any("the graph normalises nothing" in note for note in ctx.notes)
