@@ -241,5 +241,5 @@ def test_a_model_that_pads_to_a_square_is_traced_at_it(tmp_path: Path) -> None:
     assert any("windows and positions are those of 128x128: build with --size 128x128" in note for note in made.notes)
     (image,) = onnx.load(made.model).graph.input
     assert [d.dim_value for d in image.type.tensor_type.shape.dim] == [3, 128, 128]
-    with pytest.raises(InputError, match="size 64x96: the model pads every image to 128x128.*take --size 128x128"):
+    with pytest.raises(InputError, match=r"size 64x96: the model pads every image to 128x128.*take --size 128x128"):
         export(tmp_path, config, small)
