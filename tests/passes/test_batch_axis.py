@@ -10,11 +10,10 @@ import onnx_graphsurgeon as gs
 import pytest
 from helpers.graphs import run_graph
 
-from golden_graphs.make import pictures
 from golden_graphs.zoo import checking
 from onnxgraft.detector.spec import DetectorSpec, ImageInput, Outputs, SemanticHead
 from onnxgraft.errors import OnnxgraftError, Refusal
-from onnxgraft.golden import catalog
+from onnxgraft.golden import catalog, pictures
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import infer_shapes
