@@ -23,6 +23,7 @@ from onnxgraft.golden import catalog, scenes
 from onnxgraft.golden import references as golden_references
 from onnxgraft.passes import FixInput
 from onnxgraft.passes.default import parse_pipeline
+from onnxgraft.passes.fix_input import SIZE_DIVISIBILITY
 from onnxgraft.proof import witness
 from onnxgraft.proof.image import first_read, white_level
 from onnxgraft.proof.models import FileModel
@@ -122,12 +123,21 @@ Reference = tuple[str, NDArray[np.uint8], Detections]
 
 def _references(session: Session, images: Sequence[str | Path]) -> tuple[Iterator[Reference], str]:
     source = session.manifest.source.model
-    canvas = session.canvas
+    canvas = _size(session)
     if not images and _has_answers(source, canvas):
         stored = golden_references.references(source)
         return ((f"scene {i}", image, d) for i, image, d in stored), "reference: stored answers"
     pictures = [(str(p), _on_canvas(session, read_image(p))) for p in images] or [("noise", noise(canvas))]
     return _run_export(session, pictures), "reference: the exported graph in ONNX Runtime"
+
+
+def _size(session: Session) -> tuple[int, int]:
+    """Height and width of what both sides see. Raises InputError where the exported file has no such size."""
+    height, width = session.manifest.io.area
+    if height % SIZE_DIVISIBILITY or width % SIZE_DIVISIBILITY:
+        raise InputError(f"the build is for pictures of {height}x{width}, which detectron2 pads, so that its exported file has "
+                         "no such size: what the build's proof says of it stands in its manifest.json")  # fmt: skip
+    return height, width
 
 
 def _has_answers(source: str, canvas: tuple[int, int]) -> bool:
@@ -140,12 +150,12 @@ def _has_answers(source: str, canvas: tuple[int, int]) -> bool:
 def _on_canvas(session: Session, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A picture, uint8 [H, W, 3] BGR, as it lies on the canvas, alike, so that build and export see the same pixels."""
     mean, area = session.manifest.preprocess.mean_in("BGR"), session.manifest.io.area
-    tensor, _ = place(image, session.canvas, session.feeder.rule, mean=mean, layout="NHWC", dtype="uint8", area=area)
+    tensor, _ = place(image, area, session.feeder.rule, mean=mean, layout="NHWC", dtype="uint8")
     return np.asarray(tensor, np.uint8)
 
 
 def _run_export(session: Session, pictures: Sequence[tuple[str, NDArray[np.uint8]]]) -> Iterator[Reference]:
-    manifest, canvas = session.manifest, session.canvas
+    manifest, canvas = session.manifest, session.manifest.io.area
     source = catalog.resolve(manifest.source.model, CACHE)
     steps = parse_pipeline(manifest.pipeline).stop_after(FixInput.name()).passes
     seen = witness.run(source, steps, manifest.preprocess.order)

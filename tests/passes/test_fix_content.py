@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.cli import assert_one_line_error, cli
 from helpers.padded import TRUE, detect
 
 import onnxgraft
@@ -19,6 +20,7 @@ from onnxgraft.options import CompileOptions
 from onnxgraft.passes import FixContent
 from onnxgraft.passes.default import parse_pipeline
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.record import Compared, NotChecked, Unchanged
 from onnxgraft.proof.models import Delivered
 from onnxgraft.proof.prove import prove
 from onnxgraft.runtime.comparison import match
@@ -66,6 +68,17 @@ def test_pictures_are_placed_on_that_part(build: Path) -> None:
         assert placement.resized[0] <= HEIGHT
         assert placement.resized[1] <= WIDTH
         assert (tensor == 200).all(axis=0).sum() == placement.resized[0] * placement.resized[1]
+
+
+def test_numerics_are_checked_and_verified_on_that_part(tmp_path: Path, build: Path) -> None:
+    """The check after each pass goes on with pictures of that part; `verify` runs the file at its size, where it has one."""
+    options = Options(target="onnxruntime", size=(224, 320), content_size=(192, 288), check_numerics=True, proof=False)
+    result = onnxgraft.compile("mask_rcnn", tmp_path / "out", options)
+    checks = {record.name: record.check for record in result.report.records}
+    assert isinstance(checks["fix-content"], NotChecked)
+    assert isinstance(checks["lower-plugins"], (Compared, Unchanged))
+    assert cli("verify", tmp_path / "out").returncode == 0
+    assert_one_line_error(cli("verify", build), "the build is for pictures of 236x300, which detectron2 pads")
 
 
 @pytest.mark.slow
