@@ -75,7 +75,8 @@ def _native_form(pipeline: Pipeline, finished: Kept, folder: Path) -> Delivered 
     """The graph lowered as its target has it, but not typed; None where plugins stay functions, or only the target has them."""
     graph, ctx = finished.graph(), finished.ctx.copy()
     steps = [step for step in _after_rewrites(pipeline) if not step.changes_answers]
-    PassManager(steps, given=ctx.facts, fingerprints=False).run(graph, ctx)
+    known = {fact for step in steps for fact in step.required() if fact.holds and fact.holds(graph, ctx) is None}
+    PassManager(steps, given={*ctx.facts, *known}, fingerprints=False).run(graph, ctx)
     if LOWERED.name not in ctx.facts or any(node.op in REGISTRY for node in graph.nodes):
         return None
     run_everywhere(graph)

@@ -68,6 +68,14 @@ def test_a_graph_of_a_newer_opset_is_proved_all_the_same(tmp_path: Path) -> None
     assert "; bf16 is at a distance: " in str(proof)
 
 
+def test_a_file_of_a_high_opset_is_proved_in_the_native_form(tmp_path: Path) -> None:
+    """Its opset is not raised, so no pass gives that fact."""
+    options = Options(size=SIZE, target="tensorrt-rtx", precision="fp16", engine=False, checks=False)
+    proof = compile("mask_rcnn_dconv_thin", tmp_path / "build", options).proof
+    assert proof is not None
+    assert proof.ran == "the native form"
+
+
 WRONG_LOWERING = '''
 from dataclasses import dataclass
 from onnxgraft.pipeline.base import Pass
