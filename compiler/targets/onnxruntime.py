@@ -14,8 +14,9 @@ from onnxgraft.errors import InputError, TargetError
 from onnxgraft.ir.ort import open_session
 from onnxgraft.options import BuilderOptions
 from onnxgraft.targets import traits
-from onnxgraft.targets.base import Runner, Target, Wanted, checked_feeds
+from onnxgraft.targets.base import Runner, Target, Wanted
 from onnxgraft.targets.engine_info import EngineInfo
+from onnxgraft.targets.feeds import checked_feeds
 from onnxgraft.targets.trt.messages import tidy
 
 _TYPES = {

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from onnxgraft.errors import InputError, TargetError
-from onnxgraft.targets.base import Runner, checked_feeds
+from onnxgraft.targets.base import Runner
+from onnxgraft.targets.feeds import checked_feeds
 from onnxgraft.targets.trt.dialect import Dialect
 from onnxgraft.targets.trt.messages import collected, logger_of, tidy
 from onnxgraft.targets.trt.trial import try_engine
