@@ -33,7 +33,8 @@ BEYOND = """
 ## Beyond the zoo
 
 What else people build: detectron2's `new_baselines` (SyncBN, a box head of four convolutions, an RPN of two), the
-transformers of its projects ViTDet and MViTv2, other poolers and heads. Made by
+transformers of its projects ViTDet and MViTv2, other poolers and heads. Of the sweep's {known} rows
+these {count} were run (`=` counted):
 
     make zoo SIZE={size} ARGS='--beyond DETECTRON2'     # DETECTRON2 is its source tree; the projects need timm too
 
@@ -78,7 +79,7 @@ def write_beyond(names: Sequence[str], results: Path, table: Path) -> None:
     """Write the table of what is beyond the zoo behind the first one: the rows that were run."""
     rows = [row for name in names if "export" in (row := _read(results, name))]
     size = "x".join(map(str, rows[0]["size"])) if rows else "320x320"
-    text = BEYOND.format(size=size) + "\n".join(line(row, "batch") for row in rows) + "\n"
+    text = BEYOND.format(size=size, known=len(names), count=len(rows)) + "\n".join(line(row, "batch") for row in rows) + "\n"
     notes = [f"- `{row['config']}`: {text}" for row in rows if "same_as" not in row for text in _troubles(row)]
     passed_over = [f"- `{row['config']}`: {text}" for row in rows if "same_as" not in row for text in row.get("undecided", ())]
     if notes:
