@@ -113,7 +113,7 @@ class _Prover:
         """The file for pictures of a size."""
         if size not in self._models:
             own = self._folder / f"{size[0]}x{size[1]}"
-            own.mkdir()
+            own.mkdir(exist_ok=True)
             proposals = self._sides.ctx.io.proposals
             rows = proposals.shape[-2] if proposals is not None else 1
             self._models[size] = FileModel(self._kept.file(size), self._recognised.ctx.spec(), size, own, rows)
@@ -123,10 +123,11 @@ class _Prover:
 
     def choose(self, chosen: Chosen | None, seen: Witness | None) -> bool:
         """Compare pictures with these numbers on both sides. False where they cannot be had there."""
-        image = self._sides.spec.image
+        size = self._sides.spec.image.height, self._sides.spec.image.width
         if chosen is None or seen is None or seen.finished is None:
             return False
-        if not self._model((image.height, image.width)).choose(chosen):
+        if not self._model(size).choose(chosen):
+            del self._models[size]  # it may have taken some of them
             return False
         self._chosen, self._sides = chosen, seen.sides(self._recognised)
         return True
