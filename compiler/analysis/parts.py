@@ -125,7 +125,7 @@ class _BoxProbe:
 
     def silence(self, origin: np.ndarray) -> None:
         for logits in self.logits:
-            logits[origin // self.head.num_classes, origin % self.head.num_classes] = -14
+            logits[origin // self.head.num_classes, origin % self.head.num_classes] = probes.SILENT
 
     def compare_stages(self, results: Sequence[np.ndarray]) -> str | None:
         for found, expected in zip(results, self.boxes()[1:], strict=True):

@@ -15,6 +15,7 @@ _IOU_MARGIN = 4e-3  # what the offsets between classes cost a suppression in flo
 _SCORE_MARGIN = 4e-6
 _OWN = 8192  # rows with deltas of their own: on other anchors the same ones make other boxes
 OUT = -400.0  # a shift of so many box sizes leaves any image
+SILENT = -200.0  # a logit whose float32 sigmoid and softmax are 0: not above a threshold of 0 either
 
 
 def random(seed: int) -> np.random.Generator:
@@ -47,7 +48,7 @@ def box_deltas(rng: np.random.Generator, rows: int, per_row: int, weights: Seque
 
 def class_logits(rng: np.random.Generator, says: Array, classes: int) -> Array:
     """float32 [rows, classes + 1]: rows for which `says` [rows] holds name up to six classes, the others none."""
-    logits = rng.normal(-14, 1, (len(says), classes + 1))
+    logits = rng.normal(SILENT, 1, (len(says), classes + 1))
     logits[:, -1] = 4
     for row in np.nonzero(says)[0]:
         said = rng.permutation(classes)[: min(6, classes)]
@@ -68,7 +69,7 @@ class LevelMaps:
     def __init__(self, levels: Sequence[RPNLevel | DenseLevel], classes: int) -> None:
         self.levels, self.classes = levels, classes
         self.rows = [level.height * level.width * level.anchors for level in levels]
-        self.logits = [np.full(n * classes, -14, np.float32) for n in self.rows]
+        self.logits = [np.full(n * classes, SILENT, np.float32) for n in self.rows]
         self.deltas = [np.zeros((n, 4), np.float32) for n in self.rows]
         self.centerness = [np.zeros(n, np.float32) for n in self.rows]
 
@@ -96,7 +97,7 @@ class LevelMaps:
     def silence(self, origin: Array) -> None:
         """Give candidates (int64 [n], their numbers over all levels) the lowest logit."""
         for index, rows in enumerate(self.where(origin)):
-            self.logits[index][rows] = -14
+            self.logits[index][rows] = SILENT
 
 
 def doubtful(found: Found, iou: float, least: float | None) -> Array:

@@ -29,14 +29,18 @@ class Found:
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Of each element, float64 in any shape [...]."""
-    return np.asarray(1.0 / (1.0 + np.exp(-logits.astype(np.float64))))
+    """Of each element, float64 in any shape [...]; 0 where float32 underflows."""
+    return _underflow(1.0 / (1.0 + np.exp(-logits.astype(np.float64))))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis of [..., classes], float64."""
+    """Over the last axis of [..., classes], float64; 0 where float32 underflows."""
     powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return np.asarray(powers / powers.sum(-1, keepdims=True))
+    return _underflow(powers / powers.sum(-1, keepdims=True))
+
+
+def _underflow(scores: np.ndarray) -> np.ndarray:
+    return np.where(scores < np.finfo(np.float32).smallest_subnormal, 0.0, scores)
 
 
 def clip(boxes: np.ndarray, image: tuple[int, int]) -> np.ndarray:

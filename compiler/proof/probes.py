@@ -15,6 +15,7 @@ from onnxgraft.proof.scenes import Boxes, Scene, Stage
 SEED = 20_261_127
 _FAR = 1e4  # a delta that moves a box off every canvas
 _LOW = -40.0  # below every logit that counts
+_SILENT = -200.0  # its float32 sigmoid is 0
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,11 @@ def _dense_level(
     head: DenseHead, level: DenseLevel, index: int, around: Boxes, own: Scene, rng: np.random.Generator
 ) -> dict[str, NDArray[np.generic]]:
     chosen = rng.choice(len(around), len(own.kinds), replace=False)
-    logits = np.full((len(around), head.num_classes), _LOW, np.float32)
+    logits = np.full((len(around), head.num_classes), _SILENT, np.float32)
     deltas = np.zeros((len(around), 4), np.float32)
     scores = own.scores if level.centerness_tensor is None else own.scores**2
-    logits[chosen, own.kinds] = np.log(scores / (1 - scores))
+    with np.errstate(divide="ignore"):
+        logits[chosen, own.kinds] = np.maximum(np.log(scores / (1 - scores)), _SILENT)
     if head.coder is None:
         deltas[chosen] = encode_linear(around[chosen], own.boxes)
     else:

@@ -113,6 +113,8 @@ class Stage:
         at = np.float32(self.threshold)
         down, up = np.nextafter(at, np.float32(0)), np.nextafter(at, np.float32(1))
         wanted = np.array([at, down, up, at * 0.999, at * 1.001, at * 0.9, at * 1.1, at], np.float64)
+        if not at:  # what lies just above 0 no activation gives
+            wanted[[2, 4, 6]] = 1e-6, 1e-5, 1e-4
         x = 5.3 + 30 * np.arange(len(wanted)) % (self.width - 30)
         y = 4.7 + 30 * ((30 * np.arange(len(wanted))) // (self.width - 30))
         boxes = np.stack([x, y, x + 20, y + 20], axis=1)
