@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -71,7 +73,7 @@ def _head(graph: Graph, outputs: Outputs, image: tuple[int, int]) -> DenseHead:
     for selection in sorted(selections, key=lambda s: s.locations()):  # measured on the smallest, verified on all
         level, coder = _level(graph, selection, image, coder)
         levels.append(level)
-    levels.sort(key=lambda level: level.stride)
+    levels = _strides_apart(sorted(levels, key=lambda level: level.stride))
     same = {"strides": len({level.stride for level in levels}) == len(levels)}
     same["thresholds"] = len({s.threshold for s in selections}) == 1
     same["classes"] = len({s.classes() for s in selections}) == 1
@@ -87,6 +89,17 @@ def _head(graph: Graph, outputs: Outputs, image: tuple[int, int]) -> DenseHead:
         nms_threshold=iou_threshold(nms[1]),
         detections_per_image=kept_after(nms[0]),
     )
+
+
+def _strides_apart(levels: Sequence[DenseLevel]) -> list[DenseLevel]:
+    """Levels of one location show no stride, and on a small canvas several have one: each doubles the one before it."""
+    found: list[DenseLevel] = []
+    for level in levels:
+        if found and level.stride <= found[-1].stride and level.height == level.width == 1:
+            stride = 2 * found[-1].stride
+            level = replace(level, stride=stride, anchor_offset=level.anchor_offset * level.stride / stride)
+        found.append(level)
+    return found
 
 
 def _level(graph: Graph, chosen: Selection, image: tuple[int, int], known: Coder | None) -> tuple[DenseLevel, Coder]:

@@ -95,7 +95,7 @@ class Sidecar:
             if said is None:
                 continue
             found = _read_spec(spec, path.split("."))
-            if found is None or not _agree(said, found):
+            if found is None or not (_agree(said, found) or _agree(_in_reach(key, said, spec), found)):
                 raise InputError(f"{self.path}: {key} is {said}, but the graph has {found}; correct the file or re-export")
         if self.class_names and len(self.class_names) != (spec.num_classes or len(self.class_names)):
             raise InputError(f"{self.path}: {len(self.class_names)} class names, but the graph has "
@@ -173,6 +173,13 @@ def _read_spec(value: Any, path: Sequence[str]) -> Any:
         if value is None:
             return None
     return value
+
+
+def _in_reach(key: str, said: Any, spec: DetectorSpec) -> Any:
+    """A number that a small canvas bounds: no level gives more candidates than it has anchors."""
+    if key != "rpn.pre_nms_topk" or spec.rpn is None or isinstance(said, (list, tuple)):
+        return said
+    return min(said, max(level.height * level.width * level.anchors for level in spec.rpn.levels))
 
 
 def _lookup(config: Mapping[str, Any], key: str) -> Any:

@@ -47,12 +47,12 @@ def settle(graph: Graph, shapes: bool = True) -> dict[str, int]:
     raise Refusal(f"folding did not come to rest in {_ROUNDS} rounds")
 
 
-def _sweep(graph: Graph) -> None:
+def _sweep(graph: gs.Graph) -> None:
     """Drop nodes that lost all their outputs, so that no tensor counts them among its consumers."""
-    for node in graph.gs.nodes:
+    for node in graph.nodes:
         if not node.outputs:
             node.inputs.clear()
-    graph.gs.nodes[:] = [node for node in graph.gs.nodes if node.outputs]
+    graph.nodes[:] = [node for node in graph.nodes if node.outputs]
 
 
 def constants_to_initializers(graph: Graph) -> int:
@@ -71,7 +71,7 @@ def constants_to_initializers(graph: Graph) -> int:
         node.outputs.clear()
         output.to_constant(array)
         made += 1
-    _sweep(graph)
+    _sweep(graph.gs)
     return made
 
 
@@ -126,7 +126,7 @@ def _evaluate_small(graph: Graph, foldable: Sequence[gs.Node], limit: int) -> in
         tensor.inputs.clear()
         tensor.to_constant(value)
         folded += 1
-    _sweep(graph)
+    _sweep(graph.gs)
     return folded
 
 
@@ -150,14 +150,18 @@ def _fold_shapes(graph: Graph) -> int:
         node.outputs.clear()
         output.to_constant(np.array(shape, np.int64))
         folded += 1
-    _sweep(graph)
+    _sweep(graph.gs)
     return folded
 
 
 def remove_identities(graph: Graph) -> int:
-    """Let consumers read the input of Identity, of Concat of one, and of Casts that change nothing. Returns the count."""
-    graph_outputs = {id(t) for t in graph.gs.outputs}
-    gone = [n for n in graph.gs.nodes if _changes_nothing(n) and id(n.outputs[0]) not in graph_outputs]
+    """Let consumers read the input of Identity, of Concat of one, and of Casts that change nothing, in branches as well.
+
+    Returns the count.
+    """
+    every = [graph.gs, *graph.subgraphs()]
+    handed_out = {id(t) for held in every for t in held.outputs}
+    gone = [n for held in every for n in held.nodes if _changes_nothing(n) and id(n.outputs[0]) not in handed_out]
     if not gone:
         return 0
     sources = {id(node.outputs[0]): node.inputs[0] for node in gone}
@@ -174,14 +178,15 @@ def remove_identities(graph: Graph) -> int:
         return tensor
 
     dead = {id(node) for node in gone}
-    for held in [graph.gs, *graph.subgraphs()]:
+    for held in every:
         for node in held.nodes:
             if id(node) not in dead:
                 _redirect(node.inputs, sources, source)
         _redirect(held.outputs, sources, source)
     for node in gone:
         node.outputs.clear()
-    _sweep(graph)
+    for held in every:
+        _sweep(held)
     return len(gone)
 
 

@@ -54,12 +54,15 @@ def _at_levels(spec: DetectorSpec, pooler: Pooler, rng: np.random.Generator) -> 
 
 
 def _shapes(spec: DetectorSpec) -> Boxes:
-    """Tiny, thin, long, at the far edges, as large as the canvas."""
+    """Tiny, thin, long, at the far edges, as large as the canvas; within it, as every box that is pooled."""
     h, w = float(spec.image.height), float(spec.image.width)
-    return np.array([
+    boxes = np.array([
         (10.2, 20.7, 11.3, 21.6), (5.3, 5.1, 5.9, 60.3), (30.2, 8.4, 90.1, 8.9), (0, 50.3, w, 58.1), (70.7, 0, 77.2, h),
         (w - 20.4, h - 17.3, w, h), (0, 0, 33.7, 21.3), (0, 0, w, h), (w - 1.3, 10.4, w, 55.8), (12.6, h - 2.7, 66.1, h),
     ], np.float64)  # fmt: skip
+    inside = min(1.0, w / 96, h / 96)
+    boxes[[0, 1, 2, 4, 6]] *= inside
+    return np.minimum(boxes, [w, h, w, h])
 
 
 def _anywhere(spec: DetectorSpec, rng: np.random.Generator) -> Boxes:

@@ -118,8 +118,10 @@ class FileModel:
         return found if self._most is None else found.select(slice(self._most))
 
     def lower(self, old: float, new: float) -> bool:
-        """Let another score threshold hold. False where the comparison with the old one is not found."""
-        scores = next((t for t in self.graph.gs.outputs if t.name == self.spec.outputs.scores_tensor), None)
+        """Let another score threshold hold. False where the comparison with the old one is not found, or is one of several:
+        boxes are compared with 0 as well."""
+        named = [t for t in self.graph.gs.outputs if t.name == self.spec.outputs.scores_tensor]
+        scores = named[0] if named and old > _SAME else None
         changed = False
         for node in ancestors(scores) if scores is not None else ():
             for index, tensor in enumerate(node.inputs if node.op in _COMPARISONS else ()):
@@ -176,6 +178,7 @@ class BuildModel:
         self._sides, self._path = sides, folder / "build.onnx"
         self.delivered = delivered
         self._runner: OrtRunner | None = None
+        self._lowered = False
 
     @property
     def batch(self) -> int:
@@ -191,14 +194,21 @@ class BuildModel:
         image, io = self._sides.spec.image, self.delivered.io if self.delivered else self._sides.ctx.io
         mean = image.mean if image.order == "BGR" else image.mean[::-1]
         outputs = self._runner(build_feeds(io, pictures, (image.height, image.width), mean))
-        return [from_outputs(outputs, io, index) for index in range(len(pictures))]
+        found = [from_outputs(outputs, io, index) for index in range(len(pictures))]
+        return [f.select(f.scores > 0) for f in found] if self._lowered else found
 
-    def lower(self, new: float) -> bool:
-        """Let another score threshold hold in the suppression that makes the detections."""
+    def lower(self, old: float, new: float) -> bool:
+        """Let another score threshold hold in the suppression that makes the detections.
+
+        Below the plugin's knee it counts rows that do not pass as well, with scores below 0; a graph whose own threshold lies
+        above it takes none away.
+        """
         number = self._sides.tensor(self._sides.ctx.values.results[Role.NUM_DETECTIONS])
         for node in ancestors(number):
             if node.domain == PLUGIN_DOMAIN and "score_threshold" in node.attrs:
-                node.attrs["score_threshold"] = just_above(new)
+                scale = node.attrs["score_threshold"] / just_above(old)  # a power of two, which the scores have as well
+                node.attrs["score_threshold"] = just_above(new) * scale
+                self._lowered = True
                 self._runner = self.delivered = None  # the numbers of a delivered graph stand in too many places
                 return True
         return False

@@ -147,7 +147,7 @@ def _lower(
         return None, "too few detections, and where the file's scores are compared was not found: give --images"
     outputs = first.look(pictures[0])
     new = _threshold(_class_scores(spec, [outputs[name] for name in names]), old)
-    if new is None or not all(model.lower(old, new) for model in models.values()) or not build.lower(new):
+    if new is None or not all(model.lower(old, new) for model in models.values()) or not build.lower(old, new):
         return None, "too few detections, and the score threshold could not be lowered on both sides: give --images"
     return new, None
 

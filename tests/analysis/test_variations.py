@@ -145,3 +145,21 @@ def test_two_networks_are_refused(first: str, second: str, words: str, folder: P
         recognise(model, first, folder / "two.onnx")
     with pytest.raises(Refusal, match=r"two networks in one graph: the image is also read .*\(node '.+'\)"):
         recognise(model, first, folder / "two.onnx", allow=True)
+
+
+def branches(model: onnx.ModelProto) -> list[onnx.GraphProto]:
+    return [a.g for node in model.graph.node for a in node.attribute if a.HasField("g")]
+
+
+def test_an_identity_in_front_of_a_branchs_threshold_hides_it_not(folder: Path) -> None:
+    model = onnx.load(catalog.resolve("mask_rcnn", folder))
+    passed = 0
+    for branch in branches(model):
+        for node in [n for n in branch.node if n.op_type == "NonMaxSuppression"]:
+            held = helper.make_node("Identity", [node.input[3]], [f"{node.input[3]}/held"], name=f"{node.name}/held")
+            branch.node.insert(list(branch.node).index(node), held)
+            node.input[3] = held.output[0]
+            passed += 1
+    assert passed == 2, "the suppressions of proposals and of detections"
+    spec = recognise(model, "mask_rcnn", folder / "held.onnx").spec()
+    assert (spec.rpn and spec.rpn.nms_threshold, spec.box_head and spec.box_head.nms_threshold) == (0.7, 0.5)

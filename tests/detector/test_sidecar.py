@@ -50,6 +50,15 @@ def test_every_field_is_compared(spec: DetectorSpec, key: str) -> None:
         sidecar.Sidecar(Path("s.json"), (), config).check(spec)
 
 
+def test_a_level_of_fewer_anchors_than_the_top_k_is_no_contradiction(spec: DetectorSpec) -> None:
+    assert spec.rpn is not None
+    first = dataclasses.replace(spec.rpn.levels[0], height=16, width=16, topk=768)
+    small = dataclasses.replace(spec, rpn=dataclasses.replace(spec.rpn, levels=(first,), pre_nms_topk=768))
+    sidecar.Sidecar(Path("s.json"), (), {"rpn": {"pre_nms_topk": 1000}}).check(small)
+    with pytest.raises(InputError, match="pre_nms_topk is 700, but the graph has 768"):
+        sidecar.Sidecar(Path("s.json"), (), {"rpn": {"pre_nms_topk": 700}}).check(small)
+
+
 def test_is_found_beside_the_model_or_where_it_is_given(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     assert sidecars.find(str(model), model) == sidecar.Sidecar()

@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from onnxgraft.driver.compile import compile
 from onnxgraft.errors import ProofError
@@ -61,6 +64,36 @@ def test_numbers_of_ones_own_are_proved_with_the_exports(tmp_path: Path) -> None
     proof = proved("retinanet_thin", tmp_path, score_threshold=0.9, detections=3)
     assert proof.whole
     assert proof.detections >= 20
+
+
+def of_threshold(member: str, threshold: float, folder: Path) -> Path:
+    """A member whose detections are compared with another score threshold."""
+    model = onnx.load(catalog.resolve(member, folder))
+    held = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    held |= {n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in model.graph.node if n.op_type == "Constant"}
+    compared = [n for n in model.graph.node if n.op_type == "Greater" and np.allclose(held.get(n.input[1], 0), 0.05)]
+    assert compared, "the score threshold of detectron2's configs"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(threshold, np.float32), "another_threshold"))
+    for node in compared:
+        node.input[1] = "another_threshold"
+    onnx.save(model, folder / "changed.onnx")
+    return folder / "changed.onnx"
+
+
+@pytest.mark.parametrize("model", ["mask_rcnn", "retinanet_thin"])
+def test_a_score_threshold_of_0_is_proved(model: str, tmp_path: Path) -> None:
+    proof = proved(str(of_threshold(model, 0.0, tmp_path)), tmp_path)
+    assert proof.whole, str(proof)
+    assert proof.matched == proof.detections >= 20
+
+
+@pytest.mark.parametrize("model", ["retinanet_thin", "mask_rcnn"])
+def test_the_smallest_canvas_is_proved(model: str, tmp_path: Path) -> None:
+    """Two levels of one location; proposals of fewer anchors than their top-k; a threshold lowered far down."""
+    steps = default_pipeline(CompileOptions(size=Size(64, 64)), "onnxruntime").passes
+    proof = prove(catalog.resolve(model, tmp_path), steps)
+    assert proof.whole, str(proof)
+    assert proof.matched == proof.detections >= 20
 
 
 def test_a_build_says_what_was_proved(tmp_path: Path) -> None:
