@@ -34,7 +34,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from campaigns.harness import workers
 from campaigns.mutants import forks
-from campaigns.mutants.bases import WEIGHTS, Answers, Base, base, one_thread_each
+from campaigns.mutants.bases import FORMS, PLAIN, WEIGHTS, WHOLE, Answers, Base, Form, base, one_thread_each
 from campaigns.mutants.changing import CHANGING
 from campaigns.mutants.edit import Edit, NoPlaceError
 from campaigns.mutants.preserving import PRESERVING
@@ -51,10 +51,11 @@ COUNTED = ("agree", "refused", "unproved", *FAULTS)
 
 @dataclass(frozen=True)
 class Mutant:
-    """A base and the changes that it got: (kind, what its choices follow from)."""
+    """A base, the changes that it got, (kind, what its choices follow from), and the form in which it is built."""
 
     base: tuple[str, bool]
     steps: tuple[tuple[str, str], ...]
+    form: Form = PLAIN
 
     def make(self) -> tuple[Base, onnx.ModelProto, list[str]]:
         """The base, the changed model, and what was done. Raises NoPlaceError."""
@@ -77,7 +78,10 @@ def mutants(seed: int, kind: str, case: int) -> Iterator[Mutant]:
         settled = chance.random() < 0.7
         more = chance.choice([0, 0, 0, 1, 2]) if kind in PRESERVING else chance.choice([0, 0, 0, 0, 1])
         steps = [(chance.choice([k for k in PRESERVING if k != "other names"]), str(chance.random())) for _ in range(more)]
-        yield Mutant((name, settled), (*steps, (kind, str(chance.random()))))
+        form = random.Random(f"{seed}/{kind}/{case}/form").choice(FORMS)
+        if form.exact_padding and (settled or name in WHOLE):  # settled, it runs at one size alone
+            form = PLAIN
+        yield Mutant((name, settled), (*steps, (kind, str(chance.random()))), form)
 
 
 def verdict(mutant: Mutant, keep: Path | None = None, patience: bool = True) -> str:
@@ -107,16 +111,19 @@ def verdict(mutant: Mutant, keep: Path | None = None, patience: bool = True) -> 
             effect = corner_effect(held, model, Path(folder))
         if changes != (effect is not None):
             return "same"
-        words = _compiled(held, model, answers, expected, Path(folder))
-    return f"{words} [{mutant.base[0]}{' settled' if mutant.base[1] else ''}: {'; '.join(said)[:300]}]"
+        words = _compiled(held, model, mutant.form, answers, expected, Path(folder))
+    return f"{words} [{mutant.base[0]}{' settled' if mutant.base[1] else ''}{mutant.form}: {'; '.join(said)[:300]}]"
 
 
-def _compiled(held: Base, model: onnx.ModelProto, answers: Answers, expected: Sequence[object], folder: Path) -> str:
+def _compiled(
+    held: Base, model: onnx.ModelProto, form: Form, answers: Answers, expected: Sequence[object], folder: Path
+) -> str:
     path = folder / "mutant.onnx"
     onnx.save(model, path)
+    steps = held.steps(form)
     try:
-        seen = witness.run(path, held.steps, held.order)
-        proof = prove(path, held.steps, seen)
+        seen = witness.run(path, steps, held.order)
+        proof = prove(path, steps, seen, exact_padding=form.exact_padding)
     except OnnxgraftError as error:
         words = str(error)
         bare = isinstance(error, Refusal) and error.node is None
@@ -149,8 +156,9 @@ def attempt(seed: int, kind: str, case: int, keep: Path | None = None) -> str:
 def shrink(mutant: Mutant) -> Mutant:
     """A failing mutant with fewer changes, of the settled form, where these fail as well."""
     word = verdict(mutant).split()[0]
-    tried = [Mutant(mutant.base, tuple(s for s in mutant.steps if s is not left)) for left in mutant.steps[:-1]]
-    tried.append(Mutant((mutant.base[0], True), mutant.steps))
+    tried = [Mutant(mutant.base, tuple(s for s in mutant.steps if s is not left), mutant.form) for left in mutant.steps[:-1]]
+    tried.append(Mutant((mutant.base[0], True), mutant.steps, mutant.form))
+    tried.append(Mutant(mutant.base, mutant.steps))
     for smaller in tried:
         if smaller != mutant and verdict(smaller).split()[0] == word:
             return shrink(smaller)

@@ -51,6 +51,22 @@ def one_thread_each() -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Form:
+    """How a mutant is built: the batch, and whether the canvas around a picture has no part in its answers."""
+
+    batch: int = 1
+    exact_padding: bool = False
+
+    def __str__(self) -> str:
+        return f"{f', batch {self.batch}' if self.batch > 1 else ''}{', exact padding' if self.exact_padding else ''}"
+
+
+PLAIN = Form()
+FORMS = (*[PLAIN] * 8, Form(batch=2), Form(exact_padding=True))
+WHOLE = {"semantic_fpn_thin", "panoptic_fpn_thin", "fcos_thin"}  # their GroupNorm reads the canvas: no exact padding
+
+
+@dataclasses.dataclass(frozen=True)
 class Base:
     """A detector to change.
 
@@ -64,9 +80,9 @@ class Base:
     spec: DetectorSpec
     order: str | None
 
-    @property
-    def steps(self) -> Sequence[Pass]:
-        return default_pipeline(CompileOptions(size=self.size), "onnxruntime").passes
+    def steps(self, form: Form) -> Sequence[Pass]:
+        options = CompileOptions(size=self.size, batch=form.batch, exact_padding=form.exact_padding)
+        return default_pipeline(options, "onnxruntime").passes
 
     def graph(self) -> gs.Graph:
         return gs.import_onnx(self.model)

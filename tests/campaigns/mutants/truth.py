@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from campaigns.mutants.bases import Answers, Base, base
+from campaigns.mutants.bases import PLAIN, Answers, Base, base
 from onnxgraft.files import CACHE
 from onnxgraft.ir.graph import Graph
 from onnxgraft.proof import probes, witness
 from onnxgraft.proof.cut import Arrays, Cut, CutError
 from onnxgraft.proof.models import BuildModel
 from onnxgraft.proof.parts import Part
+from onnxgraft.proof.pictures import in_batches
 from onnxgraft.proof.plan import Sides, parts_of
 from onnxgraft.proof.probes import Probe
 from onnxgraft.proof.prove import first_failure
@@ -81,7 +82,7 @@ def _corners(name: str, settled: bool) -> list[tuple[Part, list[Probe], list[Arr
     held = base(name, settled)
     path = CACHE / "fuzz" / f"{name}-{settled}-{os.getpid()}.onnx"
     onnx.save(held.model, path)
-    seen = witness.run(path, held.steps, None)
+    seen = witness.run(path, held.steps(PLAIN), None)
     assert seen.recognised is not None
     found = []
     with salted(7):
@@ -115,8 +116,8 @@ def build_differs(
 ) -> str | None:
     """How the compiled graph differs from the mutant, on pictures and on probes of other seeds; None where it does not."""
     build = BuildModel(sides, folder)
-    for number, (picture, mine) in enumerate(zip(shown, expected, strict=True)):
-        (found,) = build([picture])
+    given = in_batches(build, shown)
+    for number, (picture, mine, found) in enumerate(zip(shown, expected, given, strict=True)):
         words = difference(mine, found)
         if words is not None and not undecided(mutant, picture, mine, found):
             return f"picture {number}: {words}"
