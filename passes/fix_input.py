@@ -21,7 +21,7 @@ from onnxgraft.ir.traverse import ancestors, descendants, producer, scalar, valu
 from onnxgraft.options import Count
 from onnxgraft.passes.emit.batch import first_image_for_the_tail, follow_batch, forget_stale_shapes, refuse_lost_rows
 from onnxgraft.passes.emit.boxes import set_outputs
-from onnxgraft.passes.emit.plain_input import make_plain
+from onnxgraft.passes.emit.plain_input import add_batch_axis, form_note, make_plain
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTOR, SIMPLIFIED, STATIC_INPUT, Fact
@@ -34,16 +34,17 @@ SIZE_DIVISIBILITY = 32  # the strides of detectron2's backbones divide it, and e
 class FixInput(Pass):
     """Fix the input to [batch, 3, height, width] and recognise the detector.
 
-    Legal when (1) the only input is one CHW image (of a Fast R-CNN also proposals [R, 4]), (2) height and width are
-    multiples of 32, (3) a graph whose shapes were folded before (by onnxsim) keeps its size, (4) the detector is of a
-    known family; with allow-unknown-outputs, outputs that it does not have stay as they are. Post-processing of semantic
-    logits that an export left in the graph is cut off: it belongs to one picture's size. With a batch, the part that is
-    not rewritten yet goes on with the first image.
+    Legal when (1) the only input is one image (of a Fast R-CNN also proposals [R, 4]); channels last, uint8, a batch of one,
+    levels of 0..1 and channels that the export turns around become one form, float32 [3, H, W] of 0..255, (2) height and
+    width are multiples of 32, (3) a graph whose shapes were folded before (by onnxsim) keeps its size, (4) the detector is
+    of a known family; with allow-unknown-outputs, outputs that it does not have stay as they are. Post-processing of
+    semantic logits that an export left in the graph is cut off: it belongs to one picture's size. With a batch, the part
+    that is not rewritten yet goes on with the first image.
     """
 
     requires: ClassVar[tuple[Fact | str, ...]] = (SIMPLIFIED,)
     provides: ClassVar[tuple[Fact | str, ...]] = (STATIC_INPUT, DETECTOR)
-    modifies: ClassVar[tuple[str, ...]] = ("outputs",)
+    modifies: ClassVar[tuple[str, ...]] = ("inputs", "outputs")
 
     height: int = 1344
     width: int = 1344
@@ -53,7 +54,7 @@ class FixInput(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> None:
         self._check_size(ctx)
-        make_plain(graph)
+        was = make_plain(graph)
         before = resize_image(graph, self.height, self.width)
         try:
             take_padding_out(graph, before)
@@ -67,6 +68,7 @@ class FixInput(Pass):
         if before is not None:
             _refuse_another_size(graph, before)
         image = ctx.detector.image
+        ctx.notes += form_note(was, image)
         if max(map(abs, image.mean)) < _NOTHING and max(abs(std - 1) for std in image.std) < _NOTHING:
             ctx.notes.append("the graph normalises nothing: it takes levels as they are, and a model that was trained on "
                              "normalised pictures needs them normalised before")  # fmt: skip
@@ -213,30 +215,13 @@ def take_padding_out(graph: Graph, traced: tuple[int, int] | None) -> None:
         pad.inputs.clear()
 
 
-def _add_axis_at_input(graph: Graph) -> None:
-    """Take the Unsqueeze out of the chain between the image and the network: the input has the batch axis itself."""
-    tensor: gs.Tensor = graph.gs.inputs[0]
-    for _ in range(16):
-        following = [n for n in tensor.outputs if n.op != "Shape"]
-        if not following or following[0].op == "Conv":
-            return
-        node = following[0]
-        if node.op == "Unsqueeze":
-            graph.replace(node.outputs[0], node.inputs[0])
-            node.outputs.clear()
-            node.inputs.clear()
-            return
-        tensor = node.outputs[0]
-
-
 def _to_nchw(graph: Graph, batch: int, ctx: Context) -> None:
     spec = ctx.spec()
     image = graph.gs.inputs[0]
     normalized = graph.tensor(spec.image.normalized_tensor)
     reader = normalized.outputs[0]
     position = next(i for i, t in enumerate(reader.inputs) if t is normalized)
-    _add_axis_at_input(graph)
-    image.shape = [batch, 3, spec.image.height, spec.image.width]
+    add_batch_axis(graph, spec.image, batch)
     ctx.values.image = image.name
     ctx.values.normalized = reader.inputs[position].name
     graph.cleanup()

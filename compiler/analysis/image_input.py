@@ -13,7 +13,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import value
 
 _PREPROCESSING = {"Sub", "Div", "Mul", "Add", "Pad", "Unsqueeze", "Gather", "Cast", "Identity", "Reshape", "Concat",
-                  "Transpose", "Squeeze", "Slice"}  # fmt: skip
+                  "Transpose", "Squeeze", "Slice", "Split"}  # fmt: skip
 _PROBE = 32  # side of the flat pictures that measure the normalisation
 _UNIT_STD = 0.5  # a deviation up to this, with a mean up to 1, is of pictures whose levels are 0..1
 _IMAGENET_RED_MINUS_BLUE = 5.0  # the red mean is well above the blue one in every ImageNet-like statistic
@@ -50,12 +50,9 @@ def analyse_input(graph: Graph) -> ImageInput:
         raise Refusal("the preprocessing mixes colour channels in a way that is no plain order", chain[0].name)
     std_read = [snap(s, constants) or s for s in std]
     mean_read = [snap(m, constants) or m for m in -zero * std]
-    if flipped:
-        turning = next((n for n in chain if n.op in ("Slice", "Gather")), chain[0])
-        raise Refusal("the export reverses the image's channels before normalising; detectron2's does not: export without it, "
-                      "and build with --input-order RGB, or BGR, for the pictures that you have", turning.name)  # fmt: skip
-    _refuse_more(graph, image, normalized, mean_read, std_read, chain[0].name)
-    if max(np.abs(mean_read)) <= 1 and max(np.abs(std_read)) <= _UNIT_STD:  # made for levels of 0..1
+    _refuse_more(graph, image, normalized, mean_read, std_read, chain[0].name, flipped)
+    unit = max(np.abs(mean_read)) <= 1 and max(np.abs(std_read)) <= _UNIT_STD  # made for levels of 0..1
+    if unit:
         mean_read, std_read = ([snap(255 * v, [*constants, *(255 * c for c in constants)]) or 255 * v for v in read]
                                for read in (mean_read, std_read))  # fmt: skip
     order, known = _order(mean_read)
@@ -68,15 +65,18 @@ def analyse_input(graph: Graph) -> ImageInput:
         order=order,
         order_known=known,
         normalized_tensor=normalized.name,
+        reversed=flipped,
+        white=1.0 if unit else 255.0,
     )
 
 
 def _refuse_more(
-    graph: Graph, image: gs.Tensor, normalized: gs.Tensor, mean: list[float], std: list[float], node: str
+    graph: Graph, image: gs.Tensor, normalized: gs.Tensor, mean: list[float], std: list[float], node: str, flipped: bool
 ) -> None:
     """Hold that nothing else happens to the pixels of a picture. Raises Refusal."""
     picture = np.random.Generator(np.random.Philox(13)).uniform(0, 255, (3, _PROBE, _PROBE)).astype(np.float32)
-    expected = (picture - np.array(mean)[:, None, None]) / np.array(std)[:, None, None]
+    expected = (picture[::-1] if flipped else picture) - np.array(mean)[:, None, None]
+    expected = expected / np.array(std)[:, None, None]
     found = evaluate(graph, [normalized], {image.name: picture})[0]
     if found.shape[-3:] != expected.shape or not np.allclose(found.reshape(expected.shape), expected, rtol=1e-4, atol=1e-3):
         raise Refusal("the preprocessing does more than subtract a mean and divide by a deviation", node)
@@ -86,7 +86,7 @@ def _order(mean: list[float]) -> tuple[str, bool]:
     """Which channel comes first, told by the ImageNet statistics (red is brighter than blue)."""
     if mean[0] - mean[2] > _IMAGENET_RED_MINUS_BLUE:
         return "RGB", True
-    return "BGR", mean[2] - mean[0] > _IMAGENET_RED_MINUS_BLUE
+    return "BGR", bool(mean[2] - mean[0] > _IMAGENET_RED_MINUS_BLUE)
 
 
 def _image_tensor(graph: Graph) -> gs.Tensor:

@@ -34,6 +34,13 @@ class ImageInput:
     order: str  # "BGR" or "RGB": which channel comes first
     order_known: bool  # False: the statistics do not tell, and detectron2's default is assumed
     normalized_tensor: str  # what the first convolution reads: [1, 3, H, W]
+    reversed: bool = False  # whether the export has its channels in the other order, and turns them around itself
+    white: float = 255.0  # what white is in the export's own input
+
+    @property
+    def exported_order(self) -> str:
+        """The channel order, "BGR" or "RGB", of the export's own input; `order` is the network's."""
+        return {"BGR": "RGB", "RGB": "BGR"}[self.order] if self.reversed else self.order
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ def white_level(given: Graph, image: ImageInput, start: str) -> float:
     """What white is in the file's input: 255, or 1 where it scales levels of 0..1 itself."""
     cut = Cut(given, [t.name for t in given.gs.inputs], [start])
     black, white = (
-        cut(file_feeds(given.gs.inputs, np.full((image.height, image.width, 3), level, np.uint8), image.order))[start].max()
-        for level in (0, 255)
+        cut(file_feeds(given.gs.inputs, flat, image.exported_order))[start].max()
+        for flat in (np.full((image.height, image.width, 3), level, np.uint8) for level in (0, 255))
     )
     expected = max((WHITE - m) / s for m, s in zip(image.mean, image.std, strict=True)) \
         - max(-m / s for m, s in zip(image.mean, image.std, strict=True))  # fmt: skip
@@ -58,7 +58,7 @@ def compare_image(given: Graph, sides: Sides, start: str, white: float) -> str |
     fed = build_feeds(ctx.io, pictures, (image.height, image.width), image.mean)
     found = build(fed)[ctx.values.normalized]
     for index, picture in enumerate(pictures):
-        expected = file(file_feeds(given.gs.inputs, picture, image.order, white=white))[start]
+        expected = file(file_feeds(given.gs.inputs, picture, image.exported_order, white=white))[start]
         outcome = compare_values(expected.reshape(-1, *expected.shape[-3:]), found[index : index + 1], _LIMIT)
         if outcome.difference is not None:
             return outcome.difference

@@ -99,7 +99,7 @@ class FileModel:
             run_everywhere(self.graph)
             self.graph.save(self._file)
             self._runner = OrtRunner(self._file)
-        return self._runner(file_feeds(self.graph.gs.inputs, picture, self.spec.image.order, self._rows, self.white))
+        return self._runner(file_feeds(self.graph.gs.inputs, picture, self.spec.image.exported_order, self._rows, self.white))
 
     def __call__(self, picture: Picture) -> Detections:
         """What the file detects, in pixels."""

@@ -11,8 +11,12 @@ from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import Graph
 from onnxgraft.passes import RepairRoiAlign, UpgradeOpset
+from onnxgraft.passes.emit.plain_input import form_note, make_plain
+from onnxgraft.passes.fix_input import resize_image
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
+
+_OPEN = (640, 640)  # pixels; what a picture of any size is looked at as
 
 
 def inspect(
@@ -37,7 +41,12 @@ def inspect_nodes(
     """
     graph, ctx = Graph.load(path, Bounds.times(bounds)), Context()
     PassManager([UpgradeOpset(), RepairRoiAlign(pooler_type=pooler_type)], fingerprints=False).run(graph, ctx)
+    form = make_plain(graph)
+    if graph.gs.inputs and not all(isinstance(side, int) for side in graph.gs.inputs[0].shape or ()):
+        resize_image(graph, *_OPEN)
+        ctx.notes.append(f"the size is left open: looked at as {_OPEN[0]}x{_OPEN[1]}")
     settle(graph)
-    return (*analyse_and_account(graph), ctx.notes)
+    spec, account = analyse_and_account(graph)
+    return spec, account, [*ctx.notes, *form_note(form, spec.image)]
 
 

@@ -12,11 +12,14 @@ from helpers.stages import run_unordered
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.driver.compile import compile
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.golden import catalog
 from onnxgraft.ir.graph import Graph
+from onnxgraft.options import Options, Size
 from onnxgraft.passes import FixInput, RepairRoiAlign, Simplify, UpgradeOpset
 from onnxgraft.pipeline.context import Context
+from onnxgraft.tools.inspect import inspect
 
 HEIGHT, WIDTH = 256, 320
 
@@ -96,11 +99,50 @@ RGB = {
 
 
 @pytest.mark.parametrize("form", RGB)
-def test_channels_reversed_inside_are_refused_with_what_to_do(form: str, export: Path, tmp_path: Path) -> None:
+def test_channels_that_the_export_turns_around_are_turned_back(form: str, export: Path, tmp_path: Path) -> None:
     model = onnx.load(export)
+    usual = recognise(model, tmp_path / "usual.onnx").image
     RGB[form](model)
-    with pytest.raises(OnnxgraftError, match=r"reverses the image's channels.*--input-order RGB.*\(node 'in-front-"):
+    found = recognise(model, tmp_path / "other.onnx").image
+    assert (usual.order, usual.exported_order) == ("BGR", "BGR")
+    assert (found.order, found.exported_order, found.reversed) == ("BGR", "RGB", True)
+    np.testing.assert_allclose(found.mean, usual.mean, rtol=1e-6)
+
+
+def test_several_images_at_once_are_refused_with_what_to_do(export: Path, tmp_path: Path) -> None:
+    model = onnx.load(export)
+    in_front(1, [4, 3, HEIGHT, WIDTH], node("Gather", "given", "zero", axis=0), zero=np.int64(0))(model)
+    with pytest.raises(OnnxgraftError, match=r"takes 4 images at once: export it for one.*\(node 'in-front-Gather'\)"):
         recognise(model, tmp_path / "other.onnx")
+
+
+BUILT = {
+    "channels last, integers, turned around": (in_front(
+        TensorProto.UINT8, [1, HEIGHT, WIDTH, 3], node("Gather", "given", "back", output="turned", axis=3),
+        node("Transpose", "turned", output="moved", perm=[0, 3, 1, 2]), node("Cast", "moved", output="float", to=1),
+        node("Gather", "float", "zero", axis=0), back=np.array([2, 1, 0]), zero=np.int64(0)),
+        "the export takes uint8 [1, 256, 320, 3], RGB, levels of 0..255"),
+    "channels taken apart": (in_front(
+        1, [1, 3, HEIGHT, WIDTH], node("Gather", "given", "two", output="b", axis=1),
+        node("Gather", "given", "one", output="g", axis=1), node("Gather", "given", "zero", output="r", axis=1),
+        node("Concat", "b", "g", "r", axis=0), zero=np.int64(0), one=np.int64(1), two=np.int64(2)),
+        "the export takes float32 [1, 3, 256, 320], RGB, levels of 0..255"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", BUILT)
+def test_a_batch_of_them_answers_as_the_file(form: str, tmp_path: Path) -> None:
+    """The file is fed in its own form, one picture at a time; the build takes two in the one form that builds have."""
+    model = onnx.load(catalog.resolve("retinanet_thin", tmp_path))
+    change, said = BUILT[form]
+    change(model)
+    onnx.save(model, tmp_path / "other.onnx")
+    options = Options(size=Size(HEIGHT, WIDTH), target="onnxruntime", batch=2)
+    made = compile(str(tmp_path / "other.onnx"), tmp_path / "build", options)
+    assert made.proof is not None
+    assert made.proof.whole, str(made.proof)
+    assert made.proof.matched == made.proof.detections >= 20
+    assert [note for note in made.manifest.notes if said in note]
 
 
 def test_a_picture_resized_inside_is_told_as_torchvisions(export: Path, tmp_path: Path) -> None:
@@ -128,3 +170,12 @@ def test_an_image_that_is_not_normalised_is_said(export: Path, tmp_path: Path) -
     graph, ctx = Graph.load(tmp_path / "other.onnx"), Context()
     run_unordered([UpgradeOpset(), RepairRoiAlign(), Simplify(), FixInput(height=HEIGHT, width=WIDTH)], graph, ctx)
     assert any("the graph normalises nothing" in note for note in ctx.notes)
+
+
+def test_inspect_names_the_form(export: Path, tmp_path: Path) -> None:
+    model = onnx.load(export)
+    RGB["of integers"](model)
+    onnx.save(model, tmp_path / "other.onnx")
+    spec, notes = inspect(tmp_path / "other.onnx")
+    assert spec.image.exported_order == "RGB"
+    assert any("the export takes uint8 [3, 256, 320], RGB, levels of 0..255" in note for note in notes)
