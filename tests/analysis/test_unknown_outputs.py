@@ -51,3 +51,32 @@ def test_they_stay_as_they_are(with_embedding: Path, stages: Stages, scene: np.n
     report = match(*answers, 0.99, 1e-3, 0.01)
     assert report.exact
     assert report.reference > 0
+
+
+OTHER_FORMS = {
+    "detections with a batch axis in front": ((2, 1), ["Unsqueeze"], (1, [1, "n", 4])),
+    "boxes rounded to integers": ((2, 1), ["Cast"], (6, ["n", 4])),
+    "classes as floating numbers": ((1, 7), ["Cast"], (1, ["n"])),
+    "boxes, scores and classes in one table": ((2, 1), ["Concat", "Slice"], (1, ["n", 6])),
+}
+
+
+@pytest.mark.parametrize("words", OTHER_FORMS)
+def test_other_forms_are_named_with_what_to_give(words: str, golden_model: Path, tmp_path: Path) -> None:
+    (rank, dtype), ops, (kind, shape) = OTHER_FORMS[words]
+    model = onnx.load(golden_model)
+    output = next(o for o in model.graph.output if len(o.type.tensor_type.shape.dim) == rank
+                  and o.type.tensor_type.elem_type == dtype and o.type.tensor_type.shape.dim[0].dim_value != 2)  # fmt: skip
+    last = output.name
+    more = {"Unsqueeze": ["axis 0"], "Cast": [], "Concat": [last], "Slice": ["axis 0", "to", "axis 1"]}
+    attrs = {"Cast": {"to": kind}, "Concat": {"axis": 1}}
+    for op in ops:
+        node = onnx.helper.make_node(op, [last, *more[op]], [f"by {op}"], name=f"the-{op}", **attrs.get(op, {}))
+        model.graph.node.append(node)
+        last = node.output[0]
+    for name, number in (("axis 0", 0), ("axis 1", 1), ("to", 6)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([number]), name))
+    output.CopyFrom(onnx.helper.make_tensor_value_info(last, kind, shape))
+    onnx.save(model, tmp_path / "model.onnx")
+    refused = cli("build", tmp_path / "model.onnx", "--size", "256x320", "--target", "onnxruntime", "-o", tmp_path / "out")
+    assert_one_line_error(refused, "is none that a detectron2 detector has", words, f"the-{ops[-1]}")
