@@ -174,11 +174,14 @@ def _transposed(node: gs.Node, axes: Axes, axis: int) -> int:
 
 
 def _of_product(node: gs.Node, axes: Axes, _: int) -> int:
-    """A MatMul: pictures among the stacked matrices, or among the rows of one operand alone."""
+    """A MatMul: pictures among the stacked matrices, or among the rows of one operand alone; or vectors of pictures."""
     left, right = node.inputs[:2]
     ranks = _rank(left), _rank(right)
+    if multiplies_vectors(node):  # their numbers follow one another on the one axis
+        return _expect(node, id(left) in axes and id(right) not in axes, 0)
     if None in ranks or min(r or 0 for r in ranks) < 2:
-        return _expect(node, id(left) in axes and id(right) not in axes, axes.get(id(left), 0))
+        rows = ranks[0] is None or axes.get(id(left), 0) < ranks[0] - 1  # the last axis is summed over
+        return _expect(node, id(left) in axes and id(right) not in axes and rows, axes.get(id(left), 0))
     rank = max(r or 0 for r in ranks)
     places = [axes[id(t)] - (_rank(t) or 0) for t in (left, right) if id(t) in axes]  # from the end
     if len(places) == 2:
@@ -188,6 +191,11 @@ def _of_product(node: gs.Node, axes: Axes, _: int) -> int:
     carrier, other = (left, right) if id(left) in axes else (right, left)
     lone = places[0] < -2 and int(carrier.shape[places[0]]) == 1 and _extent(other, rank + places[0], rank) > 1
     return _expect(node, (places[0] < -2 or places[0] == rows) and not lone, rank + places[0])
+
+
+def multiplies_vectors(node: gs.Node) -> bool:
+    """Whether a MatMul takes one vector, as a squeezed picture's, times a matrix."""
+    return node.op == "MatMul" and (_rank(node.inputs[0]), _rank(node.inputs[1])) == (1, 2)
 
 
 def _of_gemm(node: gs.Node, axes: Axes, axis: int) -> int:

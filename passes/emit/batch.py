@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.batch_axis import BROADCASTS, Axes, follow_pictures
+from onnxgraft.analysis.batch_axis import BROADCASTS, Axes, follow_pictures, multiplies_vectors
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.builder import Builder
@@ -63,8 +63,17 @@ def _follow(graph: Graph, node: gs.Node, axes: Axes, shapes: dict[int, list[int]
     elif shape is not None and _lays_elsewhere(node, axes, shapes, batch):
         node.op, node.attrs = "Reshape", {}
         node.inputs = [node.inputs[0], b.ints("shape", _times(shape, axis, batch))]
+    elif shape is not None and multiplies_vectors(node):
+        _vectors_as_rows(b, node, shape, batch, int(node.inputs[1].shape[0]))
     elif shape is not None and (node.op in BROADCASTS or node.op in ("Concat", "MatMul")):
         _repeat_operands(b, node, axes, shapes, batch)
+
+
+def _vectors_as_rows(b: Builder, node: gs.Node, shape: list[int], batch: int, length: int) -> None:
+    """Vectors of so many numbers, one for each picture behind the other, times a matrix: as rows, and a vector again."""
+    rows = b.op("Reshape", [node.inputs[0], b.ints("rows", [batch, length])], "rows")
+    product = b.op("MatMul", [rows, node.inputs[1]], "product")
+    node.op, node.attrs, node.inputs = "Reshape", {}, [product, b.ints("vector", _times(shape, 0, batch))]
 
 
 def _times(shape: list[int], axis: int, batch: int) -> list[int]:

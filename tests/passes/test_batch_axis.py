@@ -35,6 +35,7 @@ BIAS = RNG.normal(size=(1, 4, 1, 1)).astype(np.float32)
 TABLE = RNG.normal(size=(1, 8, 8, 3)).astype(np.float32)
 TOKEN = RNG.normal(size=(1, 1, 3)).astype(np.float32)
 SCALES = RNG.normal(size=(3, 1, 1)).astype(np.float32)
+SHIFT = RNG.normal(size=6).astype(np.float32)
 DISTANCES = RNG.normal(size=(8, 8, 3)).astype(np.float32)
 
 Network = Callable[[Builder, gs.Tensor], gs.Tensor]
@@ -82,6 +83,16 @@ def alone(b: Builder, image: gs.Tensor) -> gs.Tensor:
     return turn(b, b.op("Unsqueeze", [single, b.ints("axes", [0])], "again"), 0, 3, 1, 2)
 
 
+def vector(b: Builder, image: gs.Tensor) -> gs.Tensor:
+    """Channels are weighed by a vector whose axis of pictures was squeezed away, as `squeeze()` does at a batch of one."""
+    map_ = b.op("Tanh", [image], "map")
+    means = b.op("Squeeze", [b.op("ReduceMean", [map_], "means", axes=[2, 3], keepdims=0)], "vector")
+    hidden = b.op("MatMul", [means, b.floats("weight", WEIGHT)], "hidden")
+    hidden = b.op("Add", [hidden, b.floats("shift", SHIFT)], "shifted")
+    weights = b.op("MatMul", [b.op("Tanh", [hidden], "bent"), b.floats("back", WEIGHT.T)], "weights")
+    return b.op("Mul", [map_, shape(b, weights, 1, 3, 1, 1)], "weighed")
+
+
 def graph_of(network: Network) -> Graph:
     image = gs.Variable("image", np.float32, [1, 3, 8, 8])
     graph = Graph(gs.Graph([], [image], [], opset=17))
@@ -100,7 +111,7 @@ def batched(network: Network, count: int) -> Graph:
     return graph
 
 
-@pytest.mark.parametrize("network", [windows, token, alone])
+@pytest.mark.parametrize("network", [windows, token, alone, vector])
 def test_each_picture_gives_what_it_gives_alone(network: Network, tmp_path: Path) -> None:
     shown = RNG.normal(size=(3, 3, 8, 8)).astype(np.float32)
     single = graph_of(network)
@@ -117,6 +128,8 @@ MIXING: dict[str, Network] = {
         "ReduceSum", [shape(b, x, 3, 64), b.ints("axes", [0])], "sum", keepdims=1),
     "a product over columns of pictures": lambda b, x: b.op(
         "MatMul", [shape(b, turn(b, x, 1, 0, 2, 3), 3, 64), b.floats("right", np.ones((64, 4)))], "product"),
+    "a sum over a vector": lambda b, x: b.op(
+        "MatMul", [shape(b, x, 192), b.floats("right", np.ones(192))], "product"),
     "pictures inside a row": lambda b, x: shape(b, turn(b, x, 1, 2, 0, 3), 1, 3, 64),
     "a cut between windows": lambda b, x: b.op(
         "Slice", [shape(b, x, 3, 8, 8), b.ints("from", [1]), b.ints("to", [2]), b.ints("axes", [0])], "cut"),
