@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from onnxgraft.analysis import dense, proposal_network, rcnn, semantic
 from onnxgraft.analysis.account import Account, account
+from onnxgraft.analysis.architectures import unknown_architecture
 from onnxgraft.analysis.foreign import refuse_foreign
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import Refusal
@@ -71,11 +72,7 @@ def _recognised(graph: Graph, hold: bool = True) -> tuple[DetectorSpec, Account]
                 return spec, account(graph, spec) if hold else Account(())
             except (ArithmeticError, ValueError, LookupError) as error:
                 raise Refusal(f"the graph has numbers or shapes that no detector of detectron2 has: {error}") from error
-    kinds = sorted({node.op for node in graph.nodes})
-    raise Refusal(
-        "no family of detectron2: neither boxes pooled by RoiAlign, nor classified boxes that are suppressed; this model has "
-        f"{', '.join(kinds[:12])}{' ...' if len(kinds) > 12 else ''}: is it a detector's export?"
-    )
+    raise unknown_architecture(graph)
 
 
 __all__ = ["FAMILIES", "Account", "analyse", "analyse_and_account", "read"]

@@ -1,4 +1,4 @@
-"""What other tools leave in a file that no detector's export has: refused with what to give instead."""
+"""What other tools and other detectors leave in a file that no detector's export here has: refused with the reason."""
 
 from __future__ import annotations
 
@@ -17,9 +17,18 @@ _CAFFE2 = frozenset({
 _COMPUTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
+_OF_ANOTHER_DETECTOR = {
+    "rotated": "is of rotated boxes (a centre, a size and an angle), as RRPN and RROIHeads have: TensorRT has neither their "
+               "suppression nor their pooling, and nothing here stands for them",
+    "swapalign": "is TensorMask's, which predicts each object's mask in a window of every cell: TensorRT has nothing for it, "
+                 "and nothing here stands for it",
+}  # fmt: skip
+"""Words in the names of operators that only such detectors have."""
+
+
 def refuse_foreign(graph: Graph) -> None:
     """Raises Refusal with the first node that Caffe2, ONNX Runtime's optimiser, an ATen fallback, a conversion to float16 or
-    another compiler for TensorRT left there, and what to give instead."""
+    another compiler for TensorRT left there, and what to give instead; or one that only another kind of detector has."""
     for node in graph.nodes:
         reason = _left_by(node)
         if reason is not None:
@@ -28,6 +37,10 @@ def refuse_foreign(graph: Graph) -> None:
 
 def _left_by(node: gs.Node) -> str | None:
     domain = node.domain or ""
+    plain = node.op.lower().replace("_", "")
+    for word, reason in _OF_ANOTHER_DETECTOR.items():
+        if word in plain:
+            return f"{node.op} {reason}"
     if node.op in _CAFFE2 and (not domain or "caffe2" in domain):
         return (f"{node.op} is an operator of Caffe2, whose exports detectron2 made by Caffe2Tracer: export by tracing "
                 "(`onnxgraft export`, or tools/deploy/export_model.py --export-method tracing --format onnx)")  # fmt: skip

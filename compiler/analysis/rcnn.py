@@ -105,6 +105,8 @@ def _by_head(
     found: dict[str, Pooler | None] = {}
     for role, name in (("masks", outputs.masks_tensor), ("heatmaps", outputs.heatmaps_tensor)):
         own = [p for p in _upstream(graph, poolers, graph.tensor(name)) if p not in of_boxes] if name else []
+        if name and not own:
+            _refuse_points(graph, role, name)
         if name and len(own) != 1:
             raise Refusal(f"{len(own)} RoI poolers feed the {role}, expected one", name)
         found[role] = own[0] if own else None
@@ -112,6 +114,15 @@ def _by_head(
     if unused:
         raise Refusal("this RoI pooler belongs to no head that is known", unused[0].pooled_tensor)
     return of_boxes, found["masks"], found["heatmaps"]
+
+
+def _refuse_points(graph: Graph, role: str, name: str) -> None:
+    """Raises Refusal for a head that samples the features at points instead of pooling them."""
+    for node in ancestors(graph.tensor(name)):
+        if node.op == "GridSample":
+            raise Refusal(f"the {role} are sampled from the feature maps point by point, as in PointRend, and not pooled by "
+                          "RoiAlign: no head that is known here; train with detectron2's MaskRCNNConvUpsampleHead, or export "
+                          "the model without this head", node.name)  # fmt: skip
 
 
 def _upstream(graph: Graph, poolers: list[Pooler], tensor: gs.Tensor) -> list[Pooler]:

@@ -34,6 +34,9 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
         ("ATen", "org.pytorch.aten", "was exported as an ATen operator, .*: export at a newer opset"),
         ("FusedConv", "com.microsoft", "of ONNX Runtime's own, .*: give the export itself, or save it with ORT_ENABLE_BASIC"),
         ("Conv", "com.microsoft.nchwc", "of ONNX Runtime's own"),
+        ("roi_align_rotated_forward", "detectron2", "is of rotated boxes .*: TensorRT has neither their suppression"),
+        ("RoIAlignRotated", "org.pytorch._caffe2", "is of rotated boxes"),
+        ("SwapAlign2Nat", "custom", "is TensorMask's, which predicts each object's mask in a window of every cell"),
         ("EfficientNMS_TRT", "", "is a plugin of TensorRT already: .*; give the export that went into it"),
     ],
 )  # fmt: skip
