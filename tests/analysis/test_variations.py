@@ -61,6 +61,24 @@ def _dims(value: onnx.ValueInfoProto) -> list[int]:
     return [d.dim_value for d in value.type.tensor_type.shape.dim]
 
 
+def sampled_at_points(model: onnx.ModelProto) -> None:
+    """Let the masks read the features at the corners of their boxes, instead of pooling them."""
+    graph = model.graph
+    pool = [n for n in graph.node if n.op_type == "RoiAlign"][-1]
+    for name, values in (("as_points", [1, -1, 2, 2]), ("to_a_map", [1, 1, 14, 7])):
+        graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    features, boxes, result = pool.input[0], pool.input[1], pool.output[0]
+    place = list(graph.node).index(pool)
+    graph.node.remove(pool)
+    for node in (
+        helper.make_node("Tile", ["turned", "to_a_map"], [result]),
+        helper.make_node("Transpose", ["sampled"], ["turned"], perm=[2, 1, 0, 3]),
+        helper.make_node("GridSample", [features, "points"], ["sampled"], name="the-change"),
+        helper.make_node("Reshape", [boxes, "as_points"], ["points"]),
+    ):
+        graph.node.insert(place, node)
+
+
 def pooled_wider(model: onnx.ModelProto) -> None:
     """Let the last pooler, that of the masks, read larger boxes than those that are given out."""
     graph = model.graph
@@ -98,6 +116,7 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
         ("cascade_mask_rcnn_thin", changed(1, FLOAT, "Mul", 0.9), "a Mul makes the scores of the detections"),
         ("mask_rcnn_DC5_thin", changed(4, FLOAT, "Sqrt"), "a Sqrt makes the masks"),
         ("mask_rcnn_DC5_thin", pooled_wider, "a Mul makes the boxes that this head is pooled from"),
+        ("mask_rcnn_DC5_thin", sampled_at_points, "the masks are sampled .* point by point, as in PointRend"),
         ("retinanet_thin", changed(2, FLOAT, "Add", 1.0), "a Add makes the values of output"),
         ("fcos_thin", changed(1, FLOAT, "Mul", 0.9), "a Mul makes the values of output"),
         ("rpn_FPN_thin", changed(2, FLOAT, "Add", 1.0), "a Add makes the proposals"),
