@@ -33,8 +33,8 @@ def _learnt_queries(graph: Graph) -> Refusal | None:
             asking, asked = product.inputs[:2]
             if id(asking) not in seen and id(asked) in seen:
                 return Refusal(
-                    "queries that training learnt attend to the image here, and each gives the class and the box or mask of one "
-                    "object, as in DETR, MaskFormer and Mask2Former: a set of predictions without anchors, proposals or "
+                    "queries that training learnt attend to the image here, and each gives the class and the box or mask of "
+                    "one object, as in DETR, MaskFormer and Mask2Former: a set of predictions without anchors, proposals or "
                     "suppression, which is no family of detectron2's own; nothing here stands for it",
                     node.name,
                 )
@@ -64,7 +64,8 @@ def _peaks(graph: Graph) -> Refusal | None:
                 "pixels are grouped around them by their offsets, as in Panoptic-DeepLab, which detects no boxes"
                 if grouped else "objects are read off at them, as in CenterNet, which suppresses no boxes"
             )  # fmt: skip
-            return Refusal(f"the peaks of a heatmap of centres are found here, and {what}; nothing here stands for it", node.name)
+            return Refusal(f"the peaks of a heatmap of centres are found here, and {what}; nothing here stands for it",
+                           node.name)  # fmt: skip
     return None
 
 
