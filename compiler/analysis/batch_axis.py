@@ -180,8 +180,8 @@ def _of_product(node: gs.Node, axes: Axes, _: int) -> int:
     if multiplies_vectors(node):  # their numbers follow one another on the one axis
         return _expect(node, id(left) in axes and id(right) not in axes, 0)
     if None in ranks or min(r or 0 for r in ranks) < 2:
-        rows = ranks[0] is None or axes.get(id(left), 0) < ranks[0] - 1  # the last axis is summed over
-        return _expect(node, id(left) in axes and id(right) not in axes and rows, axes.get(id(left), 0))
+        apart = ranks[0] is None or axes.get(id(left), 0) < ranks[0] - 1  # the last axis is summed over
+        return _expect(node, id(left) in axes and id(right) not in axes and apart, axes.get(id(left), 0))
     rank = max(r or 0 for r in ranks)
     places = [axes[id(t)] - (_rank(t) or 0) for t in (left, right) if id(t) in axes]  # from the end
     if len(places) == 2:
