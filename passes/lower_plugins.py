@@ -21,6 +21,8 @@ from onnxgraft.plugins import REGISTRY
 from onnxgraft.plugins.op import Group
 from onnxgraft.targets.traits import traits_of
 
+_NARROW = {"float16", "bfloat16"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LowerPlugins(Pass):
@@ -68,7 +70,7 @@ class LowerPlugins(Pass):
             if native:
                 options = self._options(node, ctx)
                 taken |= options.keys()
-                inline(graph, node, options)
+                inline(graph, node, options | _narrowed(node))
                 ctx.count(f"{node.op} lowered")
             elif traits.plugins == "default-domain":
                 node.domain = None
@@ -94,6 +96,23 @@ class LowerPlugins(Pass):
         if node.name in ctx.lowering:
             wanted |= ctx.lowering[node.name].given()
         return {key: value for key, value in wanted.items() if key in known and value is not None}
+
+
+def _narrowed(node: gs.Node) -> dict[str, Any]:
+    """Let the native form read its maps as they were before they were cast to fp32: it casts what it reads of them.
+
+    Returns the option that says so, or nothing where one of the maps was not cast.
+    """
+    plugin = REGISTRY[node.op]
+    places = [plugin.inputs.index(name) for name in plugin.selected]
+    casts = [producer(node.inputs[place]) for place in places]
+    sources = [cast.inputs[0] for cast in casts if cast is not None and cast.op == "Cast"]
+    types = {str(np.dtype(tensor.dtype)) for tensor in sources if tensor.dtype is not None and not isinstance(tensor.dtype, int)}
+    if not sources or len(sources) != len(places) or len(types) != 1 or not types <= _NARROW:
+        return {}
+    for place, source in zip(places, sources, strict=True):
+        node.inputs[place] = source
+    return {"maps": types.pop()}
 
 
 def inline(graph: Graph, node: gs.Node, options: dict[str, Any]) -> None:

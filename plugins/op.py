@@ -37,6 +37,8 @@ class PluginOp(ABC):
     """The release of TensorRT that deprecates it; empty where none does."""
     group: ClassVar[Group | None] = None
     """The option of lower-plugins that forces its native form; None where nobody asked for one."""
+    selected: ClassVar[tuple[str, ...]] = ()
+    """Inputs of which the native form selects elements before it computes: option `maps` tells it that they are narrower."""
 
     def validate(self, attrs: Mapping[str, Any], input_shapes: Sequence[Shape], node: str = "") -> dict[str, Any]:
         """All attributes, defaults filled in.

@@ -49,6 +49,7 @@ class PyramidROIAlign(PluginOp):
     releases = (("8.5", "1"),)
     deprecated = "11.0"
     group = "roi-align"
+    selected = inputs[1:]
     attributes = (
         Attribute(
             "pooled_size", "int", "bins per side of the output, P",

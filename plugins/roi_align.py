@@ -23,7 +23,7 @@ from onnxgraft.errors import PluginError
 from onnxgraft.ir.value import Value, concat, where
 from onnxgraft.plugins.builder import Builder, tensor_info
 from onnxgraft.plugins.native.bilinear import Axis, Pooling
-from onnxgraft.plugins.native.roi_align import OPTIONS, map_rows, output_graph, pool
+from onnxgraft.plugins.native.roi_align import OPTIONS, map_rows, map_type, output_graph, pool
 from onnxgraft.plugins.op import PluginOp, Shape
 from onnxgraft.plugins.schema import Attribute, flag
 
@@ -43,6 +43,7 @@ class ROIAlign(PluginOp):
     targets = frozenset({"tensorrt"})
     releases = (("8.5", "1"), ("10.1", "2"))
     group = "roi-align"
+    selected = ("X",)
     attributes = (
         Attribute(
             "output_height", "int", "bins down", required=True,
@@ -136,6 +137,7 @@ class ROIAlign(PluginOp):
             raise PluginError("lowering of ROIAlign_TRT: mode=0 (max) has no native form")
         chosen = self.lowering_options(options)
         dtype = TensorProto.FLOAT if chosen["dtype"] == "float32" else TensorProto.FLOAT16
+        narrow = map_type(chosen, dtype)
         (batch, channels, height, width), (boxes, _) = input_shapes[0], input_shapes[1]
         bins = np.array([[a["output_width"], a["output_height"]]], np.float32)
 
@@ -160,12 +162,12 @@ class ROIAlign(PluginOp):
         pooling = Pooling(
             height=a["output_height"], width=a["output_width"], channels=channels, boxes=boxes,
             sampling_ratio=a["sampling_ratio"], roi_sampling=chosen["roi_sampling"], dtype=dtype,
-            roi_groups=chosen["roi_groups"], zero_outside=True,
+            roi_groups=chosen["roi_groups"], zero_outside=True, narrow=narrow != dtype,
         )  # fmt: skip
         rows = map_rows(b, [b.input("X")], [input_shapes[0]])
         pooled = pool(b, rows, base, stride, y, x, pooling)
         infos = [
-            tensor_info("X", (batch, channels, height, width), dtype),
+            tensor_info("X", (batch, channels, height, width), narrow),
             tensor_info("rois", (boxes, 4)),
             tensor_info("batch_indices", (boxes,), TensorProto.INT32),
         ]

@@ -30,7 +30,8 @@ class Pooling:
     """What is static: output bins, samples, and how points off the map count.
 
     offset: position of a sample in its part of the bin (0.5 centre, 0 edge);
-    zero_outside: points more than a cell off the map count as zero instead of being clamped.
+    zero_outside: points more than a cell off the map count as zero instead of being clamped;
+    narrow: the table's type is narrower than dtype.
     """
 
     height: int
@@ -43,6 +44,7 @@ class Pooling:
     roi_groups: int = 1
     offset: float = 0.5
     zero_outside: bool = False
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def read_sample(b: Builder, grid: Grid, line: tuple[Value, ...], column: tuple[V
             weight = (weight_y.unsqueeze(2) * weight_x.unsqueeze(1)).unsqueeze(3)
             if grid.pooling.dtype != TensorProto.FLOAT:
                 weight = weight.cast(grid.pooling.dtype)
-            read = b.here(grid.rows).take(row) * weight
+            cells = b.here(grid.rows).take(row)
+            read = (cells.cast(grid.pooling.dtype) if grid.pooling.narrow else cells) * weight
             total = read if total is None else total + read
     assert total is not None
     return total

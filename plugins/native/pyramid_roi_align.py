@@ -12,7 +12,7 @@ from onnx import TensorProto
 from onnxgraft.ir.value import Value, where
 from onnxgraft.plugins.builder import Builder, tensor_info
 from onnxgraft.plugins.native.bilinear import Axis, Pooling
-from onnxgraft.plugins.native.roi_align import map_rows, output_graph, pool
+from onnxgraft.plugins.native.roi_align import map_rows, map_type, output_graph, pool
 from onnxgraft.plugins.op import Shape
 
 MAPS = ("map_0", "map_1", "map_2", "map_3")
@@ -27,6 +27,7 @@ def lowered(a: Mapping[str, Any], shapes: Sequence[Shape], options: Mapping[str,
         options: complete options of its lowering.
     """
     dtype = TensorProto.FLOAT if options["dtype"] == "float32" else TensorProto.FLOAT16
+    narrow = map_type(options, dtype)
     (batch, per_image, _), map_shapes = shapes[0], shapes[1:]
     boxes, bins, channels = batch * per_image, a["pooled_size"], map_shapes[0][1]
     b = Builder()
@@ -53,12 +54,12 @@ def lowered(a: Mapping[str, Any], shapes: Sequence[Shape], options: Mapping[str,
     pooling = Pooling(
         height=bins, width=bins, channels=channels, boxes=boxes, sampling_ratio=a["sampling_ratio"],
         roi_sampling=options["roi_sampling"], dtype=dtype, roi_groups=options["roi_groups"],
-        offset=0.0 if a["roi_coords_transform"] == 0 else 0.5,
+        offset=0.0 if a["roi_coords_transform"] == 0 else 0.5, narrow=narrow != dtype,
     )  # fmt: skip
     pooled = pool(b, rows, base, b.constant(lines).take(level), y, x, pooling)
     infos = [
         tensor_info("rois", shapes[0]),
-        *(tensor_info(name, shape, dtype) for name, shape in zip(MAPS, map_shapes, strict=True)),
+        *(tensor_info(name, shape, narrow) for name, shape in zip(MAPS, map_shapes, strict=True)),
     ]
     return output_graph(b, "pyramid_roi_align", infos, pooled, "pooled", (batch, per_image, channels, bins, bins), dtype)
 

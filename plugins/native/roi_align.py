@@ -12,10 +12,12 @@ numbers that differ from box to box, are one weighted window a box (`native.wind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from onnxgraft.ir.value import Value, concat
 from onnxgraft.plugins.builder import Builder, tensor_info
@@ -42,7 +44,17 @@ GROUPS = Attribute(
     "groups of boxes of like windows, at most; the number used divides the boxes",
     4, allowed="at least 1", check=lambda v: v >= 1,
 )  # fmt: skip
-OPTIONS: tuple[Attribute, ...] = (SAMPLING, DTYPE, GROUPS)
+MAPS = choice(
+    "maps", "dtype", ("dtype", "float16", "bfloat16"),
+    "type of the maps where it is narrower than dtype: only the cells that are read are cast",
+)  # fmt: skip
+OPTIONS: tuple[Attribute, ...] = (SAMPLING, DTYPE, GROUPS, MAPS)
+_NARROW = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+
+
+def map_type(options: Mapping[str, Any], dtype: int) -> int:
+    """The type of the maps, a number of onnx.TensorProto, of a form that computes in `dtype`."""
+    return _NARROW.get(options["maps"], dtype)
 
 
 def map_rows(b: Builder, maps: Sequence[Value], shapes: Sequence[Sequence[int]]) -> Value:

@@ -129,6 +129,8 @@ def _tile(
         cells.append(inner.max(0.0).min(span.cells - 1.0).cast(TensorProto.INT32))
     row = (base + cells[0] * stride).unsqueeze(1) + cells[1].unsqueeze(2)  # [R, across, down]
     window = rows.take(row).reshape(p.boxes, TILE[1], TILE[0] * p.channels)
+    if p.narrow:
+        window = window.cast(p.dtype)
     across = weights[1].op("MatMul", window).reshape(p.boxes, p.width, TILE[0], p.channels)
     return weights[0].unsqueeze(1).op("MatMul", across)
 

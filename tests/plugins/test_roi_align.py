@@ -180,6 +180,21 @@ def test_pyramid_half_precision_maps(option: str) -> None:
     close(got, run_lowered(PYRAMID, P_ATTRS, rois, *maps, **options)[0], tolerance=0.02)
 
 
+@pytest.mark.parametrize("option", ["exact", "fixed2"])
+def test_narrow_maps_are_pooled_as_if_cast_before(option: str) -> None:
+    rng = np.random.default_rng(9)
+    rois, maps = make_rois(rng, 1, 12), [m.astype(np.float16) for m in make_maps(rng, 1, 3)]
+    cast = run_lowered(PYRAMID, P_ATTRS, rois, *(m.astype(np.float32) for m in maps), roi_sampling=option)[0]
+    got = run_lowered(PYRAMID, P_ATTRS, rois, *maps, maps="float16", roi_sampling=option)[0]
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, cast)
+    single, boxes, images = single_inputs(9)
+    half = single.astype(np.float16)
+    cast = run_lowered(SINGLE, S_ATTRS, half.astype(np.float32), boxes, images, roi_sampling=option)[0]
+    got = run_lowered(SINGLE, S_ATTRS, half, boxes, images, maps="float16", roi_sampling=option)[0]
+    np.testing.assert_array_equal(got, cast)
+
+
 @pytest.mark.parametrize("opset", [17, 18, 19])
 def test_pyramid_function_opsets(opset: int) -> None:
     rng = np.random.default_rng(10)
