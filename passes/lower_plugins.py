@@ -107,7 +107,8 @@ def _narrowed(node: gs.Node) -> dict[str, Any]:
     places = [plugin.inputs.index(name) for name in plugin.selected]
     casts = [producer(node.inputs[place]) for place in places]
     sources = [cast.inputs[0] for cast in casts if cast is not None and cast.op == "Cast"]
-    types = {str(np.dtype(tensor.dtype)) for tensor in sources if tensor.dtype is not None and not isinstance(tensor.dtype, int)}
+    known = [tensor.dtype for tensor in sources if tensor.dtype is not None and not isinstance(tensor.dtype, int)]
+    types = {str(np.dtype(dtype)) for dtype in known}
     if not sources or len(sources) != len(places) or len(types) != 1 or not types <= _NARROW:
         return {}
     for place, source in zip(places, sources, strict=True):

@@ -149,6 +149,7 @@ def bench(
     size: Annotated[Size | None, typer.Option(help="--precision: the canvas [1344x1344].")] = None,
     end_to_end: Annotated[bool, typer.Option("--end-to-end", help="RUN: each step from a picture to its answer.")] = False,
     floor: Annotated[bool, typer.Option("--floor", help="RUN: the least time on named GPUs, part by part.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="RUN: the engine's layers, by kind and type.")] = False,
     json_file: Json = None,
 ) -> None:  # fmt: skip
     """Measure: surgery and engine build beside loading and saving the file, or the latency of a build."""
@@ -160,11 +161,13 @@ def bench(
         raise InputError(f"{'--model' if model else '--precision'} has no effect on a build folder: leave out one of the two")
     if not precision and (calib_images is not None or size is not None):
         raise InputError(f"{'--size' if size else '--calib-images'} has no effect here: give --precision")
-    if run is None and (floor or end_to_end):
-        raise InputError(f"{'--floor' if floor else '--end-to-end'} has no effect without a build folder: give RUN")
+    parts = {"--floor": floor, "--layers": layers, "--end-to-end": end_to_end}
+    asked = [name for name, wanted in parts.items() if wanted]
+    if run is None and asked:
+        raise InputError(f"{asked[0]} has no effect without a build folder: give RUN")
     model = model or "mask_rcnn_R_50_FPN_3x"
-    if run is not None and (floor or end_to_end):
-        tables = _bench_parts(run, floor, end_to_end, repeat)
+    if run is not None and asked:
+        tables = _bench_parts(run, asked, repeat)
     elif precision:
         tables = _bench_precision(model, repeat, 10 if calib_images is None else calib_images, size or Size(1344, 1344))
     else:
@@ -180,15 +183,18 @@ def bench(
 MANY = 200  # images of a second calibration, to see that memory does not grow
 
 
-def _bench_parts(run: Path, floor: bool, end_to_end: bool, repeat: int) -> list[list[tuple[str, ...]]]:
-    """What each part of a build computes and takes at least on named GPUs, and each step of a picture's way, as tables."""
+def _bench_parts(run: Path, asked: list[str], repeat: int) -> list[list[tuple[str, ...]]]:
+    """What each part of a build computes and takes at least on named GPUs, the layers of its engine, and each step of a
+    picture's way, as tables: those that are asked for."""
     from onnxgraft.cli.console import working
     from onnxgraft.tools.benchmark import end_to_end as steps
     from onnxgraft.tools.benchmark import floor as least
+    from onnxgraft.tools.benchmark import layers as engine
 
     with working("measuring") as progress:
-        tables = list(least.floor(run, progress)[:2]) if floor else []
-        return tables + ([steps.end_to_end(run, repeat, progress)] if end_to_end else [])
+        tables = list(least.floor(run, progress)[:2]) if "--floor" in asked else []
+        tables += [engine.layers(run, progress)] if "--layers" in asked else []
+        return tables + ([steps.end_to_end(run, repeat, progress)] if "--end-to-end" in asked else [])
 
 
 def _bench_precision(model: str, repeat: int, images: int, size: Size) -> list[list[tuple[str, ...]]]:

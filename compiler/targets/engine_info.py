@@ -14,7 +14,8 @@ class LayerInfo:
 
     `kind` is the builder's layer type ("correlation" is a convolution, "kgen" a fused kernel made
     for this graph), the types are the builder's words: Float, Half, BFloat16, Int8, Int32, Bool...
-    `onnx_nodes` are the nodes that were fused into the layer.
+    `onnx_nodes` are the nodes that were fused into the layer. `read_bytes` (constants included) and
+    `written_bytes` are the whole tensors, also where a layer in a loop gathers from one.
     """
 
     name: str
@@ -23,6 +24,8 @@ class LayerInfo:
     constant_types: tuple[str, ...]
     output_types: tuple[str, ...]
     onnx_nodes: tuple[str, ...]
+    read_bytes: int = 0
+    written_bytes: int = 0
 
     @property
     def type(self) -> str:

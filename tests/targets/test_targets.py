@@ -240,3 +240,14 @@ def test_layer_lines_of_another_form_are_left_out() -> None:
     assert (layer.name, layer.kind, layer.type) == ("c [x]", "correlation", "Half")
     assert layer.output_types == ("Float",)
     assert layer.onnx_nodes == ("/m/conv[0]", "relu", "q")
+
+
+def test_layers_tell_the_bytes_of_their_tensors() -> None:
+    def tensor(shape: str, kind: str) -> str:
+        return f"{{ Name: t, Dimensions: [{shape}], Strides: [9,9], StrideOrder: [1,0], Datatype: {kind}, Format: F }}"
+
+    line = (f"Name: c, LayerType: kgen, Inputs: [ {tensor('2,3', 'Half')}, {tensor('', 'Float')}], "
+            f"Constants: [ {tensor('5', 'Int8')}], Outputs: [ {tensor('2,3,4', 'Int64')}], TacticName: t, StreamId: 0, "
+            "Metadata: ")  # fmt: skip
+    (layer,) = parse_layers(f"Layers:\n{line}")
+    assert (layer.read_bytes, layer.written_bytes) == (2 * 6 + 4 + 5, 8 * 24)

@@ -7,6 +7,7 @@ the profiling verbosity is detailed; it does so without a GPU too (TensorRT for 
 
 from __future__ import annotations
 
+import math
 import re
 
 from onnxgraft.targets.engine_info import LayerInfo
@@ -17,6 +18,8 @@ _LAYER = re.compile(
     r"(?:, Constants: (?P<constants>.*?))?, Outputs: (?P<outputs>.*?)"
     r"(?:, (?:TacticName|StreamId|Metadata): .*)?$"
 )
+_TENSOR = re.compile(r"Dimensions: \[([\d, ]*)\][^}]*?Datatype: (\w+)")
+_ITEM = {"Int64": 8, "Float": 4, "Int32": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "Bool": 1}
 _DATATYPE = re.compile(r"Datatype: (\w+)")
 _ONNX = re.compile(r"\[ONNX Layer: (.*?)\](?=\[ONNX Layer: |[\x1e\x1f]|$)")
 
@@ -37,6 +40,8 @@ def parse_layers(message: str) -> tuple[LayerInfo, ...]:
                 constant_types=_types(match["constants"] or ""),
                 output_types=_types(match["outputs"]),
                 onnx_nodes=onnx_nodes(metadata),
+                read_bytes=_bytes(match["inputs"]) + _bytes(match["constants"] or ""),
+                written_bytes=_bytes(match["outputs"]),
             )
         )
     return tuple(layers)
@@ -48,6 +53,12 @@ def onnx_nodes(metadata: str) -> tuple[str, ...]:
     A unit separator (0x1f) may stand between them, which terminals do not show.
     """
     return tuple(_ONNX.findall(metadata.strip()))
+
+
+def _bytes(text: str) -> int:
+    """Of all tensors in a list; of a type that is not known here, four each."""
+    found = _TENSOR.findall(text)
+    return sum(math.prod(int(d) for d in shape.split(",") if d.strip()) * _ITEM.get(kind, 4) for shape, kind in found)
 
 
 def _types(text: str) -> tuple[str, ...]:
