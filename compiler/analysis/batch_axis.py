@@ -28,6 +28,14 @@ _OF_PICTURES = frozenset({
     "LRN", "GridSample",
 })  # fmt: skip
 """Take maps whose first axis is the pictures."""
+_POINTWISE = frozenset({
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh",
+    "DequantizeLinear", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf",
+    "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "QuantizeLinear", "Reciprocal", "Relu", "Resize", "Round", "Selu",
+    "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+    "Upsample",
+})  # fmt: skip
+"""Leave each value where it is; Resize and Upsample stay within a map."""
 _AT: dict[str, int | None] = {
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceProd",
                      "ReduceLogSumExp", "ReduceSumSquare", "CumSum"), 1),
@@ -63,7 +71,7 @@ def _axis_behind(node: gs.Node, axes: Axes) -> int:
     if node.op in BROADCASTS:
         return _of_broadcast(node, axes)
     if node.op in _OF_PICTURES:
-        return _expect(node, axes[id(node.inputs[0])] == 0 if id(node.inputs[0]) in axes else False, 0)
+        return _of_maps(node, axes)
     if node.op in _AT:
         return _behind_a_reduction(node, axes)
     rule = _RULES.get(node.op)
@@ -72,7 +80,19 @@ def _axis_behind(node: gs.Node, axes: Axes) -> int:
         if rule in (_of_product, _of_sum, _of_concat):
             return rule(node, axes, -1)
         raise _across(node)
+    if rule is None and node.op not in _POINTWISE:
+        raise Refusal(f"nothing is known of how this {node.op} keeps the pictures of a batch apart; build with --batch 1",
+                      node.name)  # fmt: skip
     return rule(node, axes, axis) if rule is not None else axis
+
+
+def _of_maps(node: gs.Node, axes: Axes) -> int:
+    """Maps by their first axis; weights and statistics are those of all pictures, offsets and places each picture's own."""
+    own = {"DeformConv": (0, 2, 4), "GridSample": (0, 1)}.get(node.op, (0,))
+    for place, tensor in enumerate(node.inputs):
+        if tensor.name:
+            _expect(node, axes.get(id(tensor)) == 0 if place in own else id(tensor) not in axes, 0)
+    return 0
 
 
 def _across(node: gs.Node) -> Refusal:
@@ -291,4 +311,4 @@ _RULES: dict[str, Callable[[gs.Node, Axes, int], int]] = {
     "Expand": _expanded,
     "Tile": _tiled,
 }
-"""How an operator moves the pictures; all others leave them where they are."""
+"""How an operator moves the pictures."""

@@ -33,6 +33,7 @@ WEIGHT = RNG.normal(size=(3, 6)).astype(np.float32)
 MASK = RNG.normal(size=(4, 16, 16)).astype(np.float32)
 BIAS = RNG.normal(size=(1, 4, 1, 1)).astype(np.float32)
 TABLE = RNG.normal(size=(1, 8, 8, 3)).astype(np.float32)
+PLACES = RNG.uniform(-1, 1, size=(1, 8, 8, 2)).astype(np.float32)
 TOKEN = RNG.normal(size=(1, 1, 3)).astype(np.float32)
 SCALES = RNG.normal(size=(3, 1, 1)).astype(np.float32)
 SHIFT = RNG.normal(size=6).astype(np.float32)
@@ -128,6 +129,9 @@ MIXING: dict[str, Network] = {
         "ReduceSum", [shape(b, x, 3, 64), b.ints("axes", [0])], "sum", keepdims=1),
     "a product over columns of pictures": lambda b, x: b.op(
         "MatMul", [shape(b, turn(b, x, 1, 0, 2, 3), 3, 64), b.floats("right", np.ones((64, 4)))], "product"),
+    "weights that a picture makes": lambda b, x: b.op(
+        "Conv", [x, shape(b, b.op("ReduceMean", [x], "mean", axes=[2, 3], keepdims=1), 1, 3, 1, 1)], "convolved"),
+    "places that all pictures share": lambda b, x: b.op("GridSample", [x, b.floats("places", PLACES)], "sampled"),
     "a sum over a vector": lambda b, x: b.op(
         "MatMul", [shape(b, x, 192), b.floats("right", np.ones(192))], "product"),
     "pictures inside a row": lambda b, x: shape(b, turn(b, x, 1, 2, 0, 3), 1, 3, 64),
@@ -135,6 +139,12 @@ MIXING: dict[str, Network] = {
         "Slice", [shape(b, x, 3, 8, 8), b.ints("from", [1]), b.ints("to", [2]), b.ints("axes", [0])], "cut"),
     "windows joined with one's own": lambda b, x: b.op("Concat", [x, x], "joined", axis=0),
 }  # fmt: skip
+
+
+def test_an_operator_of_which_nothing_is_known_is_refused() -> None:
+    """It once passed for one that leaves every value where it is."""
+    with pytest.raises(Refusal, match=r"nothing is known of how this MeanVarianceNormalization keeps the pictures of a batch"):
+        batched(lambda b, x: b.op("MeanVarianceNormalization", [x], "normal", axes=[0, 2, 3]), 2)
 
 
 @pytest.mark.parametrize("what", MIXING)
