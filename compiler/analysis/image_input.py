@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.provenance import snap
-from onnxgraft.detector.spec import ImageInput
+from onnxgraft.detector.spec import WHITE, ImageInput
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
@@ -40,7 +40,7 @@ def analyse_input(graph: Graph) -> ImageInput:
     zero, full = respond((0, 0, 0)).astype(np.float64), respond((255, 255, 255)).astype(np.float64)
     if zero.shape != (3,) or not np.all(np.abs(full - zero) > 1e-9):
         raise Refusal("the first convolution does not read a normalised three-channel image", chain[0].name)
-    std = 255.0 / (full - zero)
+    std = WHITE / (full - zero)
     mixed = (respond((51, 102, 204)).astype(np.float64) - zero) * std
     if np.allclose(mixed, [51, 102, 204], atol=0.1):
         flipped = False
@@ -55,7 +55,7 @@ def analyse_input(graph: Graph) -> ImageInput:
     if unit:
         mean_read, std_read = ([snap(255 * v, [*constants, *(255 * c for c in constants)]) or 255 * v for v in read]
                                for read in (mean_read, std_read))  # fmt: skip
-    order, known = _order(mean_read)
+    order, known = _order(mean_read, chain if flipped else [])
     return ImageInput(
         input_tensor=image.name,
         height=height,
@@ -66,7 +66,7 @@ def analyse_input(graph: Graph) -> ImageInput:
         order_known=known,
         normalized_tensor=normalized.name,
         reversed=flipped,
-        white=1.0 if unit else 255.0,
+        white=1.0 if unit else WHITE,
     )
 
 
@@ -82,11 +82,23 @@ def _refuse_more(
         raise Refusal("the preprocessing does more than subtract a mean and divide by a deviation", node)
 
 
-def _order(mean: list[float]) -> tuple[str, bool]:
-    """Which channel comes first, told by the ImageNet statistics (red is brighter than blue)."""
-    if mean[0] - mean[2] > _IMAGENET_RED_MINUS_BLUE:
-        return "RGB", True
-    return "BGR", bool(mean[2] - mean[0] > _IMAGENET_RED_MINUS_BLUE)
+def _order(mean: list[float], turning: list[gs.Node]) -> tuple[str, bool]:
+    """Which channel the network reads first, and whether that is known: told by the ImageNet statistics (red is brighter than
+    blue).
+
+    Args:
+        turning: the nodes that turn the export's channels around, if any do.
+
+    Raises:
+        Refusal: they do, and nothing tells which order is which.
+    """
+    redder = mean[0] - mean[2]
+    known = bool(abs(redder) > _IMAGENET_RED_MINUS_BLUE)
+    if turning and not known:
+        at = next((n for n in turning if n.op in ("Slice", "Gather", "Concat")), turning[0])
+        raise Refusal("the export turns the image's channels around, and its mean does not tell which order the network reads "
+                      "then: export it without that step", at.name)  # fmt: skip
+    return "RGB" if known and redder > 0 else "BGR", known
 
 
 def _image_tensor(graph: Graph) -> gs.Tensor:

@@ -14,6 +14,9 @@ from typing import Any
 
 from onnxgraft.detector.outputs import Role
 
+WHITE = 255.0
+"""The level of white in a build's input, and in that of an export of detectron2."""
+
 
 class Head(Enum):
     """The heads that pool the features of detections."""
@@ -35,7 +38,7 @@ class ImageInput:
     order_known: bool  # False: the statistics do not tell, and detectron2's default is assumed
     normalized_tensor: str  # what the first convolution reads: [1, 3, H, W]
     reversed: bool = False  # whether the export has its channels in the other order, and turns them around itself
-    white: float = 255.0  # what white is in the export's own input
+    white: float = WHITE  # what white is in the export's own input
 
     @property
     def exported_order(self) -> str:

@@ -9,11 +9,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxgraft.detector.spec import WHITE
 from onnxgraft.manifest import IMAGE_SIZES, GraphIO
 from onnxgraft.runtime.proposals import grid
 
 Picture = NDArray[np.uint8]
-WHITE = 255.0
 
 
 def file_feeds(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxgraft.detector.spec import ImageInput
+from onnxgraft.detector.spec import WHITE, ImageInput
 from onnxgraft.ir.graph import Graph
 from onnxgraft.proof.compare import compare_values
 from onnxgraft.proof.cut import Cut, CutError
-from onnxgraft.proof.feeds import WHITE, build_feeds, file_feeds
+from onnxgraft.proof.feeds import build_feeds, file_feeds
 from onnxgraft.proof.plan import Sides
 
 _LIMIT = 1e-6  # of the largest magnitude: one rounding of a subtraction and a division

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from onnxgraft.atomic import scratch
 from onnxgraft.detector.chosen import Chosen
-from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.detector.spec import WHITE, DetectorSpec
 from onnxgraft.errors import OnnxgraftError, ProofError
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.proof import witness as witnesses
 from onnxgraft.proof.cut import CutError
-from onnxgraft.proof.feeds import WHITE, Picture
+from onnxgraft.proof.feeds import Picture
 from onnxgraft.proof.image import compare_image, first_read, white_level
 from onnxgraft.proof.models import BuildModel, Delivered, FileModel
 from onnxgraft.proof.network import compare_network

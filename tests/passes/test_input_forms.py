@@ -109,6 +109,20 @@ def test_channels_that_the_export_turns_around_are_turned_back(form: str, export
     np.testing.assert_allclose(found.mean, usual.mean, rtol=1e-6)
 
 
+def test_turned_channels_of_a_grey_mean_are_refused(export: Path, tmp_path: Path) -> None:
+    """Nothing tells whether the network reads BGR or RGB then: a guess would swap them in silence."""
+    model = onnx.load(export)
+    grey = np.full((3, 1, 1), 127.5, np.float32)
+    held = [a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute] + list(model.graph.initializer)
+    means = [t for t in held if list(t.dims) == [3, 1, 1] and numpy_helper.to_array(t).max() > 100]
+    assert len(means) == 1
+    means[0].CopyFrom(numpy_helper.from_array(grey, means[0].name))
+    assert recognise(model, tmp_path / "usual.onnx").image.order_known is False
+    RGB["by a gather"](model)
+    with pytest.raises(OnnxgraftError, match=r"its mean does not tell which order.*\(node 'in-front-Gather'\)"):
+        recognise(model, tmp_path / "other.onnx")
+
+
 def test_several_images_at_once_are_refused_with_what_to_do(export: Path, tmp_path: Path) -> None:
     model = onnx.load(export)
     in_front(1, [4, 3, HEIGHT, WIDTH], node("Gather", "given", "zero", axis=0), zero=np.int64(0))(model)
