@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxgraft.detector.chosen import Chosen
 from onnxgraft.detector.outputs import Role
-from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.detector.spec import WHITE, DetectorSpec
 from onnxgraft.ir.evaluate import run_everywhere
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.ir.traverse import ancestors, scalar
@@ -21,7 +21,8 @@ from onnxgraft.manifest import GraphIO
 from onnxgraft.passes.emit.boxes import just_above
 from onnxgraft.passes.emit.plain_input import make_plain
 from onnxgraft.passes.fix_input import resize_image
-from onnxgraft.proof.feeds import WHITE, Picture, build_feeds, file_feeds
+from onnxgraft.plugins.efficient_nms import DENSE
+from onnxgraft.proof.feeds import Picture, build_feeds, file_feeds
 from onnxgraft.proof.plan import Sides
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.read_outputs import from_outputs, from_raw_export
@@ -178,7 +179,7 @@ class BuildModel:
         self._sides, self._path = sides, folder / "build.onnx"
         self.delivered = delivered
         self._runner: OrtRunner | None = None
-        self._lowered = False
+        self._drops_none = False
 
     @property
     def batch(self) -> int:
@@ -195,20 +196,21 @@ class BuildModel:
         mean = image.mean if image.order == "BGR" else image.mean[::-1]
         outputs = self._runner(build_feeds(io, pictures, (image.height, image.width), mean))
         found = [from_outputs(outputs, io, index) for index in range(len(pictures))]
-        return [f.select(f.scores > 0) for f in found] if self._lowered else found
+        return [f.select(f.scores > 0) for f in found] if self._drops_none else found
 
     def lower(self, old: float, new: float) -> bool:
         """Let another score threshold hold in the suppression that makes the detections.
 
-        Below the plugin's knee it counts rows that do not pass as well, with scores below 0; a graph whose own threshold lies
-        above it takes none away.
+        Below its knee the plugin counts rows that do not pass as well, with scores below 0. A graph whose own threshold lies
+        above the knee drops none of them; one below it does, and is held to that.
         """
         number = self._sides.tensor(self._sides.ctx.values.results[Role.NUM_DETECTIONS])
         for node in ancestors(number):
             if node.domain == PLUGIN_DOMAIN and "score_threshold" in node.attrs:
-                scale = node.attrs["score_threshold"] / just_above(old)  # a power of two, which the scores have as well
+                own = node.attrs["score_threshold"]
+                scale = own / just_above(old)  # a power of two, which the scores have as well
                 node.attrs["score_threshold"] = just_above(new) * scale
-                self._lowered = True
+                self._drops_none = own >= DENSE
                 self._runner = self.delivered = None  # the numbers of a delivered graph stand in too many places
                 return True
         return False
