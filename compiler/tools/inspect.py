@@ -10,6 +10,7 @@ from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.shape_inference import is_static
 from onnxgraft.passes import RepairRoiAlign, UpgradeOpset
 from onnxgraft.passes.emit.plain_input import form_note, make_plain
 from onnxgraft.passes.fix_input import resize_image
@@ -42,7 +43,7 @@ def inspect_nodes(
     graph, ctx = Graph.load(path, Bounds.times(bounds)), Context()
     PassManager([UpgradeOpset(), RepairRoiAlign(pooler_type=pooler_type)], fingerprints=False).run(graph, ctx)
     form = make_plain(graph)
-    if graph.gs.inputs and not all(isinstance(side, int) for side in graph.gs.inputs[0].shape or ()):
+    if any(len(t.shape or ()) == 3 and not is_static(t) for t in graph.gs.inputs):
         resize_image(graph, *_OPEN)
         ctx.notes.append(f"the size is left open: looked at as {_OPEN[0]}x{_OPEN[1]}")
     settle(graph)
