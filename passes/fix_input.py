@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis import analyse_and_account, read
 from onnxgraft.analysis.canvas import added_by, image_paddings
+from onnxgraft.analysis.output_forms import forms_note, undo_forms
 from onnxgraft.analysis.outputs import sort_outputs
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import InputError, Refusal
@@ -59,7 +60,8 @@ class FixInput(Pass):
         try:
             take_padding_out(graph, before)
             ctx.count("folded", settle(graph)["folded"])
-            ctx.detector = _with_order(self._analyse(graph, ctx), ctx.channel_order)
+            forms = undo_forms(graph, (self.height, self.width))
+            ctx.detector = _with_order(replace(self._analyse(graph, ctx), output_forms=forms), ctx.channel_order)
         except Refusal as refusal:
             if before is not None:
                 raise Refusal(f"{refusal}; the export was {before[0]}x{before[1]}: if it was simplified at that size, "
@@ -68,7 +70,7 @@ class FixInput(Pass):
         if before is not None:
             _refuse_another_size(graph, before)
         image = ctx.detector.image
-        ctx.notes += form_note(was, image)
+        ctx.notes += [*form_note(was, image), *forms_note(forms)]
         if max(map(abs, image.mean)) < _NOTHING and max(abs(std - 1) for std in image.std) < _NOTHING:
             ctx.notes.append("the graph normalises nothing: it takes levels as they are, and a model that was trained on "
                              "normalised pictures needs them normalised before")  # fmt: skip

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
+from onnxgraft.detector.output_forms import OutputForm
 from onnxgraft.detector.outputs import Role
 
 WHITE = 255.0
@@ -39,6 +40,11 @@ class ImageInput:
     normalized_tensor: str  # what the first convolution reads: [1, 3, H, W]
     reversed: bool = False  # whether the export has its channels in the other order, and turns them around itself
     white: float = WHITE  # what white is in the export's own input
+
+    @property
+    def usual(self) -> bool:
+        """Whether the export takes what its network does, as detectron2's exports do: its channels, and levels of 0..255."""
+        return not self.reversed and self.white == WHITE
 
     @property
     def exported_order(self) -> str:
@@ -248,6 +254,7 @@ class DetectorSpec:
     keypoint_head: KeypointHead | None = None
     dense: DenseHead | None = None
     semantic: SemanticHead | None = None
+    output_forms: tuple[OutputForm, ...] = ()  # outputs of the export that give something in another form than detectron2
     notes: tuple[str, ...] = field(default=())
 
     @property

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxgraft.errors import PassError
+from onnxgraft.errors import InputError, PassError
 from onnxgraft.instruments.stage import detect, fits
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.facts import DETECTOR
 from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.record import Compared, Figures, First, Intended, NotChecked, PassRecord, Unchanged
 from onnxgraft.plugins import REGISTRY
@@ -45,7 +46,7 @@ class NumericCheck(Instrument):
 
     def start(self, graph: Graph, ctx: Context) -> None:
         self._content = ctx.io.content
-        self._last = self._run(graph, ctx) if fits(graph, self.images[0]) else None
+        self._last = self._of_file(graph, ctx) if fits(graph, self.images[0]) else None
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
         if not record.changed:
@@ -54,8 +55,12 @@ class NumericCheck(Instrument):
         if reason is not None:
             return dataclasses.replace(record, check=NotChecked(reason))
         self.progress(f"checking {record.name}")
-        before, found = self._last, self._run(graph, ctx)
+        before, found = self._last, self._of_file(graph, ctx)
         self._last = found
+        if found is None:
+            return dataclasses.replace(record, check=NotChecked("what the outputs are is not known yet"))
+        if DETECTOR in step.provided() and _another_form(ctx):
+            before = None  # until here pictures and answers were read in detectron2's form
         if ctx.io.content != self._content:
             self._content = ctx.io.content
             return dataclasses.replace(record, check=NotChecked("from here on pictures lie on a part of the canvas"))
@@ -71,8 +76,22 @@ class NumericCheck(Instrument):
             raise PassError(record.name, f"changes the detections: {'; '.join(map(str, pairs))}")
         return dataclasses.replace(record, check=Compared(figures))
 
+    def _of_file(self, graph: Graph, ctx: Context) -> list[Detections] | None:
+        """As `_run`; None where the outputs are not detectron2's, and no analysis has said yet what they are."""
+        try:
+            return self._run(graph, ctx)
+        except InputError:
+            if ctx.detector is not None:
+                raise
+            return None
+
     def _run(self, graph: Graph, ctx: Context) -> list[Detections]:
         return detect(graph, ctx, self.images)
+
+
+def _another_form(ctx: Context) -> bool:
+    """Whether the file takes pictures or gives answers in another form than detectron2's exports."""
+    return bool(ctx.spec().output_forms) or not ctx.spec().image.usual
 
 
 def not_runnable(graph: Graph) -> str | None:

@@ -11,10 +11,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxgraft.analysis.output_forms import undo_forms
 from onnxgraft.detector.chosen import Chosen
+from onnxgraft.detector.output_forms import OutputForm, given_name
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import WHITE, DetectorSpec
 from onnxgraft.ir.evaluate import run_everywhere
+from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
 from onnxgraft.ir.traverse import ancestors, scalar
 from onnxgraft.manifest import GraphIO
@@ -41,17 +44,19 @@ class FileModel:
         size: height and width of the pictures.
         folder: where the graph is written for ONNX Runtime.
         rows: proposals that a Fast R-CNN gets.
+        forms: outputs of another form than detectron2's, as they are for pictures of this size.
 
     Attributes:
         white: what white is in the file's input.
     """
 
-    def __init__(self, graph: Graph, spec: DetectorSpec, size: tuple[int, int], folder: Path, rows: int = 1000) -> None:
+    def __init__(
+        self, graph: Graph, spec: DetectorSpec, size: tuple[int, int], folder: Path, rows: int = 1000,
+        forms: Sequence[OutputForm] = (),
+    ) -> None:  # fmt: skip
         self.spec, self.size, self._rows, self.white = spec, size, rows, WHITE
-        self.graph = graph
-        if not set(size) <= set(graph.gs.inputs[0].shape or ()):
-            make_plain(self.graph)
-            resize_image(self.graph, *size)
+        self.graph, self._forms = graph, forms
+        fix_size(self.graph, size)
         self._file = folder / "file.onnx"
         self._runner: OrtRunner | None = None
         self._own = [t.name for t in self.graph.gs.outputs]
@@ -72,7 +77,7 @@ class FileModel:
 
     def _suppress(self, old: float, new: float) -> bool:
         """Let the suppression nearest to the scores have another threshold. False where none with the old one is found."""
-        scores = self.graph.tensor(self.spec.outputs.scores_tensor or "")
+        scores = self.graph.tensor(given_name(self.spec.outputs.scores_tensor, self._forms))
         nearest, found = next(((n, held) for n in ancestors(scores) if (held := _suppressions(n))), (None, []))
         for node in found:
             number = _number(node.inputs[3]) if len(node.inputs) > 3 else None
@@ -113,7 +118,7 @@ class FileModel:
             return Detections.of([], [], [], semantic=outputs[semantic or spec.outputs.semantic_tensor or ""][0])
         roles = dataclasses.replace(spec.outputs, semantic_tensor=semantic) if semantic else spec.outputs
         known = {name: a for name, a in outputs.items() if name in self._own or name == semantic}
-        found = from_raw_export(known, roles)
+        found = from_raw_export(known, roles, self._forms)
         if spec.box_head is None and spec.dense is None:  # an RPN on its own gives logits, the build their probabilities
             found = dataclasses.replace(found, scores=(1 / (1 + np.exp(-found.scores))).astype(np.float32))
         return found if self._most is None else found.select(slice(self._most))
@@ -121,7 +126,7 @@ class FileModel:
     def lower(self, old: float, new: float) -> bool:
         """Let another score threshold hold. False where the comparison with the old one is not found, or is one of several:
         boxes are compared with 0 as well."""
-        named = [t for t in self.graph.gs.outputs if t.name == self.spec.outputs.scores_tensor]
+        named = [t for t in self.graph.gs.outputs if t.name == given_name(self.spec.outputs.scores_tensor, self._forms)]
         scores = named[0] if named and old > _SAME else None
         changed = False
         for node in ancestors(scores) if scores is not None else ():
@@ -132,6 +137,26 @@ class FileModel:
                     changed = True
         self._runner = None
         return changed
+
+
+def fix_size(graph: Graph, size: tuple[int, int]) -> None:
+    """Let a file take pictures of a size, in place; untouched where that is its own."""
+    if not set(size) <= set(graph.gs.inputs[0].shape or ()):
+        make_plain(graph)
+        resize_image(graph, *size)
+
+
+def forms_at(graph: Graph, spec: DetectorSpec, size: tuple[int, int]) -> Sequence[OutputForm]:
+    """The forms of a file's outputs for pictures of a size: boxes are divided by that, or by the size that was traced.
+
+    graph: the file's, which is lost.
+    """
+    canvas = spec.image.height, spec.image.width
+    if size == canvas or all(form.size is None for form in spec.output_forms):
+        return spec.output_forms
+    fix_size(graph, size)
+    settle(graph)
+    return undo_forms(graph, size, canvas)
 
 
 def _suppressions(node: gs.Node) -> list[gs.Node]:

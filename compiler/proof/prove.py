@@ -17,7 +17,7 @@ from onnxgraft.proof import witness as witnesses
 from onnxgraft.proof.cut import CutError
 from onnxgraft.proof.feeds import Picture
 from onnxgraft.proof.image import compare_image, first_read, white_level
-from onnxgraft.proof.models import BuildModel, Delivered, FileModel
+from onnxgraft.proof.models import BuildModel, Delivered, FileModel, forms_at
 from onnxgraft.proof.network import compare_network
 from onnxgraft.proof.parts import Part
 from onnxgraft.proof.pictures import Compared, compare_pictures, in_batches, pictures_of
@@ -116,7 +116,9 @@ class _Prover:
             own.mkdir(exist_ok=True)
             proposals = self._sides.ctx.io.proposals
             rows = proposals.shape[-2] if proposals is not None else 1
-            self._models[size] = FileModel(self._kept.file(size), self._recognised.ctx.spec(), size, own, rows)
+            spec = self._recognised.ctx.spec()
+            forms = forms_at(self._kept.file(size), spec, size)
+            self._models[size] = FileModel(self._kept.file(size), spec, size, own, rows, forms)
             self._models[size].choose(self._chosen)
         self._models[size].white = self._white
         return self._models[size]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.detector.output_forms import OutputForm, undone
 from onnxgraft.detector.outputs import TENSORS, Role
 from onnxgraft.detector.spec import Outputs
 from onnxgraft.errors import InputError
@@ -55,7 +56,7 @@ def from_outputs(outputs: Arrays, io: GraphIO, image_index: int = 0, names: Mapp
     return Detections.of(boxes, found[Role.SCORES][image_index, :n], classes, masks, heatmaps, semantic)
 
 
-def from_raw_export(outputs: Arrays, roles: Outputs | None = None) -> Detections:
+def from_raw_export(outputs: Arrays, roles: Outputs | None = None, forms: Sequence[OutputForm] = ()) -> Detections:
     """Detections of a graph as detectron2 exports it, whose outputs have no fixed names or order.
 
     Args:
@@ -64,11 +65,12 @@ def from_raw_export(outputs: Arrays, roles: Outputs | None = None) -> Detections
             [1, C, h, w] or [C, h, w]; the image size int [2] is ignored. With n = 2 the image size has the classes' shape:
             then the larger pair is the size.
         roles: what an analysis found, which settles what shapes leave open.
+        forms: outputs that the analysis found in another form, which is undone.
 
     Raises:
         InputError: one of them is missing.
     """
-    arrays = {name: np.asarray(a) for name, a in outputs.items()}
+    arrays = {name: np.asarray(a) for name, a in undone(outputs, forms).items()}
     named = _named_maps(arrays, roles)
     floats = [a for a in arrays.values() if a.dtype.kind == "f"]
     if len(floats) == len(arrays) == 1 and floats[0].ndim in (3, 4):

@@ -215,7 +215,7 @@ def _detector(run: str, engine: str) -> Detector:
 
     def export(picture: NDArray[np.uint8]) -> ImageResult:
         placed = feeds.place(picture)
-        raw = from_raw_export(runner(feeds.batch([placed])), spec.outputs)
+        raw = from_raw_export(runner(feeds.batch([placed])), spec.outputs, spec.output_forms)
         return ImageResult(None, picture, placed[1], raw, to_original(raw, placed[1]))
 
     return export

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from onnxgraft.analysis import Account, analyse_and_account
+from onnxgraft.analysis.output_forms import forms_note, undo_forms
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.folding import settle
@@ -17,6 +19,7 @@ from onnxgraft.passes.fix_input import resize_image
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.manager import PassManager
 
+_AXES = 3  # of a picture
 _OPEN = (640, 640)  # pixels; what a picture of any size is looked at as
 
 
@@ -47,7 +50,9 @@ def inspect_nodes(
         resize_image(graph, *_OPEN)
         ctx.notes.append(f"the size is left open: looked at as {_OPEN[0]}x{_OPEN[1]}")
     settle(graph)
+    shape = graph.gs.inputs[0].shape if graph.gs.inputs else None
+    forms = undo_forms(graph, (shape[-2], shape[-1])) if shape is not None and len(shape) == _AXES else ()
     spec, account = analyse_and_account(graph)
-    return spec, account, [*ctx.notes, *form_note(form, spec.image)]
+    return replace(spec, output_forms=forms), account, [*ctx.notes, *form_note(form, spec.image), *forms_note(forms)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.detector.spec import WHITE, ImageInput
+from onnxgraft.detector.spec import ImageInput
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
@@ -62,7 +62,7 @@ def make_plain(graph: Graph) -> str:
 
 def form_note(form: str, image: ImageInput) -> list[str]:
     """What the export takes, where that is not the one form of a build's input; `form` is as `make_plain` returns it."""
-    if form.startswith("float32 [3, ") and not image.reversed and image.white == WHITE:
+    if form.startswith("float32 [3, ") and image.usual:
         return []
     return [f"the export takes {form}, {image.exported_order}, levels of 0..{image.white:.0f}: the build takes one form for "
             f"all, float32 NCHW, {image.order}, 0..255"]  # fmt: skip

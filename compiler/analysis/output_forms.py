@@ -1,0 +1,190 @@
+"""Recognises boxes, classes, scores and masks that an export gives in another form than detectron2, and undoes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.detector.output_forms import BOX_LAYOUTS, CORNERS, OutputForm
+from onnxgraft.detector.outputs import Role
+from onnxgraft.errors import Refusal
+from onnxgraft.ir.evaluate import evaluate
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.ops import RESHAPING
+from onnxgraft.ir.traverse import node_inputs, producer, value
+
+_AFFINE = RESHAPING | {"Add", "Sub", "Mul", "Div", "Neg", "Slice", "Split", "Gather", "Concat", "ScatterND", "Expand"}
+_OF_SHAPES = frozenset({"Shape", "Range", "ConstantOfShape", "Where", "Equal", "Mod"})  # of indices, never of boxes
+_ROWS, _FEWER = 24, 7  # boxes that measure a form, and that hold it
+_SAME = 2e-5  # of a column's numbers; float32 keeps 1e-7
+_SEED = 12
+
+
+def undo_forms(graph: Graph, *sizes: tuple[int, int]) -> tuple[OutputForm, ...]:
+    """Let outputs of another form give way, in place, to the tensors that they are made of.
+
+    A form is what is measured on the nodes between: boxes of another layout (`BOX_LAYOUTS`), or divided by the image's size;
+    classes counted from 1, or of floating numbers; a batch axis in front of any of them; masks without their one channel.
+    What is anything else, or depends on more than one tensor, stays and is refused by the analysis of the detector.
+
+    Args:
+        graph: a simplified graph.
+        sizes: height and width of the image, by which boxes may be divided.
+    """
+    found = []
+    for index, output in enumerate(graph.gs.outputs):
+        taken = _undone(graph, output, sizes)
+        if taken is not None:
+            source, form = taken
+            graph.gs.outputs[index] = source
+            found.append(form)
+    if found:
+        graph.cleanup()
+    return tuple(found)
+
+
+def forms_note(forms: tuple[OutputForm, ...]) -> list[str]:
+    """What the export gives in another form, as a note for the user."""
+    if not forms:
+        return []
+    return [f"the export gives {'; '.join(map(str, forms))}: the build gives the one form of all builds, boxes as {CORNERS}, "
+            "classes from 0"]  # fmt: skip
+
+
+def _undone(graph: Graph, output: gs.Tensor, sizes: tuple[tuple[int, int], ...]) -> tuple[gs.Tensor, OutputForm] | None:
+    shape = list(output.shape or ())
+    if isinstance(output, gs.Constant) or not shape or output.dtype is None or producer(output) is None:
+        return None
+    floating = np.issubdtype(np.dtype(output.dtype), np.floating)
+    for source in _sources(output):
+        rank = len(source.shape or ())
+        whole = source.dtype is not None and np.issubdtype(np.dtype(source.dtype), np.integer)
+        form: OutputForm | None = None
+        try:
+            if floating and not whole and rank == 2 and _four(source) and _four(output):
+                form = _box_form(graph, output, source, sizes)
+            elif whole and rank == 1 and len(shape) <= 2:
+                form = _class_form(graph, output, source)
+            elif floating and not whole and rank == 1 and len(shape) == 2 and shape[0] == 1:
+                form = _moved(graph, output, source, Role.SCORES, (_rows(source, _ROWS),))
+            elif floating and not whole and rank == 4 and source.shape[1] == 1 and len(shape) in (3, 5):
+                form = _moved(graph, output, source, Role.MASKS, (_rows(source, 3), 1, *map(int, source.shape[2:])))
+        except (Refusal, ValueError, TypeError, LookupError):  # an operator that does not take such rows: no form
+            continue
+        if form is not None:
+            return None if form.plain else (source, form)
+    return None
+
+
+def _sources(output: gs.Tensor) -> Iterator[gs.Tensor]:
+    """Tensors of which alone, with constants, `output` is made by arithmetic that adds and scales; farthest first."""
+    seen: list[gs.Tensor] = []
+    queue = [output]
+    while queue:
+        tensor = queue.pop(0)
+        node = producer(tensor)
+        if node is None or not _takes(node):
+            continue
+        for read in node_inputs(node):
+            if value(read) is None and all(read is not t for t in seen):
+                seen.append(read)
+                queue.append(read)
+    yield from (t for t in reversed(seen) if _closed(output, t))
+
+
+def _takes(node: gs.Node) -> bool:
+    if node.domain or node.op in _AFFINE:
+        return not node.domain
+    return node.op in _OF_SHAPES and (node.op == "Shape" or not any(_is_floating(t) for t in node.inputs))
+
+
+def _is_floating(tensor: gs.Tensor) -> bool:
+    return tensor.dtype is None or bool(np.issubdtype(np.dtype(tensor.dtype), np.floating))
+
+
+def _closed(output: gs.Tensor, source: gs.Tensor) -> bool:
+    """Whether everything between is such arithmetic, and nothing else enters."""
+    seen: set[int] = set()
+    queue = [output]
+    while queue:
+        tensor = queue.pop()
+        if tensor is source or value(tensor) is not None:
+            continue
+        node = producer(tensor)
+        if node is None or not _takes(node):
+            return False
+        if id(node) not in seen:
+            seen.add(id(node))
+            queue += node_inputs(node)
+    return True
+
+
+def _four(tensor: gs.Tensor) -> bool:
+    shape = list(tensor.shape or ())
+    return len(shape) in (2, 3) and shape[-1] == 4 and (len(shape) == 2 or shape[0] == 1)
+
+
+def _rows(tensor: gs.Tensor, otherwise: int) -> int:
+    first = tensor.shape[0] if tensor.shape else None
+    return int(first) if isinstance(first, (int, np.integer)) else otherwise
+
+
+def _run(graph: Graph, output: gs.Tensor, source: gs.Tensor, fed: np.ndarray) -> np.ndarray:
+    return evaluate(graph, [output], {source.name: fed.astype(np.dtype(source.dtype))})[0]
+
+
+def _axes(output: gs.Tensor) -> str:
+    """The axes of an output, where the first is one of a batch."""
+    return str(["1", "n", "4"][: len(output.shape or ())]).replace("'", "")
+
+
+def _box_form(
+    graph: Graph, output: gs.Tensor, source: gs.Tensor, sizes: tuple[tuple[int, int], ...]
+) -> OutputForm | None:
+    """The layout and the scale whose boxes the file gives, on boxes within and around an image and on degenerate ones."""
+    rng = np.random.Generator(np.random.Philox(_SEED))
+    shape = _axes(output) if len(output.shape or ()) == 3 else ""
+    made = []
+    for wanted in (_ROWS, _FEWER):
+        boxes = rng.uniform(-64, 1400, (_rows(source, wanted), 4)).astype(np.float32)
+        boxes[: min(len(boxes), 3)] = np.array([[0, 0, 0, 0], [5, 5, 5, 5], [9, 8, 7, 6]])[: len(boxes)]
+        made.append((boxes, _run(graph, output, source, boxes)))
+    for layout in BOX_LAYOUTS:
+        for size in (None, *sizes):
+            form = OutputForm(Role.BOXES.value, output.name, source.name, layout, size, shape=shape)
+            if all(_gives(form, *pair) for pair in made):
+                return form
+    return None
+
+
+def _gives(form: OutputForm, boxes: np.ndarray, found: np.ndarray) -> bool:
+    expected = boxes.astype(np.float64) @ form.matrix().T
+    most = np.abs(boxes).max() * np.abs(form.matrix()).max(1)
+    return found.size == expected.size and bool(np.all(np.abs(found.reshape(-1, 4) - expected) <= _SAME * most))
+
+
+def _class_form(graph: Graph, output: gs.Tensor, source: gs.Tensor) -> OutputForm | None:
+    numbers = np.random.Generator(np.random.Philox(_SEED)).permutation(_rows(source, _ROWS))
+    found = _run(graph, output, source, numbers)
+    shape = _axes(output) if len(output.shape or ()) == 2 else ""
+    kind = str(np.dtype(output.dtype)) if _is_floating(output) else ""
+    if len(output.shape or ()) == 2 and output.shape[0] != 1:
+        return None
+    for first in (0, 1):
+        if found.size == numbers.size and np.array_equal(found.reshape(-1), numbers + first):
+            return OutputForm(Role.CLASSES.value, output.name, source.name, first=first, shape=shape, kind=kind)
+    return None
+
+
+def _moved(
+    graph: Graph, output: gs.Tensor, source: gs.Tensor, role: Role, shape: tuple[int, ...]
+) -> OutputForm | None:
+    """A form that has the same numbers in the same order, in other axes."""
+    numbers = np.random.Generator(np.random.Philox(_SEED)).uniform(0, 1, shape).astype(np.float32)
+    found = _run(graph, output, source, numbers)
+    axes = _axes(output) if role is Role.SCORES else {3: "[n, M, M]", 5: "[1, n, 1, M, M]"}[found.ndim]
+    if found.size != numbers.size or not np.array_equal(found.reshape(-1), numbers.reshape(-1)):
+        return None
+    return OutputForm(role.value, output.name, source.name, shape=axes)
