@@ -19,6 +19,7 @@ _AFFINE = RESHAPING | {"Add", "Sub", "Mul", "Div", "Neg", "Slice", "Split", "Gat
 _OF_SHAPES = frozenset({"Shape", "Range", "ConstantOfShape", "Where", "Equal", "Mod"})  # of indices, never of boxes
 _ROWS, _FEWER = 24, 7  # boxes that measure a form, and that hold it
 _SAME = 2e-5  # of a column's numbers; float32 keeps 1e-7
+_FIRST = (0, 1)  # numbers that a first class has
 _SEED = 12
 
 
@@ -32,12 +33,18 @@ def undo_forms(graph: Graph, *sizes: tuple[int, int]) -> tuple[OutputForm, ...]:
     Args:
         graph: a simplified graph.
         sizes: height and width of the image, by which boxes may be divided.
+
+    Raises:
+        Refusal: classes are counted from another number.
     """
     found = []
     for index, output in enumerate(graph.gs.outputs):
         taken = _undone(graph, output, sizes)
         if taken is not None:
             source, form = taken
+            if form.first not in _FIRST:
+                raise Refusal(f"classes are counted from {form.first} here, where detectron2 counts from 0: export them as "
+                              "they are, and name them afterwards", output.inputs[0].name)  # fmt: skip
             graph.gs.outputs[index] = source
             found.append(form)
     if found:
@@ -172,10 +179,10 @@ def _class_form(graph: Graph, output: gs.Tensor, source: gs.Tensor) -> OutputFor
     kind = str(np.dtype(output.dtype)) if _is_floating(output) else ""
     if len(output.shape or ()) == 2 and output.shape[0] != 1:
         return None
-    for first in (0, 1):
-        if found.size == numbers.size and np.array_equal(found.reshape(-1), numbers + first):
-            return OutputForm(Role.CLASSES.value, output.name, source.name, first=first, shape=shape, kind=kind)
-    return None
+    first = found.reshape(-1) - numbers if found.size == numbers.size else np.array([0.5])
+    if np.any(first != first[0]) or first[0] != round(float(first[0])):
+        return None
+    return OutputForm(Role.CLASSES.value, output.name, source.name, first=int(first[0]), shape=shape, kind=kind)
 
 
 def _moved(
