@@ -115,6 +115,11 @@ def _level_rule(node: gs.Node, levels: int) -> tuple[int, float, float, float]:
     if floor is None:
         raise Refusal("no Floor decides which level each box is pooled from", node.name)
     level = _operand(floor.inputs[0], {"Add"}, node)
+    after = producer(level[0])
+    if after is not None and after.op == "Add" and binary(after) is not None:
+        raise Refusal("the level rule adds a constant behind the logarithm, as torchvision's MultiScaleRoIAlign does and "
+                      "detectron2's ROIPooler does not: a detector of torchvision is not compiled; build and export the model "
+                      "with detectron2", after.name)  # fmt: skip
     ratio = _operand(level[0], {"Div", "Mul"}, node)
     log = producer(ratio[0])
     if log is None or log.op != "Log":

@@ -112,7 +112,7 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
     [
         ("faster_rcnn_C4_thin", changed(2, FLOAT, "Add", 1.0), "a Add makes the boxes of the detections"),
         ("faster_rcnn_C4_thin", changed(1, FLOAT, "Sqrt"), "a Sqrt makes the scores of the detections"),
-        ("faster_rcnn_C4_thin", changed(1, INT64, "Add", 1), "a Add makes the classes of the detections"),
+        ("faster_rcnn_C4_thin", changed(1, INT64, "Mul", 2), "a Mul makes the classes of the detections"),
         ("cascade_mask_rcnn_thin", changed(1, FLOAT, "Mul", 0.9), "a Mul makes the scores of the detections"),
         ("mask_rcnn_DC5_thin", changed(4, FLOAT, "Sqrt"), "a Sqrt makes the masks"),
         ("mask_rcnn_DC5_thin", pooled_wider, "a Mul makes the boxes that this head is pooled from"),
@@ -182,3 +182,34 @@ def test_an_identity_in_front_of_a_branchs_threshold_hides_it_not(folder: Path) 
     assert passed == 2, "the suppressions of proposals and of detections"
     spec = recognise(model, "mask_rcnn", folder / "held.onnx").spec()
     assert (spec.rpn and spec.rpn.nms_threshold, spec.box_head and spec.box_head.nms_threshold) == (0.7, 0.5)
+
+
+def test_torchvisions_level_rule_is_named(folder: Path) -> None:
+    """log2(sqrt(area) / 224) + 1e-6, where detectron2 adds its epsilon to the argument of the logarithm."""
+    model = onnx.load(catalog.resolve("keypoint_rcnn_thin", folder))
+    nodes = model.graph.node
+    log = next(n for n in nodes if n.op_type == "Log")
+    ratio = next(n for n in nodes if log.output[0] in n.input)
+    later = next(n for n in nodes if ratio.output[0] in n.input)
+    later.input[:] = ["shifted" if name == ratio.output[0] else name for name in later.input]
+    shifted = helper.make_node("Add", [ratio.output[0], "epsilon"], ["shifted"], name="the-change")
+    nodes.insert(list(nodes).index(later), shifted)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1e-6), "epsilon"))
+    with pytest.raises(Refusal, match=r"as torchvision's MultiScaleRoIAlign does.*\(node 'the-change'\)"):
+        recognise(model, "keypoint_rcnn_thin", folder / "levels.onnx")
+
+
+def test_torchvisions_top_k_is_named(folder: Path) -> None:
+    """The least of [k, candidates], which torchvision joins and reduces."""
+    model = onnx.load(catalog.resolve("retinanet_thin", folder))
+    nodes = model.graph.node
+    for number, topk in enumerate([n for n in nodes if n.op_type == "TopK"]):
+        made = [helper.make_node("Shape", [topk.input[0]], [f"candidates {number}"]),
+                helper.make_node("Concat", ["most", f"candidates {number}"], [f"both {number}"], axis=0),
+                helper.make_node("ReduceMin", [f"both {number}"], [f"least {number}"], keepdims=1)]  # fmt: skip
+        for node in reversed(made):
+            nodes.insert(list(nodes).index(topk), node)
+        topk.input[1] = f"least {number}"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1000]), "most"))
+    with pytest.raises(Refusal, match=r"as torchvision's RetinaNet and FCOS write it"):
+        recognise(model, "retinanet_thin", folder / "top-k.onnx")

@@ -136,7 +136,8 @@ def _compiled(
         return f"INTERNAL {type(error).__name__}: {words} ({Path(where.filename).name}:{where.lineno})"
     assert seen.recognised is not None
     shown = held.pictures()
-    every = [*expected, *answers(shown[len(expected) :])]
+    answers.forms = seen.recognised.ctx.spec().output_forms
+    every = answers(shown) if answers.forms else [*expected, *answers(shown[len(expected) :])]
     wrong = build_differs(answers, seen.sides(seen.recognised), shown, every, folder)  # type: ignore[arg-type]
     if proof.missing is not None:
         return f"unproved {proof.missing} ({'differs: ' + wrong if wrong else 'agrees'})"

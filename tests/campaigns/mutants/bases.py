@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 from helpers import members
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from onnxgraft.detector.output_forms import OutputForm
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import OnnxgraftError
 from onnxgraft.files import CACHE
@@ -123,10 +124,15 @@ def _picture(name: str, size: Size, number: int) -> np.ndarray:
 
 
 class Answers:
-    """What a model detects, as it stands, or (optimize) as ONNX Runtime rounds it when it fuses."""
+    """What a model detects, as it stands, or (optimize) as ONNX Runtime rounds it when it fuses.
+
+    Attributes:
+        forms: outputs that a build says it undid, and that are undone here too; none before there is a build.
+    """
 
     def __init__(self, model: onnx.ModelProto, spec: DetectorSpec, optimize: bool = False) -> None:
         self.spec, self._model = spec, model
+        self.forms: tuple[OutputForm, ...] = ()
         self._session = open_session(model.SerializeToString(), threads=1, optimize=optimize)
         self._inputs = gs.import_onnx(onnx.ModelProto(
             graph=onnx.GraphProto(name="inputs", input=model.graph.input), opset_import=model.opset_import,
@@ -137,7 +143,9 @@ class Answers:
         return [self._one(picture) for picture in shown]
 
     def rounded_otherwise(self) -> Answers:
-        return Answers(self._model, self.spec, optimize=True)
+        other = Answers(self._model, self.spec, optimize=True)
+        other.forms = self.forms
+        return other
 
     def _one(self, picture: np.ndarray) -> Detections | str:
         rows = 1000
@@ -154,8 +162,8 @@ class Answers:
         if roles.boxes_tensor is None:
             return Detections.of([], [], [], semantic=arrays[roles.semantic_tensor or next(iter(arrays))].reshape(
                 (-1, *next(iter(arrays.values())).shape[-2:])))  # fmt: skip
-        wanted = {n for n in dataclasses.asdict(roles).values() if isinstance(n, str)}
-        found = from_raw_export({n: a for n, a in arrays.items() if n in wanted}, roles)
+        wanted = {n for n in dataclasses.asdict(roles).values() if isinstance(n, str)} | {form.given for form in self.forms}
+        found = from_raw_export({n: a for n, a in arrays.items() if n in wanted}, roles, self.forms)
         if self.spec.box_head is None and self.spec.dense is None:
             with np.errstate(over="ignore"):
                 return dataclasses.replace(found, scores=(1 / (1 + np.exp(-found.scores))).astype(np.float32))
