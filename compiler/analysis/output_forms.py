@@ -19,6 +19,7 @@ _AFFINE = RESHAPING | {"Add", "Sub", "Mul", "Div", "Neg", "Slice", "Split", "Gat
 _OF_SHAPES = frozenset({"Shape", "Range", "ConstantOfShape", "Where", "Equal", "Mod"})  # of indices, never of boxes
 _ROWS, _FEWER = 24, 7  # boxes that measure a form, and that hold it
 _SAME = 2e-5  # of a column's numbers; float32 keeps 1e-7
+_SIDE = 28  # cells of a mask, where the graph leaves it open
 _FIRST = (0, 1)  # numbers that a first class has
 _SEED = 12
 
@@ -76,8 +77,8 @@ def _undone(graph: Graph, output: gs.Tensor, sizes: tuple[tuple[int, int], ...])
                 form = _class_form(graph, output, source)
             elif floating and not whole and rank == 1 and len(shape) == 2 and shape[0] == 1:
                 form = _moved(graph, output, source, Role.SCORES, (_rows(source, _ROWS),))
-            elif floating and not whole and rank == 4 and source.shape[1] == 1 and len(shape) in (3, 5):
-                form = _moved(graph, output, source, Role.MASKS, (_rows(source, 3), 1, *map(int, source.shape[2:])))
+            elif floating and not whole and rank == 4 and _one_channel(source) and len(shape) in (3, 5):
+                form = _moved(graph, output, source, Role.MASKS, (_rows(source, 3), 1, *map(_side, source.shape[2:])))
         except (Refusal, ValueError, TypeError, LookupError):  # an operator that does not take such rows: no form
             continue
         if form is not None:
@@ -136,6 +137,20 @@ def _four(tensor: gs.Tensor) -> bool:
 def _rows(tensor: gs.Tensor, otherwise: int) -> int:
     first = tensor.shape[0] if tensor.shape else None
     return int(first) if isinstance(first, (int, np.integer)) else otherwise
+
+
+def _one_channel(maps: gs.Tensor) -> bool:
+    """Whether maps [n, C, M, M] have one channel; rows cut off in front or behind leave their shape open."""
+    while not isinstance(maps.shape[1], (int, np.integer)) and (node := producer(maps)) is not None and node.op == "Slice":
+        axes = value(node.inputs[3]) if len(node.inputs) > 3 else None
+        if axes is None or axes.tolist() != [0] or len(node.inputs[0].shape or ()) != 4:
+            return False
+        maps = node.inputs[0]
+    return bool(maps.shape[1] == 1)
+
+
+def _side(dim: object) -> int:
+    return int(dim) if isinstance(dim, (int, np.integer)) else _SIDE
 
 
 def _run(graph: Graph, output: gs.Tensor, source: gs.Tensor, fed: np.ndarray) -> np.ndarray:

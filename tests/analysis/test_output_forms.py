@@ -223,3 +223,17 @@ def test_classes_and_masks_undone() -> None:
     assert classes.tolist() == [0, 7]
     assert classes.dtype == np.int64
     assert OutputForm("masks", "given", "taken", shape="[n, M, M]").undo(np.zeros((5, 28, 28))).shape == (5, 1, 28, 28)
+
+
+def test_masks_without_their_channel_answer_as_the_file(tmp_path: Path) -> None:
+    model = onnx.load(catalog.resolve("mask_rcnn_DC5_thin", tmp_path))
+    masks = next(o for o in model.graph.output if len(o.type.tensor_type.shape.dim) == 4)
+    model.graph.node.append(helper.make_node("Squeeze", [masks.name, "channel"], ["flat"], name="behind-flat"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "channel"))
+    masks.CopyFrom(helper.make_tensor_value_info("flat", 1, ["n", "m", "m"]))
+    onnx.save(model, tmp_path / "other.onnx")
+    made = compile(str(tmp_path / "other.onnx"), tmp_path / "build", Options(size=Size(HEIGHT, WIDTH), target="onnxruntime"))
+    assert made.proof is not None
+    assert made.proof.whole, str(made.proof)
+    assert made.proof.matched == made.proof.detections >= 20
+    assert any("masks shaped [n, M, M]" in note for note in made.manifest.notes)
