@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis import analyse_and_account, read
 from onnxgraft.analysis.canvas import added_by, image_paddings
-from onnxgraft.analysis.output_forms import forms_note, undo_forms
+from onnxgraft.analysis.output_forms import forms_note, hold_forms, undo_forms
 from onnxgraft.analysis.outputs import sort_outputs
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import InputError, Refusal
@@ -62,7 +62,8 @@ class FixInput(Pass):
             take_padding_out(graph, before)
             ctx.count("folded", settle(graph)["folded"])
             forms = undo_forms(graph, (self.height, self.width))
-            ctx.detector = _with_order(replace(self._analyse(graph, ctx), output_forms=forms), ctx.channel_order)
+            spec = self._analyse(graph, ctx)
+            ctx.detector = _with_order(replace(spec, output_forms=hold_forms(forms, spec)), ctx.channel_order)
         except Refusal as refusal:
             if before is not None:
                 raise Refusal(f"{refusal}; the export was {before[0]}x{before[1]}: if it was simplified at that size, "

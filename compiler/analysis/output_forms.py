@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.detector.output_forms import BOX_LAYOUTS, CORNERS, OutputForm
 from onnxgraft.detector.outputs import Role
+from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
@@ -16,8 +18,12 @@ from onnxgraft.ir.ops import RESHAPING
 from onnxgraft.ir.traverse import node_inputs, producer, value
 
 _AFFINE = RESHAPING | {"Add", "Sub", "Mul", "Div", "Neg", "Slice", "Split", "Gather", "Concat", "ScatterND", "Expand"}
-_OF_SHAPES = frozenset({"Shape", "Range", "ConstantOfShape", "Where", "Equal", "Mod"})  # of indices, never of boxes
-_ROWS, _FEWER = 24, 7  # boxes that measure a form, and that hold it
+_OF_SHAPES = frozenset({"Range", "ConstantOfShape", "Where", "Equal", "Mod"})  # of shapes and indices, never of what is held
+_CHOICE = {"Gather": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "ScatterND": (1,), "Expand": (1,), "Reshape": (1,),
+           "Squeeze": (1,), "Unsqueeze": (1,)}  # fmt: skip
+"""Inputs that say where something goes, of which no box and no class may be a part: that is a table, or a filter."""
+_ROWS = (24, 7, 2048)  # of what measures a form: more than any detector gives out, so that rows that are cut off show
+_MOST = 2000  # classes that are tried: more than any detector has, and whole numbers in float16
 _SAME = 2e-5  # of a column's numbers; float32 keeps 1e-7
 _SIDE = 28  # cells of a mask, where the graph leaves it open
 _FIRST = (0, 1)  # numbers that a first class has
@@ -41,7 +47,7 @@ def undo_forms(graph: Graph, *sizes: tuple[int, int]) -> tuple[OutputForm, ...]:
     found = []
     for index, output in enumerate(graph.gs.outputs):
         taken = _undone(graph, output, sizes)
-        if taken is not None:
+        if taken is not None and not any(taken[0] is other for other in graph.gs.outputs):
             source, form = taken
             if form.first not in _FIRST:
                 raise Refusal(f"classes are counted from {form.first} here, where detectron2 counts from 0: export them as "
@@ -61,6 +67,20 @@ def forms_note(forms: tuple[OutputForm, ...]) -> list[str]:
             "classes from 0"]  # fmt: skip
 
 
+def hold_forms(forms: tuple[OutputForm, ...], spec: DetectorSpec) -> tuple[OutputForm, ...]:
+    """The forms, all of outputs that the detector has.
+
+    Raises:
+        Refusal: one is of an output that it does not have, which would no longer be what the file gives.
+    """
+    own = asdict(spec.outputs).values()
+    for form in forms:
+        if form.taken not in own:
+            raise Refusal(f"output {form.given!r} gives {form} of what is none of the detector's outputs: leave it out of the "
+                          "export", form.given)  # fmt: skip
+    return forms
+
+
 def _undone(graph: Graph, output: gs.Tensor, sizes: tuple[tuple[int, int], ...]) -> tuple[gs.Tensor, OutputForm] | None:
     shape = list(output.shape or ())
     if isinstance(output, gs.Constant) or not shape or output.dtype is None or producer(output) is None:
@@ -76,9 +96,9 @@ def _undone(graph: Graph, output: gs.Tensor, sizes: tuple[tuple[int, int], ...])
             elif whole and rank == 1 and len(shape) <= 2:
                 form = _class_form(graph, output, source)
             elif floating and not whole and rank == 1 and len(shape) == 2 and shape[0] == 1:
-                form = _moved(graph, output, source, Role.SCORES, (_rows(source, _ROWS),))
+                form = _moved(graph, output, source, Role.SCORES, ())
             elif floating and not whole and rank == 4 and _one_channel(source) and len(shape) in (3, 5):
-                form = _moved(graph, output, source, Role.MASKS, (_rows(source, 3), 1, *map(_side, source.shape[2:])))
+                form = _moved(graph, output, source, Role.MASKS, (1, *map(_side, source.shape[2:])))
         except (Refusal, ValueError, TypeError, LookupError):  # an operator that does not take such rows: no form
             continue
         if form is not None:
@@ -103,17 +123,11 @@ def _sources(output: gs.Tensor) -> Iterator[gs.Tensor]:
 
 
 def _takes(node: gs.Node) -> bool:
-    if node.domain or node.op in _AFFINE:
-        return not node.domain
-    return node.op in _OF_SHAPES and (node.op == "Shape" or not any(_is_floating(t) for t in node.inputs))
-
-
-def _is_floating(tensor: gs.Tensor) -> bool:
-    return tensor.dtype is None or bool(np.issubdtype(np.dtype(tensor.dtype), np.floating))
+    return not node.domain and (node.op in _AFFINE or node.op in _OF_SHAPES or node.op == "Shape")
 
 
 def _closed(output: gs.Tensor, source: gs.Tensor) -> bool:
-    """Whether everything between is such arithmetic, and nothing else enters."""
+    """Whether everything between is such arithmetic, nothing else enters, and what `source` holds chooses nothing."""
     seen: set[int] = set()
     queue = [output]
     while queue:
@@ -125,8 +139,27 @@ def _closed(output: gs.Tensor, source: gs.Tensor) -> bool:
             return False
         if id(node) not in seen:
             seen.add(id(node))
+            read = node.inputs if node.op in _OF_SHAPES else [node.inputs[i] for i in _CHOICE.get(node.op, ())
+                                                              if i < len(node.inputs)]  # fmt: skip
+            if any(_holds(t, source) for t in read):
+                return False
             queue += node_inputs(node)
     return True
+
+
+def _holds(tensor: gs.Tensor, source: gs.Tensor) -> bool:
+    """Whether a tensor is made of what `source` holds, and not of its shape alone."""
+    seen: set[int] = set()
+    queue = [tensor]
+    while queue:
+        held = queue.pop()
+        if held is source:
+            return True
+        node = producer(held)
+        if node is not None and node.op != "Shape" and id(node) not in seen:
+            seen.add(id(node))
+            queue += node_inputs(node)
+    return False
 
 
 def _four(tensor: gs.Tensor) -> bool:
@@ -134,9 +167,9 @@ def _four(tensor: gs.Tensor) -> bool:
     return len(shape) in (2, 3) and shape[-1] == 4 and (len(shape) == 2 or shape[0] == 1)
 
 
-def _rows(tensor: gs.Tensor, otherwise: int) -> int:
+def _rows(tensor: gs.Tensor) -> tuple[int, ...]:
     first = tensor.shape[0] if tensor.shape else None
-    return int(first) if isinstance(first, (int, np.integer)) else otherwise
+    return (int(first),) * len(_ROWS) if isinstance(first, (int, np.integer)) else _ROWS
 
 
 def _one_channel(maps: gs.Tensor) -> bool:
@@ -162,15 +195,13 @@ def _axes(output: gs.Tensor) -> str:
     return str(["1", "n", "4"][: len(output.shape or ())]).replace("'", "")
 
 
-def _box_form(
-    graph: Graph, output: gs.Tensor, source: gs.Tensor, sizes: tuple[tuple[int, int], ...]
-) -> OutputForm | None:
+def _box_form(graph: Graph, output: gs.Tensor, source: gs.Tensor, sizes: tuple[tuple[int, int], ...]) -> OutputForm | None:
     """The layout and the scale whose boxes the file gives, on boxes within and around an image and on degenerate ones."""
     rng = np.random.Generator(np.random.Philox(_SEED))
     shape = _axes(output) if len(output.shape or ()) == 3 else ""
     made = []
-    for wanted in (_ROWS, _FEWER):
-        boxes = rng.uniform(-64, 1400, (_rows(source, wanted), 4)).astype(np.float32)
+    for rows in _rows(source):
+        boxes = rng.uniform(-64, 1400, (rows, 4)).astype(np.float32)
         boxes[: min(len(boxes), 3)] = np.array([[0, 0, 0, 0], [5, 5, 5, 5], [9, 8, 7, 6]])[: len(boxes)]
         made.append((boxes, _run(graph, output, source, boxes)))
     for layout in BOX_LAYOUTS:
@@ -188,25 +219,30 @@ def _gives(form: OutputForm, boxes: np.ndarray, found: np.ndarray) -> bool:
 
 
 def _class_form(graph: Graph, output: gs.Tensor, source: gs.Tensor) -> OutputForm | None:
-    numbers = np.random.Generator(np.random.Philox(_SEED)).permutation(_rows(source, _ROWS))
-    found = _run(graph, output, source, numbers)
+    rng = np.random.Generator(np.random.Philox(_SEED))
     shape = _axes(output) if len(output.shape or ()) == 2 else ""
-    kind = str(np.dtype(output.dtype)) if _is_floating(output) else ""
+    kind = str(np.dtype(output.dtype)) if np.issubdtype(np.dtype(output.dtype), np.floating) else ""
     if len(output.shape or ()) == 2 and output.shape[0] != 1:
         return None
-    first = found.reshape(-1) - numbers if found.size == numbers.size else np.array([0.5])
-    if np.any(first != first[0]) or first[0] != round(float(first[0])):
+    firsts: set[float] = set()
+    for rows in _rows(source):
+        numbers = rng.integers(0, _MOST, rows)
+        found = _run(graph, output, source, numbers)
+        if found.size != numbers.size:
+            return None
+        firsts.update((found.reshape(-1) - numbers).tolist())
+    if len(firsts) != 1 or (first := firsts.pop()) != round(first):
         return None
-    return OutputForm(Role.CLASSES.value, output.name, source.name, first=int(first[0]), shape=shape, kind=kind)
+    return OutputForm(Role.CLASSES.value, output.name, source.name, first=int(first), shape=shape, kind=kind)
 
 
-def _moved(
-    graph: Graph, output: gs.Tensor, source: gs.Tensor, role: Role, shape: tuple[int, ...]
-) -> OutputForm | None:
-    """A form that has the same numbers in the same order, in other axes."""
-    numbers = np.random.Generator(np.random.Philox(_SEED)).uniform(0, 1, shape).astype(np.float32)
-    found = _run(graph, output, source, numbers)
+def _moved(graph: Graph, output: gs.Tensor, source: gs.Tensor, role: Role, row: tuple[int, ...]) -> OutputForm | None:
+    """A form that has the same numbers in the same order, in other axes; `row`: the shape of one."""
+    rng = np.random.Generator(np.random.Philox(_SEED))
+    for rows in _rows(source):
+        numbers = rng.uniform(0, 1, (rows, *row)).astype(np.float32)
+        found = _run(graph, output, source, numbers)
+        if found.size != numbers.size or not np.array_equal(found.reshape(-1), numbers.reshape(-1)):
+            return None
     axes = _axes(output) if role is Role.SCORES else {3: "[n, M, M]", 5: "[1, n, 1, M, M]"}[found.ndim]
-    if found.size != numbers.size or not np.array_equal(found.reshape(-1), numbers.reshape(-1)):
-        return None
     return OutputForm(role.value, output.name, source.name, shape=axes)

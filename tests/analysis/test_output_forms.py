@@ -31,6 +31,7 @@ Change = Callable[[onnx.ModelProto], None]
 CONSTANTS = {
     "zero": 0, "one": 1, "two": 2, "four": 4, "five": 5, "last": -1, "start": -(2**62),
     "turned": [1, 0, 3, 2], "both": [0, 1, 2, 3], "centre": [0, 1], "half": np.float32(0.5), "unit": np.float32(1),
+    "seventy": 70, "fifty": 50, "table": [*range(70), 71, 70, *range(72, 80)],
     "size": np.array([WIDTH, HEIGHT, WIDTH, HEIGHT], np.float32), "swapped": np.array([HEIGHT, WIDTH] * 2, np.float32),
 }  # fmt: skip
 """Of int64 where they are no floats; a plain number is an axis, a list an index."""
@@ -138,6 +139,22 @@ REFUSED = {
 }  # fmt: skip
 
 
+CLASSES = {
+    "by a table": _node("Gather", "table", "classes", to="other"),
+    "one as another": _node("Where", "is", "five", "classes", to="other"),
+}
+
+
+@pytest.mark.parametrize("words", CLASSES)
+def test_classes_that_become_others_are_no_form(words: str, export: Path, tmp_path: Path) -> None:
+    """They agree with detectron2's up to class 69."""
+    model = onnx.load(export)
+    nodes = _node("Equal", "classes", "seventy", to="is"), CLASSES[words], _node("Add", "other", "one", to="new")
+    behind("classes", *nodes)(model)
+    with pytest.raises(OnnxgraftError, match=r"classes.*\(node '"):
+        recognise(model, tmp_path / "other.onnx")
+
+
 @pytest.mark.parametrize("words", REFUSED)
 def test_what_is_no_form_is_refused_by_node(words: str, export: Path, tmp_path: Path) -> None:
     model = onnx.load(export)
@@ -172,6 +189,25 @@ def _renamed(change: Change, word: str) -> Change:
             output.name = names.get(output.name, output.name)
 
     return other
+
+
+def test_rows_cut_off_in_front_of_another_form_are_not_lost(export: Path, tmp_path: Path) -> None:
+    model = onnx.load(export)
+    cut = [_node("Slice", "boxes", "zero", "fifty", "zero", to="first"), _columns("zero", "two", "low", "first")]
+    behind("boxes", *cut, _columns("two", "four", "high", "first"), _node("Sub", "high", "low", to="sizes"),
+           _node("Concat", "low", "sizes", to="new", axis=1))(model)  # fmt: skip
+    with pytest.raises(OnnxgraftError, match=r"node 'behind-"):
+        recognise(model, tmp_path / "cut.onnx")
+
+
+def test_another_form_beside_detectron2s_own_is_no_form(export: Path, tmp_path: Path) -> None:
+    model = onnx.load(export)
+    own = onnx.ValueInfoProto()
+    own.CopyFrom(next(o for o in model.graph.output if _is(o, "boxes")))
+    FORMS["boxes as x1, y1, width, height"](model)
+    model.graph.output.append(own)
+    with pytest.raises(OnnxgraftError, match="allow-unknown-outputs"):
+        recognise(model, tmp_path / "both.onnx")
 
 
 def test_a_batch_answers_as_the_file(export: Path, tmp_path: Path) -> None:
