@@ -87,7 +87,8 @@ class OutputForm:
 
 
 def undone(outputs: Mapping[str, NDArray[Any]], forms: Sequence[OutputForm]) -> dict[str, NDArray[Any]]:
-    """A file's outputs by name, with those of another form undone and under the names that the spec has for them."""
+    """A file's outputs by name, with those of another form undone and under the names that the spec has for them; their
+    shape and dtype are those of `OutputForm.undo`."""
     other = {form.given: form for form in forms}
     return dict(_named(outputs, other))
 
