@@ -34,7 +34,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from campaigns.harness import workers
 from campaigns.mutants import forks
-from campaigns.mutants.bases import FORMS, PLAIN, WEIGHTS, WHOLE, Answers, Base, Form, base, one_thread_each
+from campaigns.mutants.bases import FORMS, PLAIN, WEIGHTS, WHOLE, Answers, Base, Form, base, one_thread_each, resized
 from campaigns.mutants.changing import CHANGING
 from campaigns.mutants.edit import Edit, NoPlaceError
 from campaigns.mutants.preserving import PRESERVING
@@ -79,7 +79,7 @@ def mutants(seed: int, kind: str, case: int) -> Iterator[Mutant]:
         more = chance.choice([0, 0, 0, 1, 2]) if kind in PRESERVING else chance.choice([0, 0, 0, 0, 1])
         steps = [(chance.choice([k for k in PRESERVING if k != "other names"]), str(chance.random())) for _ in range(more)]
         form = random.Random(f"{seed}/{kind}/{case}/form").choice(FORMS)
-        if form.exact_padding and (settled or name in WHOLE):  # settled, it runs at one size alone
+        if not form.of_one_size and (settled or (form.exact_padding and name in WHOLE)):  # settled, it runs at one size alone
             form = PLAIN
         yield Mutant((name, settled), (*steps, (kind, str(chance.random()))), form)
 
@@ -136,8 +136,14 @@ def _compiled(
         return f"INTERNAL {type(error).__name__}: {words} ({Path(where.filename).name}:{where.lineno})"
     assert seen.recognised is not None
     shown = held.pictures()
+    if any(form.more):
+        size = held.size_of(form)
+        answers, shown, expected = Answers(resized(seen.file(size), size), held.spec), held.pictures_of(form), []
     answers.forms = seen.recognised.ctx.spec().output_forms
-    every = answers(shown) if answers.forms else [*expected, *answers(shown[len(expected) :])]
+    try:
+        every = answers(shown) if answers.forms else [*expected, *answers(shown[len(expected) :])]
+    except ort_errors.Fail as error:  # no candidate at all on a level, where the export cannot do without
+        return f"invalid at another size: {' '.join(str(error).split())[:80]}"
     wrong = build_differs(answers, seen.sides(seen.recognised), shown, every, folder)  # type: ignore[arg-type]
     if proof.missing is not None:
         return f"unproved {proof.missing} ({'differs: ' + wrong if wrong else 'agrees'})"

@@ -53,17 +53,25 @@ def one_thread_each() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a mutant is built: the batch, and whether the canvas around a picture has no part in its answers."""
+    """How a mutant is built: the batch, whether the canvas around a picture has no part in its answers, and how many pixels
+    its canvas is higher and wider than the file's."""
 
     batch: int = 1
     exact_padding: bool = False
+    more: tuple[int, int] = (0, 0)
+
+    @property
+    def of_one_size(self) -> bool:
+        """Whether it needs no other size than the file's."""
+        return not self.exact_padding and not any(self.more)
 
     def __str__(self) -> str:
-        return f"{f', batch {self.batch}' if self.batch > 1 else ''}{', exact padding' if self.exact_padding else ''}"
+        said = [f", batch {self.batch}" if self.batch > 1 else "", ", exact padding" if self.exact_padding else ""]
+        return "".join([*said, f", {self.more[0]}x{self.more[1]} pixels more" if any(self.more) else ""])
 
 
 PLAIN = Form()
-FORMS = (*[PLAIN] * 8, Form(batch=2), Form(exact_padding=True))
+FORMS = (*[PLAIN] * 7, Form(batch=2), Form(exact_padding=True), Form(more=(64, 32)))
 WHOLE = {"semantic_fpn_thin", "panoptic_fpn_thin", "fcos_thin"}  # their GroupNorm reads the canvas: no exact padding
 
 
@@ -82,8 +90,11 @@ class Base:
     order: str | None
 
     def steps(self, form: Form) -> Sequence[Pass]:
-        options = CompileOptions(size=self.size, batch=form.batch, exact_padding=form.exact_padding)
+        options = CompileOptions(size=self.size_of(form), batch=form.batch, exact_padding=form.exact_padding)
         return default_pipeline(options, "onnxruntime").passes
+
+    def size_of(self, form: Form) -> Size:
+        return Size(self.size.height + form.more[0], self.size.width + form.more[1])
 
     def graph(self) -> gs.Graph:
         return gs.import_onnx(self.model)
@@ -94,6 +105,10 @@ class Base:
 
     def pictures(self) -> list[np.ndarray]:
         return [picture for picture, _ in _answered(self.name, self.settled)]
+
+    def pictures_of(self, form: Form) -> list[np.ndarray]:
+        """Pictures of the size of its builds, of which nothing is known."""
+        return [_picture(self.name, self.size_of(form), number) for number in range(PICTURES)]
 
     def answers(self) -> list[Detections | str]:
         return [answer for _, answer in _answered(self.name, self.settled)]
@@ -168,6 +183,14 @@ class Answers:
             with np.errstate(over="ignore"):
                 return dataclasses.replace(found, scores=(1 / (1 + np.exp(-found.scores))).astype(np.float32))
         return found
+
+
+def resized(graph: Graph, size: Size) -> onnx.ModelProto:
+    """A file's graph, folded, taking pictures of another size."""
+    resize_image(graph, *size)
+    model = graph.skeleton().model
+    inline(graph, model)
+    return model
 
 
 @cache
