@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.analysis.evidence import Evidence
 from onnxgraft.detector.reference import Found
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.evaluate import Part, evaluate
+from onnxgraft.ir.evaluate import Part, evaluate, part_between
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import contains_op, node_inputs
 
@@ -106,17 +106,55 @@ def _decider(graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.nda
 def _culprit(
     graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray], compare: Compare
 ) -> gs.Node | None:
-    """The node nearest to the outputs without which the part agrees, found by taking nodes out one at a time."""
-    tried: set[int] = set()
+    """The node nearest to the outputs without which the part agrees, found by taking nodes out one at a time.
+
+    The part runs once; without a node, only what stands behind it is run again.
+    """
+    order, tried = part_between(outputs, feeds)[0], set[int]()
+    without: list[tuple[gs.Node, list[tuple[gs.Tensor, gs.Tensor]], list[gs.Tensor]]] = []
     for node in _part(outputs, feeds)[:_TRIED]:
         if id(node) in tried or len(node.outputs) != 1 or not node.inputs:
             continue
         together = _same_selection(node)
         tried.update(id(n) for n in together)
+        beside = _beside({n.outputs[0].name for n in together}, order, outputs)
         for position in range(len(node.inputs) if len(together) == 1 else 1):
-            if _agrees_without(graph, together, position, outputs, feeds, compare):
-                return node
+            handed = [(n.outputs[0], n.inputs[position]) for n in together]
+            if not any(isinstance(taken, gs.Constant) or not taken.name for _, taken in handed):
+                without.append((node, handed, beside))
+    read = {t.name: t for _, handed, beside in without for t in (*(taken for _, taken in handed), *beside)}
+    asked = [t for name, t in read.items() if name not in feeds]
+    known = {**feeds, **{t.name: held for t, held in zip(asked, evaluate(graph, asked, feeds), strict=True)}}
+    for node, handed, beside in without:
+        fed = {**{t.name: known[t.name] for t in beside}, **{made.name: known[taken.name] for made, taken in handed}}
+        if _agrees(graph, outputs, fed, compare):
+            return node
     return None
+
+
+def _agrees(graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray], compare: Compare) -> bool:
+    """Whether the part agrees when these of its tensors have these values."""
+    try:
+        asked = [t for t in outputs if t.name not in feeds]
+        values = iter(evaluate(graph, asked, feeds)) if asked else iter(())
+        return compare([feeds[t.name] if t.name in feeds else next(values) for t in outputs]) is None
+    except (Refusal, ValueError, IndexError):
+        return False
+
+
+def _beside(changed: set[str], order: Sequence[gs.Node], outputs: Sequence[gs.Tensor]) -> list[gs.Tensor]:
+    """What the nodes behind the changed tensors read besides, and the outputs that are not behind them.
+
+    order: the nodes of the part, each behind those that it reads.
+    """
+    behind, found = set(changed), dict[str, gs.Tensor]()
+    for node in order:
+        read = [t for t in node_inputs(node) if t.name and not isinstance(t, gs.Constant)]
+        if any(t.name in behind for t in read) and not changed & {t.name for t in node.outputs}:
+            behind.update(t.name for t in node.outputs)
+            found |= {t.name: t for t in read}
+    found |= {t.name: t for t in outputs if not isinstance(t, gs.Constant)}
+    return [t for name, t in found.items() if name not in behind]
 
 
 def _part(outputs: Sequence[gs.Tensor], feeds: Mapping[str, np.ndarray]) -> list[gs.Node]:
@@ -137,33 +175,6 @@ def _same_selection(node: gs.Node) -> list[gs.Node]:
     if node.op not in ("Gather", "GatherND", "GatherElements") or isinstance(node.inputs[1], gs.Constant):
         return [node]
     return [n for n in node.inputs[1].outputs if n.op == node.op and n.inputs[1] is node.inputs[1]]
-
-
-def _agrees_without(
-    graph: Graph, nodes: Sequence[gs.Node], position: int, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray],
-    compare: Compare,
-) -> bool:  # fmt: skip
-    """Whether the part agrees when each of the nodes hands on its input at `position`."""
-    if any(isinstance(n.inputs[position], gs.Constant) or not n.inputs[position].name for n in nodes):
-        return False
-    instead = {id(n.outputs[0]): n.inputs[position] for n in nodes}
-    changed: list[tuple[gs.Node, int, gs.Tensor]] = []
-    for node in nodes:
-        for reader in list(node.outputs[0].outputs):
-            changed += [(reader, i, t) for i, t in enumerate(reader.inputs) if t is node.outputs[0]]
-    try:
-        for reader, index, tensor in changed:
-            reader.inputs[index] = instead[id(tensor)]
-        taken = [instead.get(id(t), t) for t in outputs]
-        known = {t.name: feeds[t.name] for t in taken if t.name in feeds}
-        asked = [t for t in taken if t.name not in feeds]
-        values = iter(evaluate(graph, asked, feeds)) if asked else iter(())
-        return compare([known[t.name] if t.name in known else next(values) for t in taken]) is None
-    except (Refusal, ValueError, IndexError):
-        return False
-    finally:
-        for reader, index, tensor in changed:
-            reader.inputs[index] = tensor
 
 
 def compare_found(expected: Found, boxes: np.ndarray, scores: np.ndarray | None, classes: np.ndarray | None) -> str | None:
