@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import InputError
 from onnxgraft.ir.graph import IR_VERSION, PLUGIN_DOMAIN, Graph, Origin
 from onnxgraft.ir.shape_inference import infer_shapes
-from onnxgraft.ir.traverse import producer
+from onnxgraft.ir.traverse import producer, value
 from onnxgraft.options import Count, Form
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
@@ -70,6 +70,7 @@ class LowerPlugins(Pass):
             if native:
                 options = self._options(node, ctx)
                 taken |= options.keys()
+                _in_pixels(node)
                 inline(graph, node, options | _narrowed(node))
                 ctx.count(f"{node.op} lowered")
             elif traits.plugins == "default-domain":
@@ -114,6 +115,16 @@ def _narrowed(node: gs.Node) -> dict[str, Any]:
     for place, source in zip(places, sources, strict=True):
         node.inputs[place] = source
     return {"maps": types.pop()}
+
+
+def _in_pixels(node: gs.Node) -> None:
+    """Let the native form read boxes as they were before they were divided by the canvas: it tells levels by their pixels."""
+    divided = producer(node.inputs[0])
+    size = value(divided.inputs[1]) if divided is not None and divided.op == "Div" else None
+    if divided is None or size is None or node.attrs.get("roi_coords_absolute", 1) or size.shape != (4,):
+        return
+    node.inputs[0] = divided.inputs[0]
+    node.attrs |= {"roi_coords_absolute": 1, "image_size": [int(size[1]), int(size[0])]}
 
 
 def inline(graph: Graph, node: gs.Node, options: dict[str, Any]) -> None:

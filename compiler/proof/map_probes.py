@@ -26,10 +26,7 @@ def feature_map(rng: np.random.Generator, shape: Sequence[int]) -> NDArray[np.fl
 
 
 def pooling_probes(spec: DetectorSpec, pooler: Pooler, maps: Sequence[Sequence[int]], rows: int) -> Iterator[Probe]:
-    """Boxes and feature maps: roles boxes, map0, map1, ...
-
-    Boxes exactly on a level boundary are left out: two correct roundings of a logarithm put them on either level.
-    """
+    """Boxes and feature maps: roles boxes, map0, map1, ..."""
     rng = rng_of(4)
     feeds: dict[str, NDArray[np.generic]] = {f"map{i}": feature_map(rng, shape) for i, shape in enumerate(maps)}
     boxes = np.concatenate([_at_levels(spec, pooler, rng), _shapes(spec), _anywhere(spec, rng)])
@@ -39,7 +36,7 @@ def pooling_probes(spec: DetectorSpec, pooler: Pooler, maps: Sequence[Sequence[i
 
 
 def _at_levels(spec: DetectorSpec, pooler: Pooler, rng: np.random.Generator) -> Boxes:
-    """Boxes just under and over each size at which the level changes, square and elongated."""
+    """Boxes just under, over and exactly at each size at which the level changes, square and elongated."""
     canvas = np.array([spec.image.width, spec.image.height], np.float64)
     boxes = []
     for level in range(1, len(pooler.scales)):
@@ -50,7 +47,19 @@ def _at_levels(spec: DetectorSpec, pooler: Pooler, rng: np.random.Generator) -> 
                 if (side < canvas - 1).all():
                     corner = rng.uniform(0, 1, 2) * (canvas - side)
                     boxes.append([*corner, *(corner + side)])
+        boxes += _on_boundary(edge, canvas)
     return np.array(boxes).reshape(-1, 4)
+
+
+def _on_boundary(edge: float, canvas: NDArray[np.float64]) -> list[list[float]]:
+    """Boxes of whole pixels whose area is exactly that at which a level begins, at both ends of the canvas.
+
+    They are no squares: a bin of a whole number of cells has as many samples or one more, by rounding alone.
+    """
+    sides = [np.array([edge * 8 / 7, edge * 7 / 8]), np.array([edge * 7 / 8, edge * 8 / 7])]
+    whole = [side for side in sides if (side == np.floor(side)).all() and (side <= canvas).all()]
+    return [[*corner, *(corner + side)] for side in whole
+            for corner in (np.zeros(2), np.floor((canvas - side) / 3), canvas - side)]  # fmt: skip
 
 
 def _shapes(spec: DetectorSpec) -> Boxes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnxgraft.plugins.lowering import RoiAlignLowering
 
 _HALF_PIXEL = 2  # PyramidROIAlign_TRT's roi_coords_transform
 _PYRAMID_MAPS = 4
+PROMOTES = 4e-6  # of an area; a corner in parts of the canvas is off by 2**-24, a side of an eighth by 5e-7 of it
 _OFF_THE_MAP = (-8192.0, -8192.0, -8000.0, -8000.0)  # RoIAlign counts samples there as zero
 
 
@@ -55,15 +57,24 @@ def pool(
 def _pyramid(
     b: Builder, ctx: Context, pooler: Pooler, boxes: Value, maps: Sequence[Value], shape: list[int | str]
 ) -> Value:
-    image = ctx.spec().image
+    """The plugin tells levels by the area of a box, strictly, where detectron2 promotes at equality: boxes are given in parts
+    of the canvas, so that the image's size sets nothing but where levels begin, and one a little larger promotes."""
+    height, width = ctx.spec().image.height, ctx.spec().image.width
+    canvas = constant("canvas", np.array([width, height, width, height], np.float32))
     pooled = add_plugin(
-        b, "PyramidROIAlign_TRT", [boxes, *maps], [("features", np.float32, shape)],
-        pooled_size=pooler.resolution, fpn_scale=fpn_scale(pooler), image_size=[image.height, image.width],
-        sampling_ratio=pooler.sampling_ratio, roi_coords_absolute=1, roi_coords_swap=0, roi_coords_plusone=0,
+        b, "PyramidROIAlign_TRT", [(boxes / canvas).named("in_parts"), *maps], [("features", np.float32, shape)],
+        pooled_size=pooler.resolution, fpn_scale=fpn_scale(pooler), image_size=promoting_size(height, width),
+        sampling_ratio=pooler.sampling_ratio, roi_coords_absolute=0, roi_coords_swap=0, roi_coords_plusone=0,
         roi_coords_transform=_HALF_PIXEL, legacy=0,
     )[0]  # fmt: skip
     ctx.lowering[pooled.handle.inputs[0].name] = RoiAlignLowering(level_rule="detectron2")
     return pooled
+
+
+def promoting_size(height: int, width: int) -> list[int]:
+    """An `image_size` by which boxes in parts of a canvas reach a level at its very boundary: its area is that of the canvas
+    and as much more as float32 may take from the area of a box."""
+    return [1, math.ceil(height * width * (1 + PROMOTES))]
 
 
 def _nothing_of_empty_ones(b: Builder, pooled: Value, boxes: Value) -> Value:

@@ -116,10 +116,10 @@ def test_an_image_that_is_an_initializer(listed: bool, tmp_path: Path) -> None:
 
 def test_folding_is_bounded_by_the_file() -> None:
     graph = Graph.load(BYTES / "fold-constantofshape.onnx")
-    with pytest.raises(Refusal, match=r"would take 38147 MiB, .* at most 256 MiB .*: --bounds 150 allows it \(node 'Const"):
+    with pytest.raises(Refusal, match=r"would take 38147 MiB, .* at most 1024 MiB .*: --bounds 38 allows it \(node 'Const"):
         settle(graph)
-    allowed = Graph.load(BYTES / "fold-constantofshape.onnx", Bounds.times(150))
-    assert allowed.bytes_to_fold == 150 * 256 * 2**20
+    allowed = Graph.load(BYTES / "fold-constantofshape.onnx", Bounds.times(38))
+    assert allowed.bytes_to_fold == 38 * 1024 * 2**20
 
 
 @pytest.mark.parametrize("hidden", [True, False])
