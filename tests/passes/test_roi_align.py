@@ -29,10 +29,10 @@ def test_the_maze_is_two_plugin_nodes(stages: Stages) -> None:
     for node, size in ((box, 7), (mask, 14)):
         assert node.attrs["pooled_size"] == size
         assert node.attrs["fpn_scale"] == 224
-        assert node.attrs["image_size"] == [256, 320]
+        assert node.attrs["image_size"] == [1, 256 * 320 + 1]  # as parts of the canvas: it promotes boxes at equality
         assert node.attrs["sampling_ratio"] == 0
         assert node.attrs["roi_coords_transform"] == 2
-        assert node.attrs["roi_coords_absolute"] == 1
+        assert node.attrs["roi_coords_absolute"] == 0
         assert [t.shape[2:] for t in node.inputs[1:]] == [[64, 80], [32, 40], [16, 20], [8, 10]]
     assert box.outputs[0].shape == [1, 1000, 64, 7, 7]
 
