@@ -139,9 +139,11 @@ def _compiled(
     if any(form.more):
         size = held.size_of(form)
         answers, shown, expected = Answers(resized(seen.file(size), size), held.spec), held.pictures_of(form), []
-    answers.forms = seen.recognised.ctx.spec().output_forms
+    spec = seen.recognised.ctx.spec()
+    known = not spec.output_forms and spec.image.exported_order == answers.order
+    answers.forms, answers.order = spec.output_forms, spec.image.exported_order
     try:
-        every = answers(shown) if answers.forms else [*expected, *answers(shown[len(expected) :])]
+        every = answers(shown) if not known else [*expected, *answers(shown[len(expected) :])]
     except ort_errors.Fail as error:  # no candidate at all on a level, where the export cannot do without
         return f"invalid at another size: {' '.join(str(error).split())[:80]}"
     wrong = build_differs(answers, seen.sides(seen.recognised), shown, every, folder)  # type: ignore[arg-type]

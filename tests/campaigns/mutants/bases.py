@@ -143,11 +143,13 @@ class Answers:
 
     Attributes:
         forms: outputs that a build says it undid, and that are undone here too; none before there is a build.
+        order: of the channels that it takes, as a build says; the base's own before there is a build.
     """
 
     def __init__(self, model: onnx.ModelProto, spec: DetectorSpec, optimize: bool = False) -> None:
         self.spec, self._model = spec, model
         self.forms: tuple[OutputForm, ...] = ()
+        self.order = spec.image.order
         self._session = open_session(model.SerializeToString(), threads=1, optimize=optimize)
         self._inputs = gs.import_onnx(onnx.ModelProto(
             graph=onnx.GraphProto(name="inputs", input=model.graph.input), opset_import=model.opset_import,
@@ -159,12 +161,12 @@ class Answers:
 
     def rounded_otherwise(self) -> Answers:
         other = Answers(self._model, self.spec, optimize=True)
-        other.forms = self.forms
+        other.forms, other.order = self.forms, self.order
         return other
 
     def _one(self, picture: np.ndarray) -> Detections | str:
         rows = 1000
-        fed = file_feeds(self._inputs, picture, self.spec.image.order, rows)
+        fed = file_feeds(self._inputs, picture, self.order, rows)
         names = [o.name for o in self._session.get_outputs()]
         arrays = dict(zip(names, self._session.run(None, fed), strict=True))
         try:
