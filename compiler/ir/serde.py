@@ -25,6 +25,7 @@ from onnxgraft.ir.wellformed import expected_bytes, refuse_malformed
 from onnxgraft.ir.wire import GRAPH_INITIALIZER, MODEL_GRAPH, TENSOR_RAW_DATA, fields
 
 INLINE_BYTES = 1024  # smaller initializers hold shapes and thresholds: the analysis wants to see them
+ONE_FILE = (1 << 31) - 1  # bytes of a message that protobuf reads
 _CHUNK = 1 << 22
 
 
@@ -202,8 +203,16 @@ def _take_in(tensor: onnx.TensorProto, weight: Weight) -> None:
     del tensor.external_data[:]
 
 
+def data_beside(path: Path) -> Path:
+    """Where the weights of a model lie that is too large for one file."""
+    return path.with_name(f"{path.name}.data")
+
+
 def write_model(skeleton: Skeleton, path: str | Path) -> None:
-    """Write a whole model: the skeleton's messages, and the weights' bytes streamed from where they stand."""
+    """Write a whole model: the skeleton's messages, and the weights' bytes streamed from where they stand.
+
+    A model of more than ONE_FILE bytes has its weights in a file beside it, as ONNX external data.
+    """
     path = Path(path)
     model = skeleton.model
     shell = onnx.ModelProto()
@@ -224,6 +233,9 @@ def write_model(skeleton: Skeleton, path: str | Path) -> None:
         (header, weight, len(header) + wire.size(TENSOR_RAW_DATA, weight.length)) for header, weight in headers
     ]
     total = len(head) + sum(wire.size(GRAPH_INITIALIZER, length) for _, _, length in parts)
+    if total + shell.ByteSize() + _CHUNK > ONE_FILE:
+        _write_apart(skeleton, path)
+        return
 
     def write(file: BinaryIO) -> None:
         file.write(shell.SerializeToString(deterministic=True))
@@ -234,6 +246,28 @@ def write_model(skeleton: Skeleton, path: str | Path) -> None:
             _copy(weight, file)
 
     write_atomically(path, write)
+
+
+def _write_apart(skeleton: Skeleton, path: Path) -> None:
+    """The weights into a file beside the model, each at a page of its own, so that it can be mapped."""
+    apart, end = data_beside(path), 0
+    places: dict[str, Weight] = {}
+    for name, weight in skeleton.weights.items():
+        places[name] = Weight(apart, end, weight.length)
+        end += -(-weight.length // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+
+    def write(file: BinaryIO) -> None:
+        for name, weight in skeleton.weights.items():
+            file.write(bytes(places[name].offset - file.tell()))
+            _copy(weight, file)
+
+    write_atomically(apart, write)
+    model = onnx.ModelProto()
+    model.CopyFrom(skeleton.model)
+    for tensor in model.graph.initializer:
+        if tensor.name in places:
+            mark_external(tensor, places[tensor.name])
+    write_atomically(path, lambda file: file.write(model.SerializeToString(deterministic=True)))
 
 
 def _without_graph(model: onnx.ModelProto) -> onnx.ModelProto:
