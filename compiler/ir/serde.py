@@ -267,7 +267,7 @@ def _write_apart(skeleton: Skeleton, path: Path) -> None:
     for tensor in model.graph.initializer:
         if tensor.name in places:
             mark_external(tensor, places[tensor.name])
-    write_atomically(path, lambda file: file.write(model.SerializeToString(deterministic=True)))
+    write_atomically(path, model.SerializeToString(deterministic=True))
 
 
 def _without_graph(model: onnx.ModelProto) -> onnx.ModelProto:
