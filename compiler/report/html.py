@@ -67,6 +67,8 @@ def page(run: Run) -> str:
         ends=overview.ends(manifest) if manifest else [],
         accuracy=overview.accuracy(run.folder),
         evaluation=overview.EVALUATION,
+        floor=overview.floor(run.folder),
+        floor_file=overview.FLOOR,
         layers_heading=heading,
         layers=kinds,
         spec=overview.detector(spec) or list(_spec_rows(spec, places=False)),

@@ -16,6 +16,7 @@ from onnxgraft.manifest import IMAGE_SIZES, MANIFEST, PROPOSALS_INPUT, Manifest
 
 Rows = list[tuple[str, ...]]
 EVALUATION = "evaluation.json"  # what `onnxgraft eval RUN --json RUN/evaluation.json` leaves
+FLOOR = "floor.json"  # what `onnxgraft bench RUN --floor --json RUN/floor.json` leaves
 _MEANS = {
     Role.NUM_DETECTIONS: "how many rows of the others are real",
     Role.BOXES: "x1, y1, x2, y2",
@@ -114,6 +115,19 @@ def accuracy(folder: Path) -> Rows:
         rows = [(subject, " ".join(_figures(kinds))) for subject, kinds in report["rows"].items()]
         return [*rows, ("", f"on {report['images']} images: {report['what']}")]
     except (InputError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        return []
+
+
+def floor(folder: Path) -> list[Rows]:
+    """The tables of the least time, headings first: parts with what they compute, and GPUs with milliseconds; nothing without
+    them."""
+    if not (folder / FLOOR).is_file():
+        return []
+    try:
+        held = read_json(folder / FLOOR)
+        tables = [[tuple(map(str, rows[0])), *(tuple(map(str, row.values())) for row in rows)] for rows in held]
+        return tables if all(len({len(row) for row in rows}) == 1 for rows in tables) else []
+    except (InputError, LookupError, TypeError, ValueError, AttributeError):
         return []
 
 

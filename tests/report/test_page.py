@@ -82,6 +82,20 @@ def test_a_proof_whose_record_is_damaged_is_said_to_be(build: Build, tmp_path: P
     assert "what the manifest says of it is damaged" in page_of(read_run(folder))
 
 
+def test_the_least_time_is_shown_once_it_was_computed(build: Build, tmp_path: Path) -> None:
+    shutil.copytree(build.folder, tmp_path / "run")
+    tables = [[{"part": "backbone", "MiB": "48.7"}, {"part": "NMS", "MiB": "<script>"}], [{"least ms on": "H100", "all": "0.28"}]]
+    assert "bench RUN --floor --json RUN/floor.json" in page_of(read_run(tmp_path / "run"))
+    (tmp_path / "run" / "floor.json").write_text(json.dumps(tables))
+    shown = page_of(read_run(tmp_path / "run"))
+    assert '<th scope="row">backbone</th><td>48.7</td>' in shown
+    assert '<th scope="row">H100</th><td>0.28</td>' in shown
+    assert "<td>&lt;script&gt;</td>" in shown
+    for damaged in ("[", "{}", "[[]]", '[[{"a": 1}, {}]]', "[[1]]"):
+        (tmp_path / "run" / "floor.json").write_text(damaged)
+        assert "bench RUN --floor --json RUN/floor.json" in page_of(read_run(tmp_path / "run"))
+
+
 def test_rows_pair_lines_that_define_the_same_value() -> None:
     diff = "--- a\n+++ b\n@@ -3,3 +3,3 @@\n k: f = A()\n-x: f = B(k)\n-y: f = C(x)\n+x: f = D(k)\n+z: f = E(x)\n"
     assert list(rows(diff)) == [
