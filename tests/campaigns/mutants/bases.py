@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import os
 import pickle
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -226,6 +227,8 @@ def _made(name: str, settled: bool, path: Path) -> Base:
         settle(graph)
     graph.cleanup()
     infer_shapes(graph)
+    for tensor in graph.gs.tensors().values():  # the version converter's names, which tell that the opset was raised
+        tensor.name = re.sub(r"^_v_(\d+)$", r"value_\1", tensor.name)
     model = graph.skeleton().model
     inline(graph, model)
     steps = default_pipeline(CompileOptions(size=size), "onnxruntime").passes

@@ -293,7 +293,7 @@ def attention(edit: Edit) -> None:
 @changing("heatmaps changed behind their head")
 def heatmaps(edit: Edit) -> None:
     old = edit.output("heatmaps")
-    way = edit.chance.randrange(4)
+    way = edit.chance.randrange(4) if isinstance(list(old.shape)[1], int) else 0
     if way == 0:
         edit.behind(old, "Mul", np.float32(2))
     elif way == 1:
