@@ -3,7 +3,8 @@
 tests/data/runtime_masks.npz holds what detectron2's paste_masks_in_image and
 detector_postprocess (PyTorch on a CPU) answer for seeded masks and boxes: sub-pixel boxes, boxes
 without area, boxes partly outside the image. The masks to paste have five levels, so that whole
-areas lie on the threshold exactly and rounding otherwise than torch changes pixels.
+areas lie on the threshold exactly and rounding otherwise than torch changes pixels. Those of "near" lie within some 1e-6
+of it, where torch's fused sums count.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faster_coco_eval import mask as coco_mask
 
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.images import Placement
+from onnxgraft.runtime.mask_grid import axes, sample, widened
 from onnxgraft.runtime.masks import decode, encode, paste, patches
 from onnxgraft.runtime.postprocess import ImageDetections, to_original
 
@@ -42,6 +45,63 @@ def test_pasting_is_detectron2s_to_the_pixel(stored: dict[str, np.ndarray], case
     expected = unpacked(stored[f"{case}packed"], len(masks), size)
     assert 1000 < expected.sum() < expected.size
     np.testing.assert_array_equal(paste(masks, stored[f"{case}boxes"], size), expected)
+
+
+def test_pixels_near_the_threshold_are_detectron2s(stored: dict[str, np.ndarray]) -> None:
+    masks, size = stored["near_masks"], (int(stored["near_size"][0]), int(stored["near_size"][1]))
+    expected = unpacked(stored["near_packed"], len(masks), size)
+    np.testing.assert_array_equal(paste(masks, stored["near_boxes"], size), expected)
+
+
+def sampled(masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int], threshold: float) -> np.ndarray:
+    """Every pixel by itself, as torch's kernel samples it."""
+    rows, columns = axes(boxes, size, masks.shape[-1])
+    pasted, wide = np.zeros((len(masks), *size), bool), widened(masks)
+    y, x = np.indices(size).reshape(2, -1)
+    for i, picture in enumerate(pasted):
+        inside = (y >= rows.first[i]) & (y < rows.first[i] + rows.count[i])
+        inside &= (x >= columns.first[i]) & (x < columns.first[i] + columns.count[i])
+        down, across = y[inside] - rows.first[i] + rows.start[i], x[inside] - columns.first[i] + columns.start[i]
+        value = sample(wide, np.full(len(down), i), rows.cell[down], rows.fraction[down],
+                       columns.cell[across], columns.fraction[across])  # fmt: skip
+        picture[y[inside], x[inside]] = value >= np.float32(threshold)
+    return pasted
+
+
+@pytest.mark.parametrize("kind", ["noise", "plateaus", "near the threshold", "no numbers", "boxes turned round"])
+@pytest.mark.parametrize("threshold", [0.5, 0.3, 0.0])
+def test_edges_are_where_every_pixel_by_itself_says(kind: str, threshold: float) -> None:
+    rng = np.random.default_rng(3)
+    for size, cells in (((60, 47), 28), ((31, 90), 7), ((5, 4), 14), ((64, 64), 1)):
+        masks = rng.random((8, cells, cells)).astype(np.float32)
+        corners = np.sort(rng.uniform(-12, max(size) + 12, (8, 2, 2)), axis=1).reshape(8, 4).astype(np.float32)
+        corners[0] = [0, 0, size[1], size[0]]
+        if kind == "plateaus":
+            masks, corners = np.rint(masks * 4) / np.float32(4), np.rint(corners)
+        if kind == "near the threshold":
+            masks = (threshold + rng.normal(size=masks.shape) * 1e-5).astype(np.float32)
+        if kind == "no numbers":
+            masks[rng.random(masks.shape) < 0.05] = np.nan
+            masks[rng.random(masks.shape) < 0.05] = np.inf
+        if kind == "boxes turned round":
+            corners[1:, 2:] = corners[1:, :2] + rng.uniform(-1.5, 1, (7, 2)).astype(np.float32)
+        expected = sampled(masks, corners, size, threshold)
+        np.testing.assert_array_equal(paste(masks, corners, size, threshold), expected)
+        lengths = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in expected]
+        assert encode(masks, corners, size, threshold) == [{"size": [*size], "counts": _text(e["counts"])} for e in lengths]
+
+
+def _text(counts: str | bytes) -> str:
+    return counts if isinstance(counts, str) else counts.decode()
+
+
+def test_run_lengths_need_no_picture() -> None:
+    """Pasted into a picture of 65,000 x 65,000, each of 50 masks would take 4 GB."""
+    masks = np.ones((50, 28, 28), np.float32)
+    boxes = np.tile(np.array([[10, 20, 8_010, 30]], np.float32), (50, 1))
+    found = encode(masks, boxes, (65_000, 65_000))
+    assert coco_mask.toBbox(found).tolist() == [[10, 20, 8_000, 10]] * 50
+    assert coco_mask.area(found).tolist() == [80_000] * 50
 
 
 def test_postprocessing_is_detectron2s(stored: dict[str, np.ndarray]) -> None:
