@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -118,8 +119,8 @@ def as_bgr(picture: Image.Image) -> NDArray[np.uint8]:
     picture = _upright(picture)
     if picture.mode in _DEEP:
         picture = Image.fromarray(_scaled(np.asarray(picture)))
-    rgb = np.asarray(picture.convert("RGB"))
-    return np.ascontiguousarray(rgb[:, :, ::-1])
+    rgb = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
 
 
 def _scaled(grey: NDArray[Any]) -> NDArray[np.uint8]:

@@ -336,9 +336,9 @@ inline Patch paste(const float* mask, int cells, const std::array<float, 4>& box
       const int y = y0[i], x = x0[j];
       const float south = 1.0f - fy[i], east = 1.0f - fx[j];
       float value = at(y, x) * (east * south);
-      value = value + at(y, x + 1) * (fx[j] * south);
-      value = value + at(y + 1, x) * (east * fy[i]);
-      value = value + at(y + 1, x + 1) * (fx[j] * fy[i]);
+      value = detail::fused(at(y, x + 1), fx[j] * south, value);
+      value = detail::fused(at(y + 1, x), east * fy[i], value);
+      value = detail::fused(at(y + 1, x + 1), fx[j] * fy[i], value);
       patch.pixels[i * x0.size() + j] = value >= threshold;
     }
   return patch;
