@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The same items in their order, made in a thread of their own up to `depth` ahead of the one that is asked for.
 
     What making an item raises is raised where it is asked for. Closing the iterator ends the thread.
@@ -55,7 +55,7 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
         thread.join()
 
 
-def behind(work: Callable[[T], R], items: Iterable[T], depth: int) -> Iterator[R]:
+def behind(work: Callable[[T], R], items: Iterable[T], depth: int) -> Generator[R, None, None]:
     """`work` of each item, in their order, in a thread of its own: while one is worked on, the next is made here.
 
     At most `depth` results wait. What `work` raises is raised here.

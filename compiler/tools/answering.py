@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,24 @@ from onnxgraft.files import CACHE, digest, write_atomically
 from onnxgraft.golden import catalog
 from onnxgraft.manifest import MANIFEST, GraphIO, ImageIO, Manifest, Preprocess
 from onnxgraft.quantization.distributed import gather
-from onnxgraft.runtime.ahead import ahead
+from onnxgraft.runtime.ahead import ahead, behind
 from onnxgraft.runtime.feeds import Feeder
 from onnxgraft.runtime.postprocess import to_original
 from onnxgraft.runtime.read_outputs import from_raw_export
-from onnxgraft.runtime.session import ImageResult
+from onnxgraft.runtime.session import ImageResult, Loaded
 from onnxgraft.runtime.variants import open_build
 from onnxgraft.targets import OrtRunner
 from onnxgraft.tools.inspect import inspect
 
 Progress = Callable[[int, int, str], None]
-Detector = Callable[[NDArray[np.uint8]], ImageResult]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What answers. load: reads nothing, but places a picture, uint8 [H, W, 3] BGR. run: results of placed pictures."""
+
+    load: Callable[[NDArray[np.uint8]], Loaded]
+    run: Callable[[Iterable[Loaded]], Iterator[ImageResult]]
 
 
 @dataclass(frozen=True)
@@ -127,18 +135,25 @@ def answers_of(
     state = CACHE / f"eval-{_key(run, engine, material, truth)}"
     files = {image_id: state / f"{image_id}.npz" for image_id in truth.ids}
     missing = {image_id for image_id, file in files.items() if not file.is_file()}
-    held: dict[int, bytes] = {}  # where the cache cannot be written
+    held: dict[int, bytes] = {}  # of shards, where the cache cannot be written
     if shards is not None and missing:
         for _, part in gather(_shard, _calls(run, engine, material, sorted(missing), shards), progress):
             held |= {image_id: data for image_id, data in part if not _kept(files[image_id], data)}
         missing = set()
-    made = _made(run, engine, material, truth, [i for i in files if i in missing])
-    for done, (image_id, file) in enumerate(files.items()):
-        if image_id in missing:
-            progress(done, len(files), truth.name(image_id))
-            data = next(made)[1].to_bytes()
-            held |= {} if _kept(file, data) else {image_id: data}
-        yield image_id, Answer.from_bytes(held.pop(image_id)) if image_id in held else _read(file)
+
+    def keep(made: tuple[int, Answer]) -> Answer:
+        image_id, answer = made
+        _kept(files[image_id], answer.to_bytes())
+        return answer
+
+    made = behind(keep, _made(run, engine, material, truth, [i for i in files if i in missing]), 2)
+    with closing(made):
+        for done, (image_id, file) in enumerate(files.items()):
+            if image_id in missing:
+                progress(done, len(files), truth.name(image_id))
+                yield image_id, next(made)
+            else:
+                yield image_id, Answer.from_bytes(held.pop(image_id)) if image_id in held else _read(file)
     progress(len(files), len(files), "")
     shutil.rmtree(state, ignore_errors=True)
 
@@ -164,9 +179,10 @@ def _made(run: str, engine: str, material: Material, truth: Truth, ids: Sequence
     """Answers made now; the next picture is read meanwhile."""
     if not ids:
         return
-    detect = _detector(run, engine)
-    for image_id, picture in ahead(((i, truth.load(i)) for i in ids), 2):
-        yield image_id, Answer.of(detect(picture), material.semantic is not None, material.panoptic is not None)
+    detector = _detector(run, engine)
+    with closing(ahead((detector.load(truth.load(i)) for i in ids), 2)) as placed:
+        for image_id, result in zip(ids, detector.run(placed), strict=True):
+            yield image_id, Answer.of(result, material.semantic is not None, material.panoptic is not None)
 
 
 def _calls(run: str, engine: str, material: Material, ids: Sequence[int], shards: int) -> list[tuple[Any, ...]]:
@@ -200,12 +216,7 @@ def _detector(run: str, engine: str) -> Detector:
     """What answers."""
     if is_folder(Path(run)):
         build = open_build(run, engine=engine)
-
-        def answer(image: NDArray[np.uint8]) -> ImageResult:
-            (result,) = build.run([image])
-            return result
-
-        return answer
+        return Detector(build.load, build.run)
     path = catalog.resolve(run, CACHE)
     spec, _ = inspect(path)
     image, runner = spec.image, OrtRunner(path)
@@ -213,9 +224,10 @@ def _detector(run: str, engine: str) -> Detector:
     taken = ImageIO(runner.input_names[0], (3, image.height, image.width), order=preprocess.order)
     feeds = Feeder.of(GraphIO(taken), preprocess)
 
-    def export(picture: NDArray[np.uint8]) -> ImageResult:
-        placed = feeds.place(picture)
-        raw = from_raw_export(runner(feeds.batch([placed])), spec.outputs, spec.output_forms)
-        return ImageResult(None, picture, placed[1], raw, to_original(raw, placed[1]))
+    def export(pictures: Iterable[Loaded]) -> Iterator[ImageResult]:
+        for picture in pictures:
+            placement = picture.placed[1]
+            raw = from_raw_export(runner(feeds.batch([picture.placed])), spec.outputs, spec.output_forms)
+            yield ImageResult(None, picture.pixels, placement, raw, to_original(raw, placement))
 
-    return export
+    return Detector(lambda pixels: Loaded(None, pixels, feeds.place(pixels)), export)

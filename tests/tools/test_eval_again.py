@@ -68,10 +68,11 @@ def test_interrupted_it_goes_on(annotated: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         evaluate(str(annotated), Path("images"), panoptic=Path("pan.json"), progress=stop)
     (state,) = Path("build/.cache").glob("eval-*")
-    assert len(list(state.iterdir())) == 2
+    kept = len(list(state.iterdir()))
+    assert 2 <= kept <= 3  # the next is answered while one is written
     asked: list[str] = []
     again = evaluate(str(annotated), Path("images"), panoptic=Path("pan.json"), progress=lambda d, t, n: asked.append(n))
-    assert asked == ["2.png", ""]
+    assert asked == ["2.png", ""][kept - 2 :]
     assert json.dumps(again) == json.dumps(whole)
     assert not state.exists()
 
