@@ -148,6 +148,9 @@ def bench(
                             typer.Option(help="--precision: images for all calibrators; 0 for none [10].")] = None,
     size: Annotated[Size | None, typer.Option(help="--precision: the canvas [1344x1344].")] = None,
     end_to_end: Annotated[bool, typer.Option("--end-to-end", help="RUN: each step from a picture to its answer.")] = False,
+    pictures: Annotated[list[int] | None,
+                        typer.Option(min=1, help="--end-to-end: pictures of a run (repeatable) [1, 8 and 64].")] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Measure pasting, encoding and drawing of 100 masks instead.")] = False,
     floor: Annotated[bool, typer.Option("--floor", help="RUN: the least time on named GPUs, part by part.")] = False,
     layers: Annotated[bool, typer.Option("--layers", help="RUN: the engine's layers, by kind and type.")] = False,
     json_file: Json = None,
@@ -157,8 +160,13 @@ def bench(
     from onnxgraft.tools.benchmark.latency import latency
     from onnxgraft.tools.benchmark.surgery import surgery
 
-    if run is not None and (model or precision):
-        raise InputError(f"{'--model' if model else '--precision'} has no effect on a build folder: leave out one of the two")
+    if run is not None and (model or precision or masks):
+        what = "--model" if model else "--precision" if precision else "--masks"
+        raise InputError(f"{what} has no effect on a build folder: leave out one of the two")
+    if masks and (model or precision):
+        raise InputError(f"{'--model' if model else '--precision'} has no effect with --masks: leave out one of the two")
+    if pictures and not end_to_end:
+        raise InputError("--pictures has no effect here: give --end-to-end")
     if not precision and (calib_images is not None or size is not None):
         raise InputError(f"{'--size' if size else '--calib-images'} has no effect here: give --precision")
     parts = {"--floor": floor, "--layers": layers, "--end-to-end": end_to_end}
@@ -167,7 +175,9 @@ def bench(
         raise InputError(f"{asked[0]} has no effect without a build folder: give RUN")
     model = model or "mask_rcnn_R_50_FPN_3x"
     if run is not None and asked:
-        tables = _bench_parts(run, asked, repeat)
+        tables = _bench_parts(run, asked, repeat, pictures)
+    elif masks:
+        tables = [_bench_masks(repeat)]
     elif precision:
         tables = _bench_precision(model, repeat, 10 if calib_images is None else calib_images, size or Size(1344, 1344))
     else:
@@ -183,7 +193,7 @@ def bench(
 MANY = 200  # images of a second calibration, to see that memory does not grow
 
 
-def _bench_parts(run: Path, asked: list[str], repeat: int) -> list[list[tuple[str, ...]]]:
+def _bench_parts(run: Path, asked: list[str], repeat: int, pictures: list[int] | None) -> list[list[tuple[str, ...]]]:
     """What each part of a build computes and takes at least on named GPUs, the layers of its engine, and each step of a
     picture's way, as tables: those that are asked for."""
     from onnxgraft.cli.console import working
@@ -194,7 +204,18 @@ def _bench_parts(run: Path, asked: list[str], repeat: int) -> list[list[tuple[st
     with working("measuring") as progress:
         tables = list(least.floor(run, progress)[:2]) if "--floor" in asked else []
         tables += [engine.layers(run, progress)] if "--layers" in asked else []
-        return tables + ([steps.end_to_end(run, repeat, progress)] if "--end-to-end" in asked else [])
+        if "--end-to-end" in asked:
+            tables.append(steps.end_to_end(run, pictures or steps.PICTURES, repeat, progress))
+        return tables
+
+
+def _bench_masks(repeat: int) -> list[tuple[str, ...]]:
+    """100 masks pasted, encoded and drawn, beside detectron2 and pycocotools where they are installed, as a table."""
+    from onnxgraft.cli.console import working
+    from onnxgraft.tools.benchmark.masks import masks
+
+    with working("measuring") as progress:
+        return masks(repeat, progress=progress)
 
 
 def _bench_precision(model: str, repeat: int, images: int, size: Size) -> list[list[tuple[str, ...]]]:

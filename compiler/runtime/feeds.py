@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxgraft.manifest import IMAGE_SIZES, GraphIO, ImageIO, Order, Preprocess, TensorIO
 from onnxgraft.runtime import proposals as proposal_ops
-from onnxgraft.runtime.images import Placement, ResizeRule, place
+from onnxgraft.runtime.images import Placement, ResizeRule, place, put
 
 Placed = tuple[NDArray[Any], Placement]  # one image's tensor, without the batch, and where the image lies in it
 Feeds = dict[str, NDArray[Any]]
@@ -38,17 +38,16 @@ class Feeder:
 
     def place(self, picture: NDArray[np.uint8]) -> Placed:
         """A picture, uint8 [H, W, 3] BGR, as the input's tensor without its batch, and its placement on the canvas."""
+        return place(picture, rule=self.rule, area=self.io.area, **self._wanted())
+
+    def put(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """What `place` gives of a picture that is resized already."""
+        return put(pixels, **self._wanted())
+
+    def _wanted(self) -> dict[str, Any]:
         wanted = self.io.image
-        return place(
-            picture,
-            wanted.canvas,
-            self.rule,
-            mean=self.preprocess.mean_in(wanted.order),
-            layout=wanted.layout,
-            dtype=wanted.dtype,
-            order=wanted.order,
-            area=self.io.area,
-        )
+        mean = self.preprocess.mean_in(wanted.order)
+        return {"canvas": wanted.canvas, "mean": mean, "layout": wanted.layout, "dtype": wanted.dtype, "order": wanted.order}
 
     def batch(self, placed: Sequence[Placed], boxes: Sequence[NDArray[np.float32]] | None = None) -> Feeds:
         """The inputs for at most one batch of placed pictures; what is missing repeats the last one.

@@ -173,25 +173,37 @@ def place(
 ) -> tuple[NDArray[Any], Placement]:
     """Resize an image by the rule and put it at the top left of a fixed canvas.
 
-    image: uint8 [H, W, 3] BGR. canvas: (height, width). mean: the model's pixel mean, three values
-    in `order`. area: the part of the canvas, at its top left, that the image must fit.
-    Returns the tensor of one image, values 0..255, [3, H, W] or for NHWC [H, W, 3],
-    and its Placement. The padding is the mean, which is zero after normalisation, as detectron2
-    pads; a uint8 tensor can only hold the rounded mean, so there the padding is zero within
-    0.5 / std.
+    image: uint8 [H, W, 3] BGR. area: the part of the canvas, at its top left, that the image must fit. The others: see `put`.
+    Returns the tensor of one image and its Placement.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise InputError(f"expected a uint8 image [H, W, 3], got {image.dtype} {image.shape}")
     placement = Placement.of((image.shape[0], image.shape[1]), area or canvas, rule or ResizeRule())
-    placement = replace(placement, canvas=canvas)
     pixels = resize(image, placement.resized)
+    return put(pixels, canvas, mean, layout, dtype, order), replace(placement, canvas=canvas)
+
+
+def put(
+    pixels: NDArray[np.uint8],
+    canvas: tuple[int, int],
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    layout: Layout = "NCHW",
+    dtype: Any = np.float32,
+    order: Order = "BGR",
+) -> NDArray[Any]:
+    """A resized image, uint8 [H, W, 3] BGR, at the top left of a fixed canvas.
+
+    canvas: (height, width). mean: the model's pixel mean, three values in `order`.
+    Returns values 0..255, [3, H, W] or for NHWC [H, W, 3]. The padding is the mean, which is zero after normalisation, as
+    detectron2 pads; a uint8 tensor can only hold the rounded mean, so there the padding is zero within 0.5 / std.
+    """
+    height, width = pixels.shape[:2]
     if order == "RGB":
         pixels = pixels[:, :, ::-1]
     kind = np.dtype(dtype)
     padding = np.asarray(mean, np.float64)
     if kind.kind in "iu":
         padding = np.clip(np.rint(padding), 0, 255)
-    height, width = placement.resized
     if layout == "NHWC":
         tensor = np.empty((*canvas, 3), kind)
         tensor[:] = padding.astype(kind)
@@ -200,4 +212,4 @@ def place(
         tensor = np.empty((3, *canvas), kind)
         tensor[:] = padding.astype(kind)[:, None, None]
         tensor[:, :height, :width] = pixels.transpose(2, 0, 1)
-    return tensor, placement
+    return tensor

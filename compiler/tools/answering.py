@@ -28,7 +28,7 @@ from onnxgraft.runtime.feeds import Feeder
 from onnxgraft.runtime.postprocess import to_original
 from onnxgraft.runtime.read_outputs import from_raw_export
 from onnxgraft.runtime.session import ImageResult, Loaded
-from onnxgraft.runtime.variants import open_build
+from onnxgraft.runtime.variants import Build, open_build
 from onnxgraft.targets import OrtRunner
 from onnxgraft.tools.inspect import inspect
 
@@ -37,10 +37,15 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Detector:
-    """What answers. load: reads nothing, but places a picture, uint8 [H, W, 3] BGR. run: results of placed pictures."""
+    """What answers. load: places a picture, uint8 [H, W, 3] BGR. run: gives the results of placed pictures."""
 
     load: Callable[[NDArray[np.uint8]], Loaded]
     run: Callable[[Iterable[Loaded]], Iterator[ImageResult]]
+
+    @classmethod
+    def of(cls, build: Build) -> Detector:
+        """A build that is open."""
+        return cls(build.load, build.run)
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,10 @@ class Material:
         """Where a golden graph's stored answers to its scenes are; None for other pictures."""
         drawn = self.images is None and (self.limit or SCENES) <= SCENES
         return catalog.evaluation(self.source) if drawn else None
+
+    def answer(self, result: ImageResult) -> Answer:
+        """As much of a result as is judged."""
+        return Answer.of(result, self.semantic is not None, self.panoptic is not None)
 
     def absolute(self) -> Material:
         """The same for a process that runs elsewhere."""
@@ -125,9 +134,16 @@ def subject_of(run: str, engine: str) -> Subject:
 
 
 def answers_of(
-    run: str, engine: str, material: Material, truth: Truth, progress: Progress, shards: int | None = None
-) -> Iterator[tuple[int, Answer]]:
+    run: str, engine: str, material: Material, truth: Truth, progress: Progress, shards: int | None = None,
+    opened: Detector | None = None,
+) -> Iterator[tuple[int, Answer]]:  # fmt: skip
     """The answer for each picture, in their order; what an interrupted evaluation has answered is not asked for again.
+
+    Args:
+        run, engine: what answers, see tools.evaluate.evaluate; `opened` instead of opening it.
+        material, truth: the pictures, and what is asked of them.
+        progress: called with (images done, images in all, name of the next).
+        shards: on so many tasks of a Ray cluster.
 
     Raises:
         InputError: a picture cannot be read, or the run cannot answer.
@@ -141,12 +157,15 @@ def answers_of(
             held |= {image_id: data for image_id, data in part if not _kept(files[image_id], data)}
         missing = set()
 
-    def keep(made: tuple[int, Answer]) -> Answer:
-        image_id, answer = made
+    def keep(found: tuple[int, ImageResult]) -> Answer:
+        image_id, result = found
+        answer = material.answer(result)
         _kept(files[image_id], answer.to_bytes())
         return answer
 
-    made = behind(keep, _made(run, engine, material, truth, [i for i in files if i in missing]), 2)
+    asked = [i for i in files if i in missing]
+    detector = opened or _detector(run, engine) if asked else None
+    made = behind(keep, _results(detector, truth, asked) if detector else (), 2)
     with closing(made):
         for done, (image_id, file) in enumerate(files.items()):
             if image_id in missing:
@@ -175,14 +194,10 @@ def _read(file: Path) -> Answer:
         raise InputError(f"{file}: is damaged, and was removed: evaluate again") from error
 
 
-def _made(run: str, engine: str, material: Material, truth: Truth, ids: Sequence[int]) -> Iterator[tuple[int, Answer]]:
-    """Answers made now; the next picture is read meanwhile."""
-    if not ids:
-        return
-    detector = _detector(run, engine)
+def _results(detector: Detector, truth: Truth, ids: Sequence[int]) -> Iterator[tuple[int, ImageResult]]:
+    """Results made now; the next picture is read meanwhile."""
     with closing(ahead((detector.load(truth.load(i)) for i in ids), 2)) as placed:
-        for image_id, result in zip(ids, detector.run(placed), strict=True):
-            yield image_id, Answer.of(result, material.semantic is not None, material.panoptic is not None)
+        yield from zip(ids, detector.run(placed), strict=True)
 
 
 def _calls(run: str, engine: str, material: Material, ids: Sequence[int], shards: int) -> list[tuple[Any, ...]]:
@@ -195,7 +210,7 @@ def _shard(run: str, engine: str, material: Material, ids: Sequence[int]) -> tup
     """Runs on a worker: the answers for some pictures as bytes, or why there are none."""
     try:
         truth = material.truth()
-        return [(i, answer.to_bytes()) for i, answer in _made(run, engine, material, truth, ids)], ""
+        return [(i, material.answer(r).to_bytes()) for i, r in _results(_detector(run, engine), truth, ids)], ""
     except OnnxgraftError as error:
         return [], str(error)
 
@@ -215,8 +230,7 @@ def _key(run: str, engine: str, material: Material, truth: Truth) -> str:
 def _detector(run: str, engine: str) -> Detector:
     """What answers."""
     if is_folder(Path(run)):
-        build = open_build(run, engine=engine)
-        return Detector(build.load, build.run)
+        return Detector.of(open_build(run, engine=engine))
     path = catalog.resolve(run, CACHE)
     spec, _ = inspect(path)
     image, runner = spec.image, OrtRunner(path)

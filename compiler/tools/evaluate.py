@@ -66,7 +66,7 @@ def evaluate(
     material = Material(subject.source, images, annotations, limit, semantic, panoptic, panoptic_pictures)
     truth, answers = material.truth(), stored or material.stored()
     categories = subject.categories(truth, annotations)
-    judges = _Judges(truth, semantic, read_truth(panoptic, panoptic_pictures) if panoptic else None, categories)
+    judges = Judges(truth, semantic, read_truth(panoptic, panoptic_pictures) if panoptic else None, categories)
     for image_id, answer in answers_of(run, engine, material, truth, progress, shards):
         judges.add(image_id, answer)
     rows = {Path(run).name: judges.report()}
@@ -81,7 +81,7 @@ def evaluate(
     return report
 
 
-class _Judges:
+class Judges:
     """Everything that is measured, fed an answer after the other."""
 
     def __init__(

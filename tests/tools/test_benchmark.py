@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
 import pytest
 
 from onnxgraft.errors import OnnxgraftError
+from onnxgraft.tools.benchmark.masks import masks
 from onnxgraft.tools.benchmark.process import measure
 from onnxgraft.tools.benchmark.surgery import BASELINE, SUBJECTS
 
@@ -58,3 +60,17 @@ def test_peak_memory_and_results_come_back(measured: Path) -> None:
 def test_what_fails_is_told_in_a_line(measured: Path) -> None:
     with pytest.raises(OnnxgraftError, match=r"ValueError: it cannot be done$"):
         measure(f"{measured}:failing")
+
+
+def test_masks_are_measured_beside_what_is_installed() -> None:
+    heading, *rows = masks(repeat=1, sizes=((60, 80), (33, 20)))
+    assert heading[-1] == "same"
+    assert [row[:2] for row in rows] == [
+        (what, size) for size in ("60x80", "33x20") for what in ("paste", "run lengths", "paste and run lengths", "draw")
+    ]
+    for row in rows:
+        needed = {"run lengths": {"pycocotools"}, "paste and run lengths": {"detectron2", "pycocotools"}}.get(row[0], {"detectron2"})
+        missing = [name for name in sorted(needed) if find_spec(name) is None]
+        assert row[3].startswith("absent: " if missing else ("detectron2", "pycocotools", "both"))
+        assert all(name in row[3] for name in missing)
+        assert row[-1] == ("" if missing or row[0] == "draw" else "yes")

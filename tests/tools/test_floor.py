@@ -125,9 +125,15 @@ def test_trips_of_loops_are_counted(native: tuple[Rows, Rows, Floor]) -> None:
 
 
 def test_every_step_of_a_picture_is_timed(build: Path) -> None:
-    rows = end_to_end(build, pictures=1)
-    assert [row[0] for row in rows[1 : 1 + len(STEPS)]] == list(STEPS)
-    assert 0 < float(rows[-1][1]) < 1
+    heading, *rows = end_to_end(build, (1, 2), repeat=2)
+    assert heading[1:] == ("1 picture", "2 pictures")
+    assert [row[0] for row in rows[: len(STEPS)]] == list(STEPS)
+    assert [row[0].partition(",")[0] for row in rows[len(STEPS) :][:3]] == ["all of them", "infer", "eval"]
+    assert [row[0].rpartition(": ")[2] for row in rows[-3:]] == ["infer", "eval", "one after the other"]
+    for column in (1, 2):
+        steps = sum(float(row[column]) for row in rows[: len(STEPS)])
+        assert steps == pytest.approx(float(rows[len(STEPS)][column]), abs=0.5)
+        assert 0 < float(rows[-1][column]) < 1
 
 
 def test_what_is_no_build_is_refused(tmp_path: Path) -> None:
