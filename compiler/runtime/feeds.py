@@ -41,7 +41,7 @@ class Feeder:
         return place(picture, rule=self.rule, area=self.io.area, **self._wanted())
 
     def put(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
-        """What `place` gives of a picture that is resized already."""
+        """The tensor that `place` gives, of a picture uint8 [h, w, 3] BGR that is resized already."""
         return put(pixels, **self._wanted())
 
     def _wanted(self) -> dict[str, Any]:

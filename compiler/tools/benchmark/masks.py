@@ -23,10 +23,13 @@ from onnxgraft.tools.benchmark.process import Rows, measure
 SIZES = ((3000, 4000), (800, 1333))  # 12 megapixels, and what detectron2 resizes COCO's pictures to
 MASKS, _CELLS = 100, 28
 _PASTE, _RUNS, _ENCODE, _DRAW = "paste", "run lengths", "paste and run lengths", "draw"
-_PEERS = {_PASTE: "detectron2's paste_masks_in_image", _RUNS: "pycocotools' encode, masks pasted", _ENCODE: "both, as detectron2's evaluator",
-          _DRAW: "detectron2's Visualizer, masks pasted"}  # fmt: skip
+_PEERS = {
+    _PASTE: "detectron2's paste_masks_in_image",
+    _RUNS: "pycocotools' encode, masks pasted",
+    _ENCODE: "both, as detectron2's evaluator",
+    _DRAW: "detectron2's Visualizer, masks pasted",
+}
 _NEEDS = {_PASTE: ("detectron2",), _RUNS: ("pycocotools",), _ENCODE: ("detectron2", "pycocotools"), _DRAW: ("detectron2",)}
-Times = dict[str, list[float]]
 
 
 def masks(
