@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from onnxgraft.quantization.histogram import Histogram
 from onnxgraft.runtime.feeds import Feeder
 from onnxgraft.runtime.images import ResizeRule
 
+_COUNTERS = min(4, os.cpu_count() or 1)
 STATE_SECONDS = 10.0  # at most this much work is lost when the process is killed
 Progress = Callable[[int, int, str], None]
 
@@ -171,11 +175,12 @@ def _run(
 def _count(
     values: dict[str, NDArray[Any]], loaded: Sequence[tuple[Picture, NDArray[np.uint8]]], calibration: Calibration
 ) -> None:
-    """Add the tensors to the statistics; each is dropped when it has been counted."""
-    for name in list(values):
-        histogram = calibration.tensors[name]
-        histogram.add(values.pop(name))
-        if histogram.bad:
+    """Add the tensors to the statistics, several at a time; each is dropped when it has been counted."""
+    names = list(values)
+    with ThreadPoolExecutor(_COUNTERS) as pool:  # NumPy counts without Python's lock
+        deque(pool.map(lambda name: calibration.tensors[name].add(values.pop(name)), names), maxlen=0)
+    for name in names:
+        if calibration.tensors[name].bad:
             raise InputError(f"tensor {name!r} is NaN or infinite on {loaded[0][0].name}: such a network cannot be quantized")
     calibration.pictures += [(picture.name, picture.digest) for picture, _ in loaded]
 

@@ -74,17 +74,18 @@ class Histogram:
     def _count(self, flat: NDArray[np.float32], low: float) -> None:
         factor = np.float32(BINS / 2.0 ** (self.exponent or 0))
         scratch = np.empty(_CHUNK, np.float32)
-        index = np.empty(_CHUNK, np.int64)
+        narrow, index, said = np.empty(_CHUNK, np.int32), np.empty(_CHUNK, np.int64), np.empty(_CHUNK, bool)
         for start in range(0, flat.size, _CHUNK):
             part = flat[start : start + _CHUNK]
-            scaled, where = scratch[: part.size], index[: part.size]
+            scaled, where, flags = scratch[: part.size], index[: part.size], said[: part.size]
             np.multiply(part, factor, out=scaled)
             if low < 0:
-                self.negatives += int(np.count_nonzero(part < 0))
+                self.negatives += int(np.count_nonzero(np.less(part, 0, out=flags)))
                 np.abs(scaled, out=scaled)
-            np.copyto(where, scaled, casting="unsafe")
+            np.copyto(narrow[: part.size], scaled, casting="unsafe")  # by way of int32 it takes half the time
+            np.copyto(where, narrow[: part.size])
             self.counts += np.bincount(where, minlength=BINS)
-            self.zeros += part.size - int(np.count_nonzero(part))
+            self.zeros += int(np.count_nonzero(np.equal(part, 0, out=flags)))
 
     def _grow(self, exponent: int | None) -> None:
         """Widen the range to at least 2**exponent."""

@@ -105,7 +105,7 @@ class _Subject:
         for i, path in enumerate(paths):
             path.write_bytes(encoded[i % _SCENES])
         classes = self.session.manifest.classes or 1
-        held, kept = self.annotations["images"], []
+        held, kept = self.annotations["images"], list[dict[str, Any]]()
         for i in range(len(paths)):
             own = (a for a in self.annotations["annotations"] if a["image_id"] == i % _SCENES and a["category_id"] < classes)
             kept += [{**a, "image_id": i, "id": len(kept) + number} for number, a in enumerate(own, 1)]
