@@ -37,7 +37,7 @@ def _digest(array: np.ndarray) -> str:
 
 def value_text(tensor: gs.Constant) -> str:
     """dtype[shape] and the values of a constant: printed when few, hashed when many."""
-    head = f"{np.dtype(tensor.dtype).name}{_shape(tensor.shape)}"
+    head = f"{_dtype_name(np.dtype(tensor.dtype))}{_shape(tensor.shape)}"
     weight = weight_of(tensor)
     if weight is not None:
         return f"{head}#{_mapped_digest(weight)}"
@@ -58,11 +58,12 @@ def _shape(shape: Any) -> str:
 
 
 def type_text(tensor: gs.Tensor) -> str:
-    if tensor.dtype is None:
-        return "?"
-    dtype = tensor.dtype
-    name = f"TensorProto.{type_name(dtype)}" if isinstance(dtype, int) else np.dtype(dtype).name
-    return f"{name}{_shape(tensor.shape)}"
+    return "?" if tensor.dtype is None else f"{_dtype_name(tensor.dtype)}{_shape(tensor.shape)}"
+
+
+@lru_cache(maxsize=256)
+def _dtype_name(dtype: Any) -> str:
+    return f"TensorProto.{type_name(dtype)}" if isinstance(dtype, int) else np.dtype(dtype).name
 
 
 def lines(graph: Graph, canonical: bool = False, values: _Values | None = None) -> Iterator[str]:
@@ -86,11 +87,10 @@ def text(graph: Graph, canonical: bool = False) -> str:
 def _nodes(graph: gs.Graph, names: _Names, indent: str) -> Iterator[str]:
     for node in graph.nodes:
         inputs = ", ".join(names.use(tensor) for tensor in node.inputs)
-        outputs = ", ".join(f"{names.define(tensor)}: {type_text(tensor)}" for tensor in node.outputs)
-        plain = {k: v for k, v in node.attrs.items() if not isinstance(v, gs.Graph)}
+        outputs = ", ".join(f"{names.define(tensor)}: {names.type(tensor)}" for tensor in node.outputs)
         domain = f"{node.domain}::" if node.domain else ""
-        yield f"{indent}{outputs} = {domain}{node.op}({inputs}){_attributes(plain)}"
-        for key, value in sorted(node.attrs.items()):
+        yield f"{indent}{outputs} = {domain}{node.op}({inputs}){names.attributes(node)}"
+        for key, value in sorted(node.attrs.items()) if node.attrs else ():
             if isinstance(value, gs.Graph):
                 inner = names.inner()
                 arguments = ", ".join(inner.define(tensor) for tensor in value.inputs)
@@ -136,7 +136,12 @@ def _attribute(value: Any) -> str:
 
 
 class _Values(dict[int, str]):
-    """The texts of constants by their id, which named and canonical text have alike."""
+    """The texts of constants by their id, which named and canonical text have alike; of types and attributes, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: dict[int, str] = {}
+        self.attributes: dict[int, str] = {}
 
     def of(self, tensor: gs.Constant) -> str:
         return self.get(id(tensor)) or self.setdefault(id(tensor), value_text(tensor))
@@ -158,6 +163,19 @@ class _Names:
         if not tensor.name:
             return "_"
         return self.known.setdefault(id(tensor), f"%{len(self.known)}" if self.canonical else tensor.name)
+
+    def type(self, tensor: gs.Tensor) -> str:
+        if self._values is None:
+            return type_text(tensor)
+        held = self._values.types
+        return held.get(id(tensor)) or held.setdefault(id(tensor), type_text(tensor))
+
+    def attributes(self, node: gs.Node) -> str:
+        if not node.attrs or self._values is None:
+            return attributes_text(node)
+        held = self._values.attributes
+        found = held.get(id(node))
+        return held.setdefault(id(node), attributes_text(node)) if found is None else found
 
     def use(self, tensor: gs.Tensor) -> str:
         if isinstance(tensor, gs.Constant):
