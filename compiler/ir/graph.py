@@ -20,9 +20,10 @@ from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.converted import was_converted
 from onnxgraft.ir.observed import Observed
 from onnxgraft.ir.ops import WITH_GRAPHS
-from onnxgraft.ir.serde import Skeleton, Weight, mark_external, read_skeleton, write_model
+from onnxgraft.ir.serde import Skeleton, Weight, mark_external, read_skeleton
 from onnxgraft.ir.traverse import node_inputs
 from onnxgraft.ir.weights import MappedValues, weight_of
+from onnxgraft.ir.written import write_model
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what graphsurgeon prints about broken graphs, the manager tells in one line
 IR_VERSION = 10  # what ONNX Runtime and TensorRT of 2024 and later read; graphsurgeon would write the newest
@@ -228,8 +229,7 @@ class Graph:
             for node in waiting.pop().nodes:
                 if node.op in WITH_GRAPHS or node.domain:
                     held = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
-                    found += held
-                    waiting += held
+                    found, waiting = found + held, waiting + held
         return found
 
     def redirect(self, consumers: Iterable[gs.Node], old: gs.Tensor, new: gs.Tensor) -> None:
