@@ -17,7 +17,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import descendants
 from onnxgraft.ir.value import Value, constant, where
 from onnxgraft.options import Count, Share
-from onnxgraft.passes.emit.boxes import clip, decode, just_above, set_outputs
+from onnxgraft.passes.emit.boxes import clip, decode, just_above, set_outputs, shortest_side
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.passes.emit.roi_pooler import pool
 from onnxgraft.pipeline.base import DetectorPass, Pass
@@ -71,8 +71,10 @@ class BoxNMS(DetectorPass[BoxHead]):
         stages = [b.of(name) for name in (*(stage.scores_tensor for stage in spec.cascade), head.scores_tensor)]
         proposals = b.of(ctx.values.head_boxes)
         rows = int(proposals.shape[1])
-        scores = _class_scores(_mean(b, stages), b.of(ctx.values.proposals.valid), ctx.batch, rows, head.num_classes)
+        scores = _class_scores(_mean(b, stages), b.of(ctx.values.proposals.valid), ctx.batch, rows, head)
         boxes = _class_boxes(b, ctx, head, proposals)
+        if head.min_box_size is not None:
+            scores = _without_small_ones(scores, boxes, head.min_box_size)
         threshold = just_above(head.score_threshold if self.score_threshold is None else self.score_threshold)
         scale = _lift(threshold)
         if scale != 1.0:
@@ -134,19 +136,28 @@ def _mean(b: Builder, stages: list[Value]) -> Value:
     return total if len(stages) == 1 else (total * constant("share", 1 / len(stages))).named("mean_of_stages")
 
 
-def _class_scores(activated: Value, valid: Value, batch: int, rows: int, classes: int) -> Value:
+def _class_scores(activated: Value, valid: Value, batch: int, rows: int, head: BoxHead) -> Value:
     """[N, P, C] scores of the foreground classes; -1 in rows that hold no proposal."""
-    grouped = activated.reshape(batch, rows, classes + 1, hint="grouped").named("with_background")
-    foreground = grouped[..., 0:classes].named("foreground")
+    grouped = activated.reshape(batch, rows, head.num_classes + 1, hint="grouped").named("with_background")
+    foreground = grouped[..., head.foreground].named("foreground")
     exists = valid.unsqueeze(2, hint="last").named("valid")
     return where(exists, foreground, constant("none", -1.0)).named("class_scores")
 
 
+def _without_small_ones(scores: Value, boxes: Value, side: float) -> Value:
+    """remove_small_boxes of torchvision: scores [N, P, C], -1 where a side of the box, [N, P, C | 1, 4], is not above `side`."""
+    large = (shortest_side(boxes) > constant("min_size", float(side))).named("large_enough")
+    return where(large, scores, constant("too_small", -1.0)).named("scores_of_large_ones")
+
+
 def _class_boxes(b: Builder, ctx: Context, head: BoxHead, proposals: Value) -> Value:
     """[N, P, C, 4] (or one box for all classes) decoded from the proposals and clipped."""
+    deltas = b.of(head.deltas_tensor)
+    if head.box_groups > head.num_classes:
+        deltas = deltas[..., 4 : 4 * head.box_groups].named("foreground_deltas")
     classes = 1 if head.class_agnostic else head.num_classes
     shape = ctx.batch, int(proposals.shape[1]), classes, 4
-    deltas = b.of(head.deltas_tensor).reshape(*shape, hint="per_class").named("deltas")
+    deltas = deltas.reshape(*shape, hint="per_class").named("deltas")
     around = proposals.unsqueeze(2, hint="class_axis").named("proposals")
     return clip(b, ctx, decode(deltas, around, head.coder))
 
@@ -156,6 +167,8 @@ def _hand_over(graph: Graph, ctx: Context, b: Builder, boxes: Value, classes: Va
     spec = ctx.spec()
     flat = boxes.reshape(-1, 4, hint="rows").named("flat_boxes")
     kinds = classes.cast(np.int64).named("classes64").reshape(-1, hint="flat").named("flat_classes")
+    if spec.box_head is not None and spec.box_head.first_class:
+        kinds = (kinds + spec.box_head.first_class).named("numbered_classes")
     for name, new in ((spec.outputs.boxes_tensor, flat), (spec.outputs.classes_tensor, kinds)):
         if name is not None:
             graph.replace(graph.tensor(name), new.handle)

@@ -10,7 +10,7 @@ import numpy as np
 from onnxgraft.detector.spec import RPN, DetectorSpec, RPNLevel
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.value import Value, constant, where
+from onnxgraft.ir.value import Value, concat, constant, where
 from onnxgraft.passes.emit.boxes import clip, decode, shortest_side
 from onnxgraft.passes.emit.rows import by_location, first_image, largest, rows_of
 from onnxgraft.pipeline.base import DetectorPass
@@ -46,17 +46,21 @@ class DecodeBoxes(DetectorPass[RPN]):
         for level, anchors in zip(rpn.levels, ctx.anchors, strict=True):
             boxes, scores = _decode_level(graph, ctx, rpn, level, anchors)
             made.append(LevelValues(boxes.name, scores.name))
+            if rpn.joined_logits_tensor is None:
+                topk = next(node for node in graph.nodes if node.name == level.topk_node)
+                graph.replace(graph.tensor(level.selected_tensor), first_image(boxes, ctx.batch).handle)
+                graph.replace(topk.outputs[0], first_image(scores, ctx.batch).handle)
             ctx.count("anchors decoded", level.topk)
             ctx.count("anchors left undecoded", len(anchors) - level.topk)
         ctx.values.levels = made
+        if rpn.joined_logits_tensor is not None:
+            _select_together(graph, ctx, rpn.levels[0].selected_tensor, rpn.joined_logits_tensor)
 
 
 def _decode_level(graph: Graph, ctx: Context, rpn: RPN, level: RPNLevel, anchors: np.ndarray) -> tuple[Value, Value]:
-    """(boxes [N, k, 4], scores [N, k]) of one level, best first; the export gets those of the first image."""
+    """(boxes [N, k, 4], scores [N, k]) of one level, best first."""
     n, k = ctx.batch, level.topk
-    legacy = graph.tensor(level.selected_tensor)
-    topk = next(node for node in graph.nodes if node.name == level.topk_node)
-    b = Builder(graph, f"rpn/stride{level.stride}", [level.topk_node, legacy.inputs[0].name])
+    b = Builder(graph, f"rpn/stride{level.stride}", [level.topk_node, graph.tensor(level.selected_tensor).inputs[0].name])
     logits = b.of(ctx.current(level.logits_tensor)).transpose(0, 2, 3, 1).named("by_location")
     best, index = largest(logits.reshape(n, -1, hint="flat").named("logits"), k, ("best", "index"))
     names = ("per_anchor", "deltas_by_location", "deltas")
@@ -66,9 +70,18 @@ def _decode_level(graph: Graph, ctx: Context, rpn: RPN, level: RPNLevel, anchors
     decoded = decode(deltas, selected, rpn.coder)
     clipped = clip(b, ctx, decoded)
     scores = _rule_out(decoded, clipped, best, rpn.min_box_size)
-    graph.replace(legacy, first_image(clipped, n).handle)
-    graph.replace(topk.outputs[0], first_image(scores, n).handle)
     return clipped, scores
+
+
+def _select_together(graph: Graph, ctx: Context, selected: str, logits: str) -> None:
+    """Give the export, which selects the candidates of all levels together, those of the first image."""
+    for name, column in ((selected, "boxes"), (logits, "scores")):
+        old = graph.tensor(name)
+        b = Builder(graph, "rpn/joined", [old.inputs[0].name])
+        levels = [first_image(b.of(getattr(level, column)), ctx.batch) for level in ctx.values.levels]
+        joined = (concat(*levels, axis=1) if len(levels) > 1 else levels[0]).named(f"{column}_of_levels")
+        shape = [int(d) for d in old.shape]
+        graph.replace(old, joined.reshape(*shape, hint="as_selected").named(f"selected_{column}").handle)
 
 
 def _rule_out(decoded: Value, clipped: Value, best: Value, side: float) -> Value:

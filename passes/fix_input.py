@@ -9,7 +9,7 @@ from typing import ClassVar
 import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis import analyse_and_account, read
-from onnxgraft.analysis.canvas import added_by, image_paddings
+from onnxgraft.analysis.canvas import added_by, image_paddings, take_resize_out
 from onnxgraft.analysis.output_forms import forms_note, hold_forms, undo_forms
 from onnxgraft.analysis.outputs import sort_outputs
 from onnxgraft.detector.spec import DetectorSpec
@@ -59,6 +59,7 @@ class FixInput(Pass):
         was = make_plain(graph)
         before = resize_image(graph, self.height, self.width)
         try:
+            take_resize_out(graph)
             take_padding_out(graph, before)
             ctx.count("folded", settle(graph)["folded"])
             forms = undo_forms(graph, (self.height, self.width))
@@ -72,7 +73,7 @@ class FixInput(Pass):
         if before is not None:
             _refuse_another_size(graph, before)
         image = ctx.detector.image
-        ctx.notes += [*form_note(was, image), *forms_note(forms)]
+        ctx.notes += [*form_note(was, image), *forms_note(ctx.detector.output_forms)]
         if max(map(abs, image.mean)) < _NOTHING and max(abs(std - 1) for std in image.std) < _NOTHING:
             ctx.notes.append("the graph normalises nothing: it takes levels as they are, and a model that was trained on "
                              "normalised pictures needs them normalised before")  # fmt: skip

@@ -38,13 +38,15 @@ class MaskHead(DetectorPass[Masks]):
         old = graph.tensor(ctx.values.results[Role.MASKS])
         classes = graph.tensor(ctx.values.results[Role.CLASSES])
         n, d, m = ctx.batch, int(classes.shape[1]), head.resolution
-        channels = 1 if head.class_agnostic else ctx.spec().num_classes or 1
+        box_head = ctx.spec().box_head
+        before = box_head.first_class if box_head is not None else 0  # a background in front has a mask of its own
+        channels = 1 if head.class_agnostic else (ctx.spec().num_classes or 1) + before
         b = Builder(graph, "mask_head", [node.name for node in old.inputs])
         logits = b.of(head.logits_tensor)
         if channels > 1:
             flat = logits.reshape(n * d * channels, m * m, hint="per_class").named("per_class")
             kinds = b.of(classes).reshape(n * d, hint="rows").named("class")
-            first = constant("first_of_row", np.arange(n * d, dtype=np.int32) * np.int32(channels))
+            first = constant("first_of_row", np.arange(n * d, dtype=np.int32) * np.int32(channels) + np.int32(before))
             logits = flat.take((kinds + first).named("index")).named("of_class")
         masks = logits.reshape(n, d, m, m, hint="masks").named("logits").sigmoid().named("masks").handle
         graph.gs.outputs[:] = [masks if t is old else t for t in graph.gs.outputs]

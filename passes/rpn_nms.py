@@ -61,7 +61,10 @@ class RpnNMS(DetectorPass[RPN]):
         old = graph.tensor(rpn.proposals_tensor)
         b = Builder(graph, "rpn/nms", [node.name for node in old.inputs])
         boxes, logits = _as_batch(b, ctx.values.levels, [level.topk for level in rpn.levels], n)
-        enters = (logits >= constant("threshold", score_limit(self.score_threshold, 1)[0])).named("enters")
+        if rpn.probabilities:
+            enters, logits = _probabilities(logits, max(self.score_threshold, rpn.score_threshold))
+        else:
+            enters = (logits >= constant("threshold", score_limit(self.score_threshold, 1)[0])).named("enters")
         order = constant("order", np.arange(rows, 0, -1, dtype=np.float32).reshape(1, rows))
         rank = where(enters, order, constant("none", 0.0)).named("rank").unsqueeze(2, hint="last").named("ranks")
         kept = min(rows, rpn.post_nms_topk)
@@ -78,7 +81,7 @@ class RpnNMS(DetectorPass[RPN]):
         proposals, best, valid = _best_of_all(survivors, found, logits, n, rpn.post_nms_topk)
         made = ProposalValues(proposals.name, valid.name)
         ctx.values.proposals = made
-        if ctx.spec().box_head is None:
+        if ctx.spec().box_head is None:  # whose ranks are logits
             scores = where(valid, best.sigmoid().named("probability"), constant("none", 0.0)).named("objectness")
             number = valid.cast(np.int32).named("valid_as_number").sum(1, keepdims=True).named("number")
             results = {Role.NUM_DETECTIONS: number, Role.BOXES: proposals, Role.SCORES: scores}
@@ -89,6 +92,15 @@ class RpnNMS(DetectorPass[RPN]):
         ctx.values.proposals = replace(made, valid_rows=found_rows.name)
         flat = first_image(proposals, n).reshape(-1, 4, hint="rows").named("flat")
         graph.replace(old, flat.take(found_rows).named("kept").handle)
+
+
+def _probabilities(logits: Value, least: float) -> tuple[Value, Value]:
+    """(which enter, their probabilities) of logits [N * L, K], where a suppression ranks by probabilities and keeps those of at
+    least so much."""
+    probability = logits.sigmoid().named("probability")
+    exists = (logits > constant("absent", ABSENT)).named("exists")
+    met = (probability >= constant("threshold", float(least))).named("met") if least > 0 else None
+    return exists if met is None else (exists & met).named("enters"), probability
 
 
 def _as_batch(b: Builder, levels: list[LevelValues], sizes: list[int], batch: int) -> tuple[Value, Value]:

@@ -109,7 +109,7 @@ class _Accounting:
         parts.hold_rpn(self._graph, rpn, self._size, alone, seen)
         maps = [name for level in rpn.levels for name in (level.logits_tensor, level.deltas_tensor)]
         self._add("proposals", maps, [rpn.proposals_tensor, *([alone] if alone else [])], seen,
-                  [rpn.min_box_size, *_of_coder(rpn.coder)], f"{rpn.pre_nms_topk} of each level",
+                  [rpn.min_box_size, rpn.score_threshold, *_of_coder(rpn.coder)], f"{rpn.pre_nms_topk} of each level",
                   f"IoU {rpn.nms_threshold:.6g}", f"{rpn.post_nms_topk} kept",
                   f"clamp {rpn.coder.scale_clamp:.6g}")  # fmt: skip
 
@@ -126,7 +126,8 @@ class _Accounting:
         parts.hold_detections(self._graph, spec.outputs, head, spec.cascade, pooler, self._size, seen)
         starts = [head.logits_tensor, head.deltas_tensor, spec.box_poolers()[0].boxes_tensor]
         starts += [name for stage in spec.cascade for name in (stage.logits_tensor, stage.deltas_tensor)]
-        known = [head.score_threshold, *_of_coder(head.coder), *(n for stage in spec.cascade for n in _of_coder(stage.coder))]
+        known = [head.score_threshold, head.min_box_size or 0.0, *_of_coder(head.coder),
+                 *(n for stage in spec.cascade for n in _of_coder(stage.coder))]  # fmt: skip
         self._add("detections", starts, self._detected, seen, known, f"score > {head.score_threshold:.6g}",
                   f"IoU {head.nms_threshold:.6g}", f"{head.detections_per_image} kept", f"clamp {head.coder.scale_clamp:.6g}")
 
@@ -139,7 +140,7 @@ class _Accounting:
 
     def masks(self, head: MaskHead, box_head: BoxHead) -> None:
         seen, outputs = Evidence(), self._spec.outputs
-        parts.hold_masks(self._graph, outputs, head, box_head.num_classes, seen)
+        parts.hold_masks(self._graph, outputs, head, box_head, seen)
         self._add("masks", [head.logits_tensor, *self._detected], [outputs.masks_tensor or ""], seen, [])
 
     def semantic(self, head: SemanticHead) -> None:

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.analysis.box_coder import Decode, measure_coder
 from onnxgraft.analysis.provenance import (
     iou_threshold,
+    just_below,
     kept_after,
     nms_of,
     refuse_change,
@@ -21,8 +22,17 @@ from onnxgraft.detector.spec import BoxCoder, BoxHead, CascadeStage, Outputs, Po
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.ops import LINEAR
-from onnxgraft.ir.traverse import ancestors, ancestors_before, binary, node_inputs, scalar
+from onnxgraft.ir.ops import LINEAR, RESHAPING
+from onnxgraft.ir.traverse import (
+    ancestors,
+    ancestors_before,
+    back_through,
+    binary,
+    node_inputs,
+    producer,
+    scalar,
+    value,
+)
 
 
 def analyse_box_head(graph: Graph, outputs: Outputs, stages: list[Pooler], image: tuple[int, int]) -> BoxHead:
@@ -42,29 +52,32 @@ def analyse_box_head(graph: Graph, outputs: Outputs, stages: list[Pooler], image
         raise Refusal("no non-maximum suppression selects the detections", scores.name)
     final = _mean(activation, len(stages)) if len(stages) > 1 else activation.outputs[0]
     refuse_change(scores, lambda t: t is final, "scores of the detections")
-    threshold = _threshold(scores, final, stop, nms[0])
+    compared = _compared(scores, final, stop, nms[0])
     classes = _last_dim(logits, activation) - 1
+    first = _first_class(graph, compared, final, proposals, classes)
     decoded = _decoded_boxes(nms[0], proposals, pooled)
     refuse_change(graph.tensor(outputs.boxes_tensor or ""), lambda t: t is decoded, "boxes of the detections")
     labels = graph.tensor(outputs.classes_tensor or "")
-    refuse_change(labels, _index, "classes of the detections")
+    refuse_change(labels, _number_of_column if first else _index, "classes of the detections")
     refuse_mixed_classes(nms[0], labels)
     deltas = _regression(decoded, proposals, nms[0])
     width = _last_dim(deltas, nms[0])
-    if width not in (4, 4 * classes):
-        raise Refusal(f"{classes} classes need 4 or {4 * classes} box deltas, found {width}", nms[0].name)
+    if width not in (4, 4 * (classes + first)):
+        raise Refusal(f"{classes} classes need 4 or {4 * (classes + first)} box deltas, found {width}", nms[0].name)
     coder = _coder(graph, decoded, deltas, proposals, width // 4, image)
     return BoxHead(
         num_classes=classes,
         activation=activation.op.lower(),
         class_agnostic=width == 4 and classes > 1,
         coder=coder,
-        score_threshold=round(threshold, 7),
+        score_threshold=round(scalar(compared.inputs[1]) or 0.0, 7),
         nms_threshold=iou_threshold(nms[1]),
         detections_per_image=kept_after(nms[0]),
         logits_tensor=logits.name,
         scores_tensor=activation.outputs[0].name,
         deltas_tensor=deltas.name,
+        background_first=first == 1,
+        min_box_size=_least_side(nms[0], decoded),
     )
 
 
@@ -100,14 +113,57 @@ def _activation(graph: Graph, scores: gs.Tensor, stages: list[Pooler], pooler: P
     raise Refusal("no Softmax or Sigmoid makes the detections' scores", scores.name)
 
 
-def _threshold(scores: gs.Tensor, final: gs.Tensor, stop: list[gs.Tensor], nms: gs.Node) -> float:
-    """The constant that the scores themselves are compared with; of several, the highest (it decides)."""
+def _compared(scores: gs.Tensor, final: gs.Tensor, stop: list[gs.Tensor], nms: gs.Node) -> gs.Node:
+    """The comparison of the scores themselves with a constant; of several, with the highest (it decides)."""
     barrier = {id(t): t for t in stop}
     compared = [n for n in ancestors(scores, barrier) if n.op == "Greater" and id(final) in selected_from(n.inputs[0])]
-    numbers = [number for n in compared if (number := scalar(n.inputs[1])) is not None]
-    if not numbers:
+    compared = [n for n in compared if scalar(n.inputs[1]) is not None]
+    if not compared:
         raise Refusal("no constant score threshold filters the detections", nms.name)
-    return max(numbers)
+    return max(compared, key=lambda n: scalar(n.inputs[1]) or 0.0)
+
+
+def _first_class(graph: Graph, compared: gs.Node, final: gs.Tensor, proposals: gs.Tensor, classes: int) -> int:
+    """The first of the columns [1, C + 1] that are compared: 0 where the background is the last, 1 where it comes first.
+
+    Raises:
+        Refusal: other columns are left out.
+    """
+    columns = np.arange(classes + 1, dtype=np.float32)[None]
+    feeds = {final.name: columns, proposals.name: np.array([[1, 1, 9, 9]], np.float32)}
+    taken = evaluate(graph, [compared.inputs[0]], feeds)[0].reshape(-1)
+    for first in (0, 1):
+        if np.array_equal(taken, columns[0, first : first + classes]):
+            return first
+    raise Refusal(f"the columns {taken[:8].astype(int).tolist()} of {classes + 1} class scores are compared, where the last one "
+                  "(detectron2) or the first one (torchvision) is the background", compared.name)  # fmt: skip
+
+
+def _number_of_column(tensor: gs.Tensor) -> bool:
+    """Whether a tensor numbers the columns of scores, as torchvision does where the background comes first."""
+    return value(tensor) is not None or (bool(tensor.inputs) and tensor.inputs[0].op == "Range")
+
+
+def _least_side(nms: gs.Node, decoded: gs.Tensor) -> float | None:
+    """The side that both of a candidate exceed (torchvision's remove_small_boxes), None where none is dropped for its size.
+
+    Raises:
+        Refusal: width and height are compared with different numbers.
+    """
+    sides: set[float] = set()
+    for start in node_inputs(nms):
+        for node in ancestors(start, {id(decoded): decoded}):
+            source = producer(back_through(node.inputs[0], RESHAPING)) if node.inputs else None
+            number = scalar(node.inputs[1]) if node.op in ("Greater", "GreaterOrEqual") else None
+            if number is not None and source is not None and source.op == "Sub" and _reads(source, decoded):
+                sides.add(number if node.op == "Greater" else just_below(number))
+    if len(sides) > 1:
+        raise Refusal(f"widths and heights of candidates are compared with {sorted(sides)}, not with one number", nms.name)
+    return sides.pop() if sides else None
+
+
+def _reads(node: gs.Node, boxes: gs.Tensor) -> bool:
+    return all(id(boxes) in selected_from(t) for t in node.inputs)
 
 
 def _index(tensor: gs.Tensor) -> bool:
@@ -138,12 +194,26 @@ def _decoded_boxes(nms: gs.Node, proposals: gs.Tensor, pooled: gs.Tensor) -> gs.
         for node in ancestors_before(start, {"Gemm", "MatMul", "Softmax", "Sigmoid", "NonZero"}):
             if node.op not in ("Gather", "GatherND") or len(node.inputs) < 2:
                 continue
-            data, index = node.inputs[0], node.inputs[1]
-            selects = any(n.op == "NonZero" for n in ancestors_before(index, {"NonZero", "Gemm", "MatMul"}))
+            data = node.inputs[0]
+            selects = _by_condition(node)
             clipped = any(n.op in ("Clip", "Min") for n in ancestors_before(data, {"Exp", "Gemm", "MatMul", "NonZero"}))
             if selects and clipped:
-                return data
+                return _before_selections(data)
     raise Refusal("the boxes that the score threshold selects were not found", nms.name)
+
+
+def _by_condition(node: gs.Node) -> bool:
+    return any(n.op == "NonZero" for n in ancestors_before(node.inputs[1], {"NonZero", "Gemm", "MatMul"}))
+
+
+def _before_selections(boxes: gs.Tensor) -> gs.Tensor:
+    """Where conditions select boxes one after the other: what the first of them selects from."""
+    node = producer(boxes)
+    while node is not None and node.op in RESHAPING | {"Gather", "GatherND"}:
+        if node.op in ("Gather", "GatherND") and _by_condition(node):
+            return _before_selections(node.inputs[0])
+        node = producer(node.inputs[0])
+    return boxes
 
 
 def _regression(decoded: gs.Tensor, proposals: gs.Tensor, context: gs.Node) -> gs.Tensor:

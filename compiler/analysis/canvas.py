@@ -11,8 +11,10 @@ import onnx_graphsurgeon as gs
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.traverse import ancestors, value
+from onnxgraft.ir.traverse import ancestors, producer, value
 
+_BATCHED = 4  # axes of an image with a batch axis
+_IN_PLACE = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")  # which leave an image alone that keeps its size
 _CHAIN = 16  # nodes between the image and the first convolution, at most
 
 
@@ -39,6 +41,54 @@ def image_paddings(graph: Graph) -> Iterator[gs.Node]:
         if following[0].op == "Pad":
             yield following[0]
         tensor = following[0].outputs[0]
+
+
+def take_resize_out(graph: Graph) -> None:
+    """Let the resize that torchvision's detectors do in front of the network give way, where it leaves the image as it is.
+
+    Raises:
+        Refusal: it changes the image's size, so that another canvas has to be taken.
+    """
+    tensor: gs.Tensor = graph.gs.inputs[0]
+    for _ in range(_CHAIN):
+        resize = next((n for n in tensor.outputs if n.op == "Resize"), None)
+        if resize is not None:
+            break
+        following = [n for n in tensor.outputs if n.op != "Shape"]
+        if len(following) != 1 or following[0].op == "Conv":
+            return
+        tensor = following[0].outputs[0]
+    else:
+        return
+    before = resize.inputs[0]
+    _refuse_another_size(graph, resize)
+    graph.replace(resize.outputs[0], before)
+    batched = producer(before)
+    for taken in list(before.outputs):  # the batch axis, which only the resize needed
+        index = value(taken.inputs[1]) if taken.op == "Gather" and len(taken.inputs) > 1 else None
+        one = index is not None and index.size == 1 and not index.any() and taken.attrs.get("axis", 0) == 0 and index.ndim == 0
+        if batched is not None and batched.op == "Unsqueeze" and len(before.shape or ()) == _BATCHED and one:
+            graph.replace(taken.outputs[0], batched.inputs[0])
+    graph.cleanup()
+
+
+def _refuse_another_size(graph: Graph, resize: gs.Node) -> None:
+    """Raises Refusal unless a Resize gives its image [1, 3, height, width] as it is."""
+    image = graph.gs.inputs[0]
+    height, width = (int(d) for d in image.shape[-2:])
+    feeds = {image.name: np.zeros([int(d) for d in image.shape], image.dtype or np.float32)}
+    given = next((t for t in resize.inputs[3:1:-1] if t.name), None)
+    plain = given is not None and resize.attrs.get("coordinate_transformation_mode", "half_pixel") in _IN_PLACE
+    if given is None or not plain or resize.attrs.get("axes"):
+        raise Refusal("the image is resized inside the graph, in a way that is not known: export without it", resize.name)
+    wanted = evaluate(graph, [given], feeds)[0].reshape(-1).astype(np.float64)
+    if given is resize.inputs[2]:
+        wanted = wanted * [1, 3, height, width]
+    if wanted.tolist() != [1, 3, height, width]:
+        to = "x".join(f"{side:g}" for side in wanted[-2:])
+        raise Refusal(f"an image of {height}x{width} is resized to {to} inside the graph, as torchvision's detectors do: "
+                      f"compile it where that changes nothing; export with min_size and max_size the smaller and the larger side of "
+                      "the canvas, and give --size that canvas", resize.name)  # fmt: skip
 
 
 def read_canvas(graph: Graph) -> Canvas | None:

@@ -78,6 +78,6 @@ def _largest_k(topk: gs.Node) -> int:
                 return int(k)
     if any(node.op == "ReduceMin" for node in ancestors_before(topk.inputs[1], {"ReduceMin", "NonZero"})):
         raise Refusal("this TopK keeps the least of several numbers, as torchvision's RetinaNet and FCOS write it and "
-                      "detectron2's do not: a detector of torchvision is not compiled; build and export the model with "
-                      "detectron2", topk.name)  # fmt: skip
+                      "detectron2's do not: its dense detectors are not compiled yet; build and export the model "
+                      "with detectron2", topk.name)  # fmt: skip
     raise Refusal("the number of candidates that this TopK keeps has no constant bound", topk.name)

@@ -133,7 +133,5 @@ def _first_convolution_input(image: gs.Tensor) -> tuple[gs.Tensor, list[gs.Node]
                 chain.append(node)
                 queue += node.outputs
             elif node.op == "Resize":
-                raise Refusal("the image is resized inside the graph, as torchvision's detectors do and detectron2's do not: "
-                              "theirs have the background first, count classes from 1 and choose pooler levels by another "
-                              "rule, and are not compiled; build and export the model with detectron2", node.name)  # fmt: skip
+                raise Refusal("the image is resized inside the graph", node.name)
     raise Refusal(f"no convolution reads the image input {image.name!r}: no detector of detectron2")

@@ -29,7 +29,7 @@ def analyse_mask_head(graph: Graph, masks: gs.Tensor, box_head: BoxHead) -> Mask
     channels, height, width = dims_of_masks(logits, predictor)
     if height != width:
         raise Refusal(f"masks of {height}x{width} are not square", predictor.name)
-    if channels not in (1, box_head.num_classes):
+    if channels not in (1, box_head.num_classes + box_head.first_class):
         raise Refusal(f"{channels} mask channels for {box_head.num_classes} classes", predictor.name)
     return MaskHead(
         resolution=height,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -59,7 +59,7 @@ def undo_forms(graph: Graph, *sizes: tuple[int, int]) -> tuple[OutputForm, ...]:
     return tuple(found)
 
 
-def forms_note(forms: tuple[OutputForm, ...]) -> list[str]:
+def forms_note(forms: Sequence[OutputForm]) -> list[str]:
     """What the export gives in another form, as a note for the user."""
     if not forms:
         return []
@@ -68,7 +68,7 @@ def forms_note(forms: tuple[OutputForm, ...]) -> list[str]:
 
 
 def hold_forms(forms: tuple[OutputForm, ...], spec: DetectorSpec) -> tuple[OutputForm, ...]:
-    """The forms, all of outputs that the detector has.
+    """The forms, all of outputs that the detector has, and the classes that it counts from 1, as it has its background first.
 
     Raises:
         Refusal: one is of an output that it does not have, which would no longer be what the file gives.
@@ -78,7 +78,17 @@ def hold_forms(forms: tuple[OutputForm, ...], spec: DetectorSpec) -> tuple[Outpu
         if form.taken not in own:
             raise Refusal(f"output {form.given!r} gives {form} of what is none of the detector's outputs: leave it out of the "
                           "export", form.given)  # fmt: skip
-    return forms
+    return counted_forms(forms, spec)
+
+
+def counted_forms(forms: Sequence[OutputForm], spec: DetectorSpec) -> tuple[OutputForm, ...]:
+    """The forms, with that of classes which a detector with its background in front counts from 1."""
+    first, name = spec.box_head.first_class if spec.box_head is not None else 0, spec.outputs.classes_tensor or ""
+    if not first:
+        return tuple(forms)
+    own = next((form for form in forms if form.taken == name), OutputForm(Role.CLASSES.value, name, name))
+    counted = replace(own, first=own.first + first)
+    return (*(form for form in forms if form is not own), *(() if counted.plain else (counted,)))
 
 
 def _undone(graph: Graph, output: gs.Tensor, sizes: tuple[tuple[int, int], ...]) -> tuple[gs.Tensor, OutputForm] | None:

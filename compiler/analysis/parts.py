@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from onnxgraft.detector.spec import RPN, BoxHead, CascadeStage, DenseHead, MaskH
 from onnxgraft.ir.graph import Graph
 
 Size = tuple[int, int]
+_APART = (-4.0, 2.0)  # logits between which float32 tells probabilities apart that are ranked
 _ROWS = 256  # proposals of a probe, where the graph does not fix their number
 
 
@@ -38,7 +40,8 @@ def _proposal_probes(rpn: RPN, image: Size) -> Iterator[Probe]:
     for seed, share in ((1, 1.0), (2, 0.01), (3, 0.0)):
         rng = probes.random(seed)
         maps = probes.LevelMaps(rpn.levels, 1)
-        every = rng.permutation(np.linspace(-8, 8, sum(maps.rows))).astype(np.float32)
+        low, high = _APART if rpn.probabilities else (-8, 8)
+        every = rng.permutation(np.linspace(low, high, sum(maps.rows))).astype(np.float32)
         maps.logits = np.split(every, np.cumsum(maps.rows)[:-1])
         for index, rows in enumerate(maps.rows):
             maps.deltas[index] = probes.box_deltas(rng, rows, 1, rpn.coder.weights)
@@ -95,7 +98,8 @@ def _detections(probe: _BoxProbe, head: BoxHead, stages: Sequence[CascadeStage],
     feeds = dict(zip(names, probe.logits, strict=True))
     feeds |= dict(zip([*(stage.deltas_tensor for stage in stages), head.deltas_tensor], probe.deltas, strict=True))
     feeds[proposals] = probe.proposals
-    return feeds, lambda results: compare_found(kept, *results)
+    named = replace(kept, classes=kept.classes + head.first_class)
+    return feeds, lambda results: compare_found(named, *results)
 
 
 class _BoxProbe:
@@ -108,24 +112,25 @@ class _BoxProbe:
         self.head, self.image = head, image
         self.coders = [stage.coder for stage in stages]
         self.proposals = probes.boxes(rng, rows, image)
-        width = 1 if head.class_agnostic else head.num_classes
+        width = head.box_groups
         self.deltas = [probes.box_deltas(rng, rows, 1, coder.weights) for coder in self.coders]
         self.deltas.append(probes.box_deltas(rng, rows, width, head.coder.weights))
         likelihood = rng.random(rows) < likely
         self.logits = [probes.class_logits(rng, likelihood, head.num_classes) for _ in range(len(stages) + 1)]
+        self.logits = [np.roll(logits, head.first_class, 1) for logits in self.logits]  # the background may come first
 
     def boxes(self) -> list[np.ndarray]:
         """The boxes that each stage pools, the proposals first."""
         return [self.proposals, *reference.stage_boxes(self.proposals, self.deltas[:-1], self.coders, self.image)]
 
     def candidates(self) -> Found:
-        scores = reference.class_scores(self.logits, self.head.activation)
-        found = reference.box_candidates(self.boxes()[-1], self.deltas[-1], scores, self.head.coder, self.image)
+        scores = reference.class_scores(self.logits, self.head)
+        found = reference.box_candidates(self.boxes()[-1], self.deltas[-1], scores, self.head, self.image)
         return found.rows(np.nonzero(found.scores > self.head.score_threshold)[0])
 
     def silence(self, origin: np.ndarray) -> None:
         for logits in self.logits:
-            logits[origin // self.head.num_classes, origin % self.head.num_classes] = probes.SILENT
+            logits[origin // self.head.num_classes, origin % self.head.num_classes + self.head.first_class] = probes.SILENT
 
     def compare_stages(self, results: Sequence[np.ndarray]) -> str | None:
         for found, expected in zip(results, self.boxes()[1:], strict=True):
@@ -182,7 +187,9 @@ def _dense_probes(head: DenseHead, image: Size) -> Iterator[Probe]:
         yield feeds, compare
 
 
-def hold_masks(graph: Graph, outputs: Outputs, head: MaskHead, classes: int, evidence: Evidence | None = None) -> None:
+def hold_masks(
+    graph: Graph, outputs: Outputs, head: MaskHead, box_head: BoxHead, evidence: Evidence | None = None
+) -> None:
     """Hold that each detection's mask is the sigmoid of its own class's logits.
 
     Args:
@@ -193,9 +200,10 @@ def hold_masks(graph: Graph, outputs: Outputs, head: MaskHead, classes: int, evi
     """
     rng = probes.random(11)
     rows, size = 7, head.resolution
-    channels = 1 if head.class_agnostic else classes
+    first, classes = box_head.first_class, box_head.num_classes
+    channels = 1 if head.class_agnostic else classes + first
     logits = rng.normal(0, 2, (rows, channels, size, size)).astype(np.float32)
-    kinds = rng.integers(0, classes, rows)
+    kinds = rng.integers(first, classes + first, rows)
     feeds: dict[str, np.ndarray] = {
         head.logits_tensor: logits,
         outputs.classes_tensor or "": kinds,

@@ -33,4 +33,7 @@ def analyse_proposal_network(graph: Graph) -> DetectorSpec:
         raise Refusal("the objectness of an RPN is a logit; this output is a probability", objectness.name)
     refuse_change(objectness, lambda t: bool(t.inputs) and t.inputs[0].op == "TopK", "objectness of the proposals")
     rpn = analyse_rpn(graph, proposals, (image.height, image.width))
+    if rpn.probabilities:
+        raise Refusal("these proposals are ranked by probabilities, and given out with logits; detectron2 ranks them by logits",
+                      proposals.name)  # fmt: skip
     return DetectorSpec(family="rpn-fpn" if len(rpn.levels) > 1 else "rpn", image=image, outputs=outputs, rpn=rpn)

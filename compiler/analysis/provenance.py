@@ -149,6 +149,11 @@ def _refuse_gaps(cut: gs.Node) -> None:
                           "first ones", cut.name)  # fmt: skip
 
 
+def just_below(number: float) -> float:
+    """The float32 before a number: to exceed it is to be at least that number."""
+    return float(np.nextafter(np.float32(number), np.float32(-np.inf)))
+
+
 def scalars_near(tensor: gs.Tensor, barrier: Iterable[str]) -> list[float]:
     """All scalar constants in the neighbourhood of a tensor, up to the barrier ops."""
     return [n for node in ancestors_before(tensor, barrier) for t in node.inputs if (n := scalar(t)) is not None]

@@ -14,11 +14,15 @@ from onnxgraft.analysis.provenance import refuse_change, selected_from
 from onnxgraft.analysis.roi_pooler import analyse_poolers
 from onnxgraft.analysis.rpn import analyse_rpn
 from onnxgraft.analysis.semantic_head import analyse_semantic_head
-from onnxgraft.detector.spec import DetectorSpec, Outputs, Pooler
+from onnxgraft.detector.spec import BoxHead, DetectorSpec, Outputs, Pooler
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import infer_shapes
 from onnxgraft.ir.traverse import ancestors, value
+
+
+SAYS_ALIGNMENT = 16
+"""The first opset whose RoiAlign says how it is aligned."""
 
 
 def matches(graph: Graph) -> bool:
@@ -43,6 +47,7 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
     given = next((t.name for t in graph.gs.inputs if t is proposals), None)
     semantic = analyse_semantic_head(graph, graph.tensor(outputs.semantic_tensor), image) if outputs.semantic_tensor else None
     box_head = analyse_box_head(graph, outputs, stages, size)
+    _refuse_lost_alignment(graph, box_head, poolers)
     detected = selected_from(graph.tensor(outputs.boxes_tensor or ""))
     for pooler in (p for p in (of_masks, of_heatmaps) if p is not None):
         refuse_change(graph.tensor(pooler.boxes_tensor), lambda t: id(t) in detected, "boxes that this head is pooled from")
@@ -84,6 +89,19 @@ def _refuse_traced_counts(graph: Graph) -> None:
                 "`onnxgraft export` does",
                 node.name,
             )
+
+
+def _refuse_lost_alignment(graph: Graph, head: BoxHead, poolers: list[Pooler]) -> None:
+    """Below opset 16 an export does not say whether RoiAlign is aligned, and detectron2's is: torchvision's is not.
+
+    Raises:
+        Refusal: a detector with its background first, whose RoiAlign was taken as aligned.
+    """
+    unsaid = graph.source_opset < SAYS_ALIGNMENT or graph.converted
+    if head.background_first and unsaid and any(pooler.aligned for pooler in poolers):
+        raise Refusal(f"this export of opset {graph.source_opset} does not say how RoiAlign is aligned, and torchvision's, whose "
+                      "background comes first as here, is not: build with --pooler-type ROIAlign, or export at opset 16 or later",
+                      poolers[0].pooled_tensor)  # fmt: skip
 
 
 def _family(outputs: Outputs, stages: list[Pooler], proposals_given: bool) -> str:

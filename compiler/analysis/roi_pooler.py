@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import onnx_graphsurgeon as gs
 
@@ -60,13 +61,13 @@ def _pooler(pooled: gs.Tensor, nodes: list[gs.Node]) -> Pooler:
     scales = tuple(float(node.attrs.get("spatial_scale", 1.0)) for node in nodes)
     if not all(0 < scale < math.inf for scale in scales):
         raise Refusal(f"spatial_scale {min(scales)} is no scale of a feature map", first.name)
-    level_rule = (0, 0.0, 0.0, 0.0)
+    level_rule = _LevelRule()
     if len(nodes) > 1:
         level_rule = _level_rule(first, len(nodes))
         for index, scale in enumerate(scales):
-            if abs(math.log2(1 / scale) - (level_rule[0] + index)) > 1e-3:
+            if abs(math.log2(1 / scale) - (level_rule.first + index)) > 1e-3:
                 raise Refusal(
-                    f"spatial_scale {scale} does not belong to level {level_rule[0] + index}", nodes[index].name
+                    f"spatial_scale {scale} does not belong to level {level_rule.first + index}", nodes[index].name
                 )
     channels = first.inputs[0].shape[1] if first.inputs[0].shape else 0
     return Pooler(
@@ -74,10 +75,11 @@ def _pooler(pooled: gs.Tensor, nodes: list[gs.Node]) -> Pooler:
         sampling_ratio=sampling_ratio,
         aligned=aligned,
         scales=scales,
-        min_level=level_rule[0] if len(nodes) > 1 else round(math.log2(1 / scales[0])),
-        canonical_level=level_rule[1],
-        canonical_size=level_rule[2],
-        epsilon=level_rule[3],
+        min_level=level_rule.first if len(nodes) > 1 else round(math.log2(1 / scales[0])),
+        canonical_level=level_rule.canonical_level,
+        canonical_size=level_rule.canonical_size,
+        epsilon=level_rule.epsilon,
+        level_shift=level_rule.shift,
         channels=int(channels),
         feature_tensors=tuple(node.inputs[0].name for node in nodes),
         boxes_tensor=next(iter(boxes.values())).name,
@@ -109,17 +111,26 @@ def _inverse(number: float, node: gs.Node) -> float:
     return 1 / number
 
 
-def _level_rule(node: gs.Node, levels: int) -> tuple[int, float, float, float]:
-    """(min level, canonical level, canonical size, epsilon) of assign_boxes_to_levels (detectron2 poolers.py)."""
+class _LevelRule(NamedTuple):
+    """The numbers of floor(canonical_level + log2(size / canonical_size + epsilon) + shift), and the finest level."""
+
+    first: int = 0
+    canonical_level: float = 0.0
+    canonical_size: float = 0.0
+    epsilon: float = 0.0
+    shift: float = 0.0
+
+
+def _level_rule(node: gs.Node, levels: int) -> _LevelRule:
+    """Of assign_boxes_to_levels (detectron2 poolers.py), or of LevelMapper (torchvision ops/poolers.py), which adds its
+    epsilon behind the logarithm."""
     floor = first_ancestor(node.inputs[1], lambda n: n.op == "Floor")
     if floor is None:
         raise Refusal("no Floor decides which level each box is pooled from", node.name)
     level = _operand(floor.inputs[0], {"Add"}, node)
-    after = producer(level[0])
-    if after is not None and after.op == "Add" and binary(after) is not None:
-        raise Refusal("the level rule adds a constant behind the logarithm, as torchvision's MultiScaleRoIAlign does and "
-                      "detectron2's ROIPooler does not: a detector of torchvision is not compiled; build and export the model "
-                      "with detectron2", after.name)  # fmt: skip
+    shift, after = 0.0, producer(level[0])
+    if after is not None and after.op == "Add":
+        shift, level = level[1], _operand(level[0], {"Add"}, node)
     ratio = _operand(level[0], {"Div", "Mul"}, node)
     log = producer(ratio[0])
     if log is None or log.op != "Log":
@@ -127,7 +138,9 @@ def _level_rule(node: gs.Node, levels: int) -> tuple[int, float, float, float]:
     base = ratio[1] if (ratio_node := producer(level[0])) is not None and ratio_node.op == "Div" else _inverse(ratio[1], floor)
     if abs(base - math.log(2)) > 1e-4:
         raise Refusal(f"the level rule divides by {base:.4f}, not by ln 2", floor.name)
-    shifted = _operand(log.inputs[0], {"Add"}, node)
+    inside = producer(log.inputs[0])
+    plain = shift and inside is not None and inside.op != "Add"
+    shifted = (log.inputs[0], 0.0) if plain else _operand(log.inputs[0], {"Add"}, node)
     scaled = _operand(shifted[0], {"Div", "Mul"}, node)
     scaled_node = producer(shifted[0])
     size = scaled[1] if scaled_node is not None and scaled_node.op == "Div" else _inverse(scaled[1], floor)
@@ -137,7 +150,7 @@ def _level_rule(node: gs.Node, levels: int) -> tuple[int, float, float, float]:
     )
     if low is None or high is None or round(high - low) + 1 != levels:
         raise Refusal(f"levels are clipped to {low}..{high}, but {levels} feature maps are pooled", floor.name)
-    return round(low), level[1], round(size, 3), shifted[1]
+    return _LevelRule(round(low), level[1], round(size, 3), shifted[1], shift)
 
 
 def _operand(tensor: gs.Tensor, ops: set[str], context: gs.Node) -> tuple[gs.Tensor, float]:

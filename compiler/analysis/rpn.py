@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.anchors import grid_stride
 from onnxgraft.analysis.box_coder import measure_coder, verify_coder
+from onnxgraft.analysis.joined_levels import joined_logits, joined_part, part_of_joined, proposal_filters
 from onnxgraft.analysis.provenance import POSTPROCESSING, iou_threshold, kept_after, nms_of, refuse_change, scalars_near
 from onnxgraft.detector.geometry import cell_anchors
 from onnxgraft.detector.spec import RPN, BoxCoder, RPNLevel
@@ -50,6 +51,8 @@ def analyse_rpn(graph: Graph, proposals: gs.Tensor, image: tuple[int, int]) -> R
         level, coder = _level(graph, node, image, coder)
         levels.append(level)
     selected = {level.selected_tensor for level in levels}
+    joined = joined_logits(graph, topks, selected)
+    least, probability = proposal_filters(nms[0])
     refuse_change(proposals, lambda t: t.name in selected, "proposals", POSTPROCESSING)
     assert coder is not None
     levels.sort(key=lambda level: level.stride)
@@ -61,8 +64,11 @@ def analyse_rpn(graph: Graph, proposals: gs.Tensor, image: tuple[int, int]) -> R
         pre_nms_topk=max(level.topk for level in levels),
         post_nms_topk=kept_after(nms[0]),
         nms_threshold=iou_threshold(nms[1]),
-        min_box_size=_min_box_size(nms[0], topks),
+        min_box_size=least,
         proposals_tensor=proposals.name,
+        probabilities=probability is not None,
+        score_threshold=probability or 0.0,
+        joined_logits_tensor=joined,
     )
 
 
@@ -72,27 +78,33 @@ def _locations(topk: gs.Node) -> int:
 
 
 def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder | None) -> tuple[RPNLevel, BoxCoder]:
-    logits = back_through(topk.inputs[0], RESHAPING)
+    logits, start = part_of_joined(topk.inputs[0])
     objectness = producer(logits)
     if objectness is None or objectness.op != "Conv":
         raise Refusal("the scores of this TopK do not come from an objectness convolution", topk.name)
     _, per_cell, height, width = dims(logits, 4, "the objectness logits")
     gather = _gathered_by(topk)
     decoded = gather.inputs[0]
-    deltas = _deltas(decoded, topk)
-    if dims(deltas, 4, "the anchor deltas")[1:] != [4 * per_cell, height, width]:
-        raise Refusal(f"{per_cell} anchors a location need {4 * per_cell} deltas, found {deltas.shape}", topk.name)
+    deltas, others = _deltas(decoded, topk, (4 * per_cell, height, width))
+    count = height * width * per_cell
+    own = slice(start, start + count)
     k = value(topk.inputs[1])
     if k is None:
         raise Refusal("the number of boxes that this TopK keeps is not fixed", topk.name)
 
     def respond(offsets: np.ndarray) -> np.ndarray:
         planes = offsets.reshape(1, height, width, per_cell * 4).transpose(0, 3, 1, 2)
-        return evaluate(graph, [decoded], {deltas.name: np.ascontiguousarray(planes)})[0].reshape(-1, 4)
+        feeds = {**others, deltas.name: np.ascontiguousarray(planes)}
+        return evaluate(graph, [decoded], feeds)[0].reshape(-1, 4)[own]
 
-    count = height * width * per_cell
-    generated = _anchors_tensor(decoded, deltas, count)
+    generated, joined = _anchors_tensor(decoded, deltas, count), None
+    if generated is None and others:
+        total = count + sum(zeros.size for zeros in others.values()) // 4
+        joined = _anchors_tensor(decoded, deltas, total)
+        generated = joined_part(joined, own)
     anchors = evaluate(graph, [generated])[0].reshape(-1, 4) if generated is not None else None
+    if anchors is None and joined is not None:
+        anchors = evaluate(graph, [joined])[0].reshape(-1, 4)[own]
     reference = anchors if anchors is not None else respond(np.zeros((count, 4), np.float32))
     if known is None:
         known = measure_coder(respond, reference, scalars_near(decoded, {"Conv"}), topk.name)
@@ -115,7 +127,7 @@ def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder 
         feature_tensor=_feature(objectness).name,
         logits_tensor=logits.name,
         deltas_tensor=deltas.name,
-        anchors_tensor=generated.name if generated is not None else None,
+        anchors_tensor=generated.name if generated is not None and generated.inputs else None,
         selected_tensor=gather.outputs[0].name,
         topk_node=topk.name,
     )
@@ -123,26 +135,31 @@ def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder 
 
 
 def _gathered_by(topk: gs.Node) -> gs.Node:
-    """The node that selects decoded boxes by the indices of a TopK."""
+    """The node that selects decoded boxes by the indices of a TopK, or by those of all levels' joined."""
     queue, seen = [topk.outputs[1]], set()
     while queue:
         tensor = queue.pop(0)
         for node in tensor.outputs:
-            if node.op in ("Gather", "GatherND") and len(node.inputs) > 1 and node.inputs[1] is tensor:
+            selects = node.op in ("Gather", "GatherND") and len(node.inputs) > 1 and node.inputs[1] is tensor
+            if selects and (node.inputs[0].shape or [4])[-1] == 4:
                 return node
-            if node.op in _INDEXING and id(node) not in seen:
+            if not selects and node.op in _INDEXING and id(node) not in seen:
                 seen.add(id(node))
                 queue += node.outputs
     raise Refusal("the indices of this TopK select no boxes", topk.name)
 
 
-def _deltas(decoded: gs.Tensor, topk: gs.Node) -> gs.Tensor:
-    found = [n for n in ancestors_before(decoded, {"Conv"}) if n.op == "Conv"]
-    if len(found) != 1:
+def _deltas(decoded: gs.Tensor, topk: gs.Node, wanted: tuple[int, int, int]) -> tuple[gs.Tensor, dict[str, np.ndarray]]:
+    """The map [1, *wanted] of deltas that a level's boxes are made of, and zeros for those of other levels decoded with it."""
+    found = [n.outputs[0] for n in ancestors_before(decoded, {"Conv"}) if n.op == "Conv"]
+    own = [t for t in found if tuple(dims(t, 4, "the anchor deltas")[1:]) == wanted]
+    if len(found) == 1 and not own:
+        raise Refusal(f"{wanted[0] // 4} anchors a location need {wanted[0]} deltas, found {found[0].shape}", topk.name)
+    if len(own) != 1:
         raise Refusal(
             f"the boxes behind this TopK depend on {len(found)} convolutions, not on one for deltas", topk.name
         )
-    return found[0].outputs[0]
+    return own[0], {t.name: np.zeros([int(d) for d in t.shape], np.float32) for t in found if t is not own[0]}
 
 
 def _anchors_tensor(decoded: gs.Tensor, deltas: gs.Tensor, count: int) -> gs.Tensor | None:
@@ -193,12 +210,3 @@ def _feature(objectness: gs.Node) -> gs.Tensor:
             break
         tensor = conv.inputs[0]
     return tensor
-
-
-def _min_box_size(nms: gs.Node, topks: list[gs.Node]) -> float:
-    """The side that Boxes.nonempty demands between top-k and suppression."""
-    for start in node_inputs(nms):
-        for node in ancestors_before(start, {"TopK"}):
-            if node.op == "Greater" and (side := scalar(node.inputs[1])) is not None:
-                return side
-    raise Refusal("proposals are not filtered for empty boxes before suppression", nms.name)

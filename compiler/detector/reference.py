@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxgraft.detector.geometry import decode, decode_linear, grid_anchors
-from onnxgraft.detector.spec import RPN, BoxCoder, DenseHead, Pooler
+from onnxgraft.detector.spec import RPN, BoxCoder, BoxHead, DenseHead, Pooler
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,19 @@ def proposal_candidates(
         best = np.argsort(-flat, kind="stable")[: level.topk]
         anchors = grid_anchors(level)[best]
         boxes.append(clip(decode(anchors, by_location(deltas[number], 4)[best], rpn.coder), image))
-        scores.append(flat[best])
+        scores.append(sigmoid(flat[best]) if rpn.probabilities else flat[best])
         levels.append(np.full(len(best), number))
         rows.append(before + best)
         before += len(flat)
     found = Found(*(np.concatenate(parts) for parts in (boxes, scores, levels, rows)))
-    return found.rows(np.nonzero(sides(found.boxes) > rpn.min_box_size)[0])
+    kept = sides(found.boxes) > rpn.min_box_size
+    return found.rows(np.nonzero(kept & (found.scores >= rpn.score_threshold) if rpn.probabilities else kept)[0])
 
 
-def class_scores(logits: Sequence[np.ndarray], activation: str) -> np.ndarray:
-    """[R, C]: the mean of the stages' scores (CascadeROIHeads), without the last column, the background."""
-    activate = softmax if activation == "softmax" else sigmoid
-    return np.asarray(np.mean([activate(stage) for stage in logits], 0)[:, :-1])
+def class_scores(logits: Sequence[np.ndarray], head: BoxHead) -> np.ndarray:
+    """[R, C]: the mean of the stages' scores (CascadeROIHeads), without the column of the background."""
+    activate = softmax if head.activation == "softmax" else sigmoid
+    return np.asarray(np.mean([activate(stage) for stage in logits], 0)[:, head.foreground])
 
 
 def stage_boxes(
@@ -125,19 +126,22 @@ def stage_boxes(
 
 
 def box_candidates(
-    proposals: np.ndarray, deltas: np.ndarray, scores: np.ndarray, coder: BoxCoder, image: tuple[int, int]
+    proposals: np.ndarray, deltas: np.ndarray, scores: np.ndarray, head: BoxHead, image: tuple[int, int]
 ) -> Found:
-    """All classes of all proposals, decoded and clipped: FastRCNNOutputLayers.inference before its threshold.
+    """All classes of all proposals, decoded and clipped: FastRCNNOutputLayers.inference before its threshold, without boxes
+    that are too small where the head drops them (torchvision's RoIHeads.postprocess_detections).
 
     Args:
         proposals: [R, 4].
-        deltas: [R, 4] or [R, 4C].
+        deltas: [R, 4] for each of the head's boxes.
         scores: [R, C].
     """
     rows, classes = scores.shape
-    boxes = np.stack([decode(proposals, part, coder) for part in np.split(deltas, deltas.shape[1] // 4, 1)], 1)
+    of_classes = np.split(deltas, head.box_groups, 1)[0 if head.class_agnostic else head.first_class :]
+    boxes = np.stack([decode(proposals, part, head.coder) for part in of_classes], 1)
     boxes = np.broadcast_to(clip(boxes.reshape(-1, 4), image).reshape(rows, -1, 4), (rows, classes, 4))
-    return Found(boxes.reshape(-1, 4), scores.reshape(-1), np.tile(np.arange(classes), rows), np.arange(rows * classes))
+    found = Found(boxes.reshape(-1, 4), scores.reshape(-1), np.tile(np.arange(classes), rows), np.arange(rows * classes))
+    return found if head.min_box_size is None else found.rows(np.nonzero(sides(found.boxes) > head.min_box_size)[0])
 
 
 def dense_candidates(
@@ -167,7 +171,8 @@ def dense_candidates(
 
 
 def levels_of(boxes: np.ndarray, pooler: Pooler) -> np.ndarray:
-    """assign_boxes_to_levels (detectron2 poolers.py) before rounding down, float64 [n], in levels above the finest map."""
+    """assign_boxes_to_levels (detectron2 poolers.py; LevelMapper of torchvision's ops/poolers.py, whose epsilon is behind the
+    logarithm) before rounding down, float64 [n], in levels above the finest map."""
     side = np.sqrt(np.prod(boxes[:, 2:].astype(np.float64) - boxes[:, :2], 1))
-    level = pooler.canonical_level + np.log2(side / pooler.canonical_size + pooler.epsilon)
+    level = pooler.canonical_level + np.log2(side / pooler.canonical_size + pooler.epsilon) + pooler.level_shift
     return np.asarray(level - pooler.min_level)

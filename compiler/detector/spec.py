@@ -76,7 +76,7 @@ class RPNLevel:
     logits_tensor: str  # [1, A, H, W]
     deltas_tensor: str  # [1, 4A, H, W]
     anchors_tensor: str | None  # [H*W*A, 4] when the trace still computes it
-    selected_tensor: str  # [1, topk, 4], the decoded boxes that the top-k keeps
+    selected_tensor: str  # [1, topk, 4], the decoded boxes that the top-k keeps; of all levels where they are joined before
     topk_node: str
 
     @property
@@ -86,15 +86,22 @@ class RPNLevel:
 
 @dataclass(frozen=True)
 class RPN:
-    """The region proposal network, from its per-level outputs to the proposals."""
+    """The region proposal network, from its per-level outputs to the proposals.
+
+    detectron2 ranks proposals by their logits; torchvision by their probabilities, of which those below a threshold are
+    dropped, and of all levels together.
+    """
 
     levels: tuple[RPNLevel, ...]
     coder: BoxCoder
     pre_nms_topk: int
     post_nms_topk: int
     nms_threshold: float
-    min_box_size: float
+    min_box_size: float  # both sides exceed it
     proposals_tensor: str  # [R, 4], pixels
+    probabilities: bool = False  # whether proposals are ranked by the sigmoid of their logits
+    score_threshold: float = 0.0  # probabilities are at least this
+    joined_logits_tensor: str | None = None  # [1, sum of topk, 1], where the levels' candidates are selected together
 
 
 @dataclass(frozen=True)
@@ -108,11 +115,12 @@ class Pooler:
     min_level: int
     canonical_level: float
     canonical_size: float
-    epsilon: float
+    epsilon: float  # in the logarithm, as in detectron2
     channels: int
     feature_tensors: tuple[str, ...]
     boxes_tensor: str  # [R, 4]
     pooled_tensor: str  # [R, C, P, P]
+    level_shift: float = 0.0  # behind the logarithm, before rounding down, as in torchvision
 
 
 @dataclass(frozen=True)
@@ -131,8 +139,8 @@ class CascadeStage:
 class BoxHead:
     """Class scores and box regression of the proposals, and their suppression. Of a cascade: its last stage."""
 
-    num_classes: int
-    activation: str  # "softmax" (last class is background) or "sigmoid"
+    num_classes: int  # without background
+    activation: str  # "softmax" or "sigmoid"
     class_agnostic: bool
     coder: BoxCoder
     score_threshold: float
@@ -140,7 +148,24 @@ class BoxHead:
     detections_per_image: int
     logits_tensor: str
     scores_tensor: str  # [R, C + 1] after the activation
-    deltas_tensor: str  # [R, 4C] or [R, 4]
+    deltas_tensor: str  # [R, 4C] or [R, 4]; [R, 4(C + 1)] where the background comes first
+    background_first: bool = False  # as in torchvision, whose classes count from 1; detectron2's background is the last
+    min_box_size: float | None = None  # both sides of a candidate exceed it; None where none is dropped for its size
+
+    @property
+    def first_class(self) -> int:
+        """The column of scores, and the export's number, of the first class that is no background."""
+        return 1 if self.background_first else 0
+
+    @property
+    def foreground(self) -> slice:
+        """The columns of scores [..., C + 1] that are classes."""
+        return slice(self.first_class, self.first_class + self.num_classes)
+
+    @property
+    def box_groups(self) -> int:
+        """How many boxes a row of deltas has: one, or one a class, that of a background in front included."""
+        return 1 if self.class_agnostic else self.num_classes + self.first_class
 
 
 @dataclass(frozen=True)
@@ -149,7 +174,7 @@ class MaskHead:
 
     resolution: int
     class_agnostic: bool
-    logits_tensor: str  # [D, C | 1, M, M]
+    logits_tensor: str  # [D, C | 1, M, M]; [D, C + 1, M, M] where the background comes first
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,10 @@ def stage_detections(outputs: Mapping[str, NDArray[Any]], ctx: Context, io: Grap
         InputError: an output is missing.
     """
     if Role.NUM_DETECTIONS not in ctx.values.results:
-        return from_raw_export(outputs, ctx.detector.outputs if ctx.detector is not None else None)
+        if ctx.detector is None:
+            return from_raw_export(outputs)
+        kept = [form for form in ctx.detector.output_forms if form.given == form.taken]  # the graph's own, until it is rewritten
+        return from_raw_export(outputs, ctx.detector.outputs, kept)
     return from_outputs(outputs, io or ctx.io, 0, ctx.values.results)
 
 

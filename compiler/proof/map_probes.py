@@ -91,12 +91,12 @@ def refinement_probes(spec: DetectorSpec, stage: CascadeStage, rows: int) -> Ite
     yield Probe("moved boxes", {"boxes": boxes.astype(np.float32), "deltas": deltas.astype(np.float32)})
 
 
-def mask_probes(spec: DetectorSpec, channels: int, rows: int) -> Iterator[Probe]:
-    """Logits [D, C, M, M] that differ in every cell, and classes that take every value."""
+def mask_probes(spec: DetectorSpec, channels: int, rows: int, first: int) -> Iterator[Probe]:
+    """Logits [D, C, M, M] that differ in every cell, and classes that take every value from `first` on."""
     assert spec.mask_head is not None
     rng, m = rng_of(6), spec.mask_head.resolution
     logits = rng.normal(0, 2, (rows, channels, m, m)).astype(np.float32)
-    classes = rng.permutation(np.arange(rows) % (spec.num_classes or 1))
+    classes = first + rng.permutation(np.arange(rows) % (spec.num_classes or 1))
     boxes = np.concatenate([_anywhere(spec, rng)] * (1 + rows // 24))[:rows].astype(np.float32)
     yield Probe("every class", {"logits": logits, "classes": classes.astype(np.int64), "boxes": boxes})
 

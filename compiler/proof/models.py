@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxgraft.analysis.output_forms import undo_forms
+from onnxgraft.analysis.output_forms import counted_forms, undo_forms
 from onnxgraft.detector.chosen import Chosen
 from onnxgraft.detector.output_forms import OutputForm, given_name
 from onnxgraft.detector.outputs import Role
@@ -156,7 +156,7 @@ def forms_at(graph: Graph, spec: DetectorSpec, size: tuple[int, int]) -> Sequenc
         return spec.output_forms
     fix_size(graph, size)
     settle(graph)
-    return undo_forms(graph, size, canvas)
+    return counted_forms(undo_forms(graph, size, canvas), spec)
 
 
 def _suppressions(node: gs.Node) -> list[gs.Node]:

@@ -69,11 +69,13 @@ class Detected(Part):
     """Ends in detections: num_detections, boxes, scores and, where there are any, classes. Before the pass that makes them for
     all images, what the build has is the file's form, of the first image.
 
-    scale: makes the build's boxes pixels. logits: the file gives logits where the build gives their probabilities.
+    scale: makes the build's boxes pixels. logits: the file gives logits where the build gives their probabilities. first: the
+    file's number of the build's class 0.
     """
 
     scale: NDArray[np.float32] = np.ones(4, np.float32)
     logits = False
+    first = 0
 
     def compare(self, probe: Probe, file: Arrays, build: Arrays, image: int, batch: int) -> Outcome:
         if "number" not in build:
@@ -84,6 +86,8 @@ class Detected(Part):
         expected = _rows(file)
         if self.logits and expected.scores is not None:
             expected = replace(expected, scores=(1 / (1 + np.exp(-expected.scores.astype(np.float64)))).astype(np.float32))
+        if self.first and expected.classes is not None:
+            expected = replace(expected, classes=expected.classes - self.first)
         return compare_rows(expected, got)
 
 
@@ -149,9 +153,9 @@ def valid(arrays: Sequence[Any], shape: Sequence[int]) -> NDArray[np.generic]:
     return np.stack([np.arange(shape[1]) < len(a) for a in arrays])
 
 
-def classes(arrays: Sequence[Any], shape: Sequence[int]) -> NDArray[np.generic]:
-    """int64 [D] of each image -> int32 [N, D]."""
-    return np.stack([_filled(a, shape[1]) for a in arrays]).astype(np.int32)
+def classes(arrays: Sequence[Any], shape: Sequence[int], first: int = 0) -> NDArray[np.generic]:
+    """int64 [D] of each image, counted from `first` -> int32 [N, D], counted from 0."""
+    return np.stack([_filled(a - first, shape[1]) for a in arrays]).astype(np.int32)
 
 
 def _filled(array: NDArray[np.generic], length: int) -> NDArray[np.generic]:

@@ -162,7 +162,7 @@ def _score_tensors(spec: DetectorSpec) -> list[str]:
 def _class_scores(spec: DetectorSpec, arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Scores of all candidates, flat."""
     if spec.box_head is not None:
-        return np.asarray(np.mean(arrays, axis=0)[:, :-1].reshape(-1), np.float32)
+        return np.asarray(np.mean(arrays, axis=0)[:, spec.box_head.foreground].reshape(-1), np.float32)
     with np.errstate(over="ignore"):
         maps = iter([1 / (1 + np.exp(-a)) for a in arrays])
     scores = []

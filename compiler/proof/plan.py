@@ -135,6 +135,7 @@ def _detected(sides: Sides, name: str, ports: Sequence[Port], feed: object) -> P
         roles = {"number": Role.NUM_DETECTIONS, "boxes": Role.BOXES, "scores": Role.SCORES, "classes": Role.CLASSES}
         build = {name: results[role] for name, role in roles.items() if role in results}
     part = parts.Detected(name, sides.graphs, ports, (file, build), feed)  # type: ignore[arg-type]
+    part.first = sides.spec.box_head.first_class if sides.spec.box_head is not None else 0
     part.logits = sides.spec.rpn is not None and sides.spec.box_head is None
     if sides.ctx.io.boxes == "normalized":
         part.scale = np.array([image.width, image.height] * 2, np.float32)
@@ -206,15 +207,16 @@ def _masks(sides: Sides) -> Part:
     spec, results = sides.spec, sides.ctx.values.results
     assert spec.mask_head is not None
     number = sides.shape(results[Role.CLASSES])[1]
-    channels = 1 if spec.mask_head.class_agnostic else spec.num_classes or 1
+    first = spec.box_head.first_class if spec.box_head is not None else 0
+    channels = 1 if spec.mask_head.class_agnostic else (spec.num_classes or 1) + first
     logits = sides.port("logits", spec.mask_head.logits_tensor, parts.rows)
     ports = [
         _with_rows(logits, sides.ctx.batch * number),
-        sides.site("classes", results[Role.CLASSES], parts.classes, spec.outputs.classes_tensor),
+        sides.site("classes", results[Role.CLASSES], partial(parts.classes, first=first), spec.outputs.classes_tensor),
         Port("boxes", spec.outputs.boxes_tensor, None, parts.rows),  # only their number is read
     ]
     ends = {"value": spec.outputs.masks_tensor or ""}, {"value": results[Role.MASKS]}
-    part = parts.Masked("masks", sides.graphs, ports, ends, partial(map_probes.mask_probes, spec, channels, number))
+    part = parts.Masked("masks", sides.graphs, ports, ends, partial(map_probes.mask_probes, spec, channels, number, first))
     return part
 
 

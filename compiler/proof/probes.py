@@ -152,13 +152,13 @@ def _head_rows(
     """A row per candidate: a proposal nearby, the class's own deltas to the box, other classes' deltas at random."""
     n = max(1, len(scene.kinds))
     proposals = _proposals(stage, rng, n)
-    deltas = rng.normal(0, 1, (n, 1 if head.class_agnostic else head.num_classes, 4))
+    deltas = rng.normal(0, 1, (n, head.box_groups, 4))
     scores = np.zeros((n, head.num_classes + 1), np.float32)
     if len(scene.kinds):
-        rows = np.arange(n)
-        scores[rows, scene.kinds] = scene.scores
-        deltas[rows, 0 if head.class_agnostic else scene.kinds] = encode(proposals, scene.boxes, head.coder)
-    scores[:, -1] = 1 - scores[:, :-1].sum(axis=1)
+        rows, columns = np.arange(n), scene.kinds + head.first_class
+        scores[rows, columns] = scene.scores
+        deltas[rows, 0 if head.class_agnostic else columns] = encode(proposals, scene.boxes, head.coder)
+    scores[:, 0 if head.background_first else -1] = 1 - scores[:, head.foreground].sum(axis=1)
     return _head_feeds(spec, proposals, deltas, scores, even="threshold" in scene.name)
 
 
@@ -188,8 +188,8 @@ def _head_clamped(spec: DetectorSpec, head: BoxHead, stage: Stage, rng: np.rando
     kinds = np.arange(n) % head.num_classes
     scene = Scene("beyond the clamp", decode(proposals, raw, head.coder), kinds, np.linspace(0.99, 0.3, n))
     keep = np.isin(scene.scores, stage.settled(scene).scores)
-    deltas = rng.normal(0, 1, (n, 1 if head.class_agnostic else head.num_classes, 4))
-    deltas[np.arange(n), 0 if head.class_agnostic else kinds] = raw
+    deltas = rng.normal(0, 1, (n, head.box_groups, 4))
+    deltas[np.arange(n), 0 if head.class_agnostic else kinds + head.first_class] = raw
     scores = np.zeros((n, head.num_classes + 1), np.float32)
-    scores[np.arange(n), kinds] = np.where(keep, scene.scores, 0)
+    scores[np.arange(n), kinds + head.first_class] = np.where(keep, scene.scores, 0)
     return Probe(scene.name, _head_feeds(spec, proposals, deltas, scores, even=False))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from onnxgraft.analysis import Account, analyse_and_account
-from onnxgraft.analysis.output_forms import forms_note, undo_forms
+from onnxgraft.analysis.output_forms import counted_forms, forms_note, undo_forms
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.folding import settle
@@ -53,6 +53,7 @@ def inspect_nodes(
     shape = graph.gs.inputs[0].shape if graph.gs.inputs else None
     forms = undo_forms(graph, (shape[-2], shape[-1])) if shape is not None and len(shape) == _AXES else ()
     spec, account = analyse_and_account(graph)
-    return replace(spec, output_forms=forms), account, [*ctx.notes, *form_note(form, spec.image), *forms_note(forms)]
+    counted = counted_forms(forms, spec)
+    return replace(spec, output_forms=counted), account, [*ctx.notes, *form_note(form, spec.image), *forms_note(counted)]
 
 

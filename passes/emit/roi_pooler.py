@@ -28,7 +28,7 @@ def pool(
 ) -> Value:
     """Features of boxes as detectron2's ROIPooler gives them.
 
-    Four aligned maps are the pyramid plugin's. Other numbers of them, and ROIAlign without alignment, which widens a thin
+    Four aligned maps are the pyramid plugin's. Other numbers of them, torchvision's rule for levels, and ROIAlign without alignment, which widens a thin
     box to a whole cell even beyond the canvas, are pooled by one ROIAlign_TRT a map, each of its own boxes.
 
     Args:
@@ -47,7 +47,7 @@ def pool(
     flat_rows = n * rows if isinstance(rows, int) else rows
     if len(maps) == 1:
         return _single(b, pooler, boxes, maps[0], [flat_rows, *tail], pooler.scales[0])
-    if len(maps) != _PYRAMID_MAPS or not pooler.aligned:
+    if len(maps) != _PYRAMID_MAPS or not pooler.aligned or pooler.level_shift:
         return _each_level(b, pooler, boxes, maps, [flat_rows, *tail])
     pooled = _pyramid(b, ctx, pooler, boxes, maps, [n, rows, *tail])
     flat = b.of(b.op("Reshape", [pooled, b.ints("rows", [-1, *tail])], "pooled", shape=[flat_rows, *tail]))
@@ -101,14 +101,19 @@ def _each_level(b: Builder, pooler: Pooler, boxes: Value, maps: Sequence[Value],
 
 
 def _levels(boxes: Value, pooler: Pooler) -> Value:
-    """assign_boxes_to_levels (detectron2 modeling/poolers.py), in its own steps: float32 [R, 1], 0 for the finest map."""
+    """assign_boxes_to_levels (detectron2 modeling/poolers.py) or LevelMapper (torchvision ops/poolers.py), in its own steps:
+    float32 [R, 1], 0 for the finest map."""
     low, high = corners(boxes)
     side = (high - low).named("sides")
     area = (side[..., 0:1].named("width") * side[..., 1:2].named("height")).named("area")
     size = (area.sqrt().named("size") / constant("canonical_size", float(pooler.canonical_size))).named("relative")
-    octave = (size + constant("epsilon", float(pooler.epsilon))).named("not_zero").log().named("log")
-    octave = (octave / constant("ln2", np.log(np.float32(2)))).named("octaves")
-    level = (octave + constant("canonical_level", float(pooler.canonical_level))).named("level_number").floor().named("whole")
+    if pooler.epsilon:
+        size = (size + constant("epsilon", float(pooler.epsilon))).named("not_zero")
+    octave = (size.log().named("log") / constant("ln2", np.log(np.float32(2)))).named("octaves")
+    level = (octave + constant("canonical_level", float(pooler.canonical_level))).named("level_number")
+    if pooler.level_shift:
+        level = (level + constant("shift", float(pooler.level_shift))).named("shifted")
+    level = level.floor().named("whole")
     level = (level - constant("finest", float(pooler.min_level))).named("from_finest")
     level = level.max(constant("first", 0.0)).named("not_finer")
     return level.min(constant("last", float(len(pooler.scales) - 1))).named("level")

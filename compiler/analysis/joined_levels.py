@@ -1,0 +1,109 @@
+"""Reads levels whose rows are joined before their best are selected, as torchvision's region proposal network does it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxgraft.analysis.provenance import just_below
+from onnxgraft.errors import Refusal
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.ops import RESHAPING, SELECTING
+from onnxgraft.ir.traverse import ancestors_before, back_through, node_inputs, producer, scalar, value
+
+
+def part_of_joined(tensor: gs.Tensor) -> tuple[gs.Tensor, int]:
+    """The map whose rows a tensor only reshapes, and where they begin among those of all levels: 0, unless the levels' rows were
+    joined, and these are cut out again as they went in."""
+    tensor = back_through(tensor, RESHAPING)
+    cut = producer(tensor)
+    held = [value(t) for t in cut.inputs[1:3]] if cut is not None and cut.op == "Slice" else []
+    joined = producer(back_through(cut.inputs[0], RESHAPING)) if cut is not None and held else None
+    if len(held) != 2 or any(h is None or h.size != 1 for h in held) or joined is None or joined.op != "Concat":
+        return tensor, 0
+    first, last = (int(np.asarray(h).reshape(-1)[0]) for h in held)
+    start = 0
+    for source in joined.inputs:
+        end = start + _rows(source)
+        if (start, end) == (first, last):
+            return back_through(source, RESHAPING), start
+        start = end
+    return tensor, 0
+
+
+def _rows(tensor: gs.Tensor) -> int:
+    """The numbers, or the rows of four, that a tensor of fixed shape [..., 1] or [..., 4] holds."""
+    shape = [d for d in tensor.shape or [] if isinstance(d, (int, np.integer))]
+    return int(np.prod(shape[:-1])) if len(shape) == len(tensor.shape or []) and shape else 0
+
+
+def joined_logits(graph: Graph, topks: list[gs.Node], selected: set[str]) -> str | None:
+    """The logits that are selected by the same indices as the boxes of all levels, where those are selected together.
+
+    Raises:
+        Refusal: some levels' boxes are, and others' not.
+    """
+    if len(selected) == len(topks):
+        return None
+    gather = graph.tensor(next(iter(selected))).inputs[0]
+    others = [n for n in gather.inputs[1].outputs if n is not gather and n.op == gather.op and n.inputs[1] is gather.inputs[1]]
+    for node in others:
+        table = back_through(node.inputs[0], RESHAPING)
+        joined = producer(table)
+        if joined is not None and joined.op == "Concat" and any(topk in _behind(table) for topk in topks):
+            return str(node.outputs[0].name)
+    raise Refusal("the boxes of several levels are selected together here, and their logits are not", gather.name)
+
+
+def _behind(tensor: gs.Tensor) -> list[gs.Node]:
+    """The nodes that read a tensor through reshapes and slices."""
+    found: list[gs.Node] = []
+    waiting = [tensor]
+    while waiting:
+        for node in waiting.pop().outputs:
+            found.append(node)
+            waiting += node.outputs if node.op in RESHAPING | {"Slice"} else []
+    return found
+
+
+def joined_part(joined: gs.Tensor | None, own: slice) -> gs.Tensor | None:
+    """What a Concat of the levels' anchors has in these rows."""
+    node = producer(joined) if joined is not None else None
+    start = 0
+    for source in node.inputs if node is not None and node.op == "Concat" else ():
+        end = start + _rows(source)
+        if (start, end) == (own.start, own.stop):
+            return source
+        start = end
+    return None
+
+
+def proposal_filters(nms: gs.Node) -> tuple[float, float | None]:
+    """What decides over proposals between top-k and suppression.
+
+    Returns:
+        the side that both of a box exceed (Boxes.nonempty; torchvision's remove_small_boxes, which keeps what is as long), and
+        the probability that they have at least, None where the suppression ranks by logits.
+
+    Raises:
+        Refusal: boxes are not filtered by their size, or width and height are not alike.
+    """
+    sides: list[float] = []
+    ranked, least = False, 0.0
+    near = {id(n): n for start in node_inputs(nms) for n in ancestors_before(start, {"TopK", "Conv"})}
+    for node in near.values():
+        ranked |= node.op == "Sigmoid"
+        if node.op not in ("Greater", "GreaterOrEqual") or (number := scalar(node.inputs[1])) is None:
+            continue
+        source = producer(back_through(node.inputs[0], RESHAPING | SELECTING))
+        if source is None or source.op != "Sigmoid":
+            sides.append(number if node.op == "Greater" else just_below(number))
+        elif node.op == "Greater":
+            raise Refusal("proposals that meet their threshold are dropped here; torchvision keeps them", node.name)
+        else:
+            least = max(least, number)
+    if not sides:
+        raise Refusal("proposals are not filtered for empty boxes before suppression", nms.name)
+    if ranked and len(set(sides)) > 1:
+        raise Refusal(f"widths and heights of proposals are compared with {sorted(set(sides))}, not with one number", nms.name)
+    return sides[0], least if ranked else None
