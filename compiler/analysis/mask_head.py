@@ -8,7 +8,8 @@ from onnxgraft.analysis.provenance import refuse_change
 from onnxgraft.detector.spec import BoxHead, MaskHead
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.traverse import dims, first_ancestor
+from onnxgraft.ir.ops import RESHAPING
+from onnxgraft.ir.traverse import back_through, dims, first_ancestor, producer
 
 
 def analyse_mask_head(graph: Graph, masks: gs.Tensor, box_head: BoxHead) -> MaskHead:
@@ -36,6 +37,15 @@ def analyse_mask_head(graph: Graph, masks: gs.Tensor, box_head: BoxHead) -> Mask
         class_agnostic=channels == 1 and box_head.num_classes > 1,
         logits_tensor=logits.name,
     )
+
+
+def refuse_pasted(masks: gs.Tensor) -> None:
+    """Raises Refusal for masks that a loop over detections has pasted into the picture, as torchvision's post-processing does."""
+    node = producer(back_through(masks, RESHAPING))
+    if node is not None and node.op == "Loop":
+        raise Refusal("the masks are pasted into the picture here, one after the other, as torchvision's post-processing does: "
+                      "export their probabilities, with model.transform.postprocess = lambda detections, *sizes: detections",
+                      node.name)  # fmt: skip
 
 
 def dims_of_masks(logits: gs.Tensor, predictor: gs.Node) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 from onnxgraft.analysis.box_head import analyse_box_head, analyse_stages
 from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.keypoint_head import analyse_keypoint_head
-from onnxgraft.analysis.mask_head import analyse_mask_head
+from onnxgraft.analysis.mask_head import analyse_mask_head, refuse_pasted
 from onnxgraft.analysis.outputs import recognise_outputs
 from onnxgraft.analysis.provenance import refuse_change, selected_from
 from onnxgraft.analysis.roi_pooler import analyse_poolers
@@ -42,6 +42,8 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
     poolers = analyse_poolers(graph)
     fix_pooled_shapes(graph, poolers)
     outputs = recognise_outputs(graph)
+    if outputs.masks_tensor:
+        refuse_pasted(graph.tensor(outputs.masks_tensor))
     stages, of_masks, of_heatmaps = _by_head(graph, poolers, outputs)
     proposals = graph.tensor(stages[0].boxes_tensor)
     given = next((t.name for t in graph.gs.inputs if t is proposals), None)

@@ -33,12 +33,11 @@ def white_level(given: Graph, image: ImageInput, start: str) -> float:
     """What white is in the file's input: 255, or 1 where it scales levels of 0..1 itself."""
     cut = Cut(given, [t.name for t in given.gs.inputs], [start])
     black, white = (
-        cut(file_feeds(given.gs.inputs, flat, image.exported_order))[start].max()
+        cut(file_feeds(given.gs.inputs, flat, image.exported_order))[start][..., 0, 0].reshape(-1)
         for flat in (np.full((image.height, image.width, 3), level, np.uint8) for level in (0, 255))
     )
-    expected = max((WHITE - m) / s for m, s in zip(image.mean, image.std, strict=True)) \
-        - max(-m / s for m, s in zip(image.mean, image.std, strict=True))  # fmt: skip
-    return 1.0 if abs((white - black) / expected - WHITE) < 1 else WHITE
+    steps = (white - black) * np.array(image.std) / WHITE  # of each channel: 1, or 255 where the input is levels of 0..1
+    return 1.0 if np.all(np.abs(steps - WHITE) < 1) else WHITE
 
 
 def compare_image(given: Graph, sides: Sides, start: str, white: float) -> str | None:

@@ -153,6 +153,7 @@ def _detections(sides: Sides, head: BoxHead) -> Part:
         sides.port("deltas", head.deltas_tensor, parts.rows),
         sides.site("boxes", boxes, parts.per_image, spec.box_pooler.boxes_tensor),
         *(Port("boxes", p.boxes_tensor, None, parts.rows) for p in spec.box_poolers()[:-1]),
+        *([Port("scores0", head.logits_tensor, None, parts.rows)] if head.background_first else []),  # numbers classes by shape
         sides.site("boxes", values.proposals.valid, parts.valid),
         *sides.whole_canvas(),
     ]

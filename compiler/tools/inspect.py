@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from onnxgraft.analysis import Account, analyse_and_account
+from onnxgraft.analysis.canvas import take_resize_out
 from onnxgraft.analysis.output_forms import counted_forms, forms_note, undo_forms
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.bounds import Bounds
@@ -49,6 +50,8 @@ def inspect_nodes(
     if any(len(t.shape or ()) == 3 and not is_static(t) for t in graph.gs.inputs):
         resize_image(graph, *_OPEN)
         ctx.notes.append(f"the size is left open: looked at as {_OPEN[0]}x{_OPEN[1]}")
+    if graph.gs.inputs and is_static(graph.gs.inputs[0]):
+        take_resize_out(graph)
     settle(graph)
     shape = graph.gs.inputs[0].shape if graph.gs.inputs else None
     forms = undo_forms(graph, (shape[-2], shape[-1])) if shape is not None and len(shape) == _AXES else ()
