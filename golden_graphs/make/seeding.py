@@ -66,8 +66,8 @@ def seeded(
     layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, LAYERS)]
     owned = {id(getattr(layer, "norm", None)) for _, layer in layers}
     for stream, (name, layer) in enumerate(layers):
-        want = (_of(spread, name, 1.0), _of(mean, name, 0.0), background if name.endswith("cls_score") else 0.0)
-        hooks.append(layer.register_forward_pre_hook(_calibration(name, stream, recipe, *want)))
+        want = (by_ending(spread, name, 1.0), by_ending(mean, name, 0.0), background if name.endswith("cls_score") else 0.0)
+        hooks.append(layer.register_forward_pre_hook(calibration(name, stream, recipe, *want)))
     for name, module in model.named_modules():
         if isinstance(module, NORMS) and id(module) not in owned:
             hooks.append(module.register_forward_pre_hook(_statistics(name)))
@@ -134,11 +134,11 @@ def _same(parameter: torch.Tensor, value: np.ndarray) -> bool:
     return tuple(parameter.shape) == value.shape and np.allclose(parameter.detach().numpy(), value, rtol=1e-5, atol=0)
 
 
-def _of(table: Mapping[str, float], name: str, default: float) -> float:
+def by_ending(table: Mapping[str, float], name: str, default: float) -> float:
     return next((value for end, value in table.items() if name.endswith(end)), default)
 
 
-def _calibration(name: str, stream: int, recipe: Recipe, spread: float, mean: float, background: float) -> Any:
+def calibration(name: str, stream: int, recipe: Recipe, spread: float, mean: float, background: float) -> Any:
     """A hook that sets a layer's weight and bias from its first input."""
 
     def calibrate(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
