@@ -115,9 +115,9 @@ class _Accounting:
 
     def pooling(self) -> None:
         for number, pooler in enumerate(self._spec.poolers(), start=1):
-            seen, last = Evidence(), pooler.min_level + len(pooler.scales) - 1
+            seen, last = Evidence(), pooler.min_level + pooler.last_level
             hold_pooler(self._graph, pooler, self._size, seen)
-            levels = [float(level) for level in range(max(last, 1) + 1)]
+            levels = [float(level) for level in range(max(last + pooler.unused_maps, 1) + 1)]
             self._add(f"pooling {number}", [pooler.boxes_tensor, *pooler.feature_tensors], [pooler.pooled_tensor], seen, levels,
                       f"levels {pooler.min_level} to {last}", f"{pooler.resolution}x{pooler.resolution}")  # fmt: skip
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.provenance import just_below
 from onnxgraft.errors import Refusal
+from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ops import RESHAPING, SELECTING
 from onnxgraft.ir.traverse import ancestors_before, back_through, node_inputs, producer, scalar, value
@@ -76,6 +79,16 @@ def joined_part(joined: gs.Tensor | None, own: slice) -> gs.Tensor | None:
             return source
         start = end
     return None
+
+
+def maps_of_rows(
+    graph: Graph, decoded: gs.Tensor, every: Sequence[gs.Tensor], own: Sequence[gs.Tensor], rows: slice
+) -> list[gs.Tensor]:
+    """Those of the maps `own` that change these rows of `decoded` [..., rows, 4], which is made of `every` map."""
+    zeros = {t.name: np.zeros([int(d) for d in t.shape], np.float32) for t in every}
+    still = evaluate(graph, [decoded], zeros)[0].reshape(-1, 4)[rows]
+    moved = {t.name: evaluate(graph, [decoded], {**zeros, t.name: zeros[t.name] + 0.5})[0].reshape(-1, 4)[rows] for t in own}
+    return [t for t in own if not np.array_equal(moved[t.name], still)]
 
 
 def proposal_filters(nms: gs.Node) -> tuple[float, float | None]:

@@ -72,7 +72,7 @@ def _pooled_boxes(rng: np.random.Generator, pooler: Pooler, image: Size) -> tupl
     if len(pooler.scales) > 1:
         levels = reference.levels_of(boxes, pooler)
         sure = np.abs(levels - np.round(levels)) > 1e-3
-        boxes, levels = boxes[sure], np.clip(np.floor(levels[sure]), 0, len(pooler.scales) - 1)
+        boxes, levels = boxes[sure], np.clip(np.floor(levels[sure]), 0, pooler.last_level)
     scale = np.array(pooler.scales)[levels.astype(int)]
     inside = ((boxes[:, :2] * scale[:, None] > 0.6) & (boxes[:, 2:] - boxes[:, :2] > 1.1 / scale[:, None])).all(1)
     return boxes[inside], levels[inside].astype(int)

@@ -64,7 +64,7 @@ def _pooler(pooled: gs.Tensor, nodes: list[gs.Node]) -> Pooler:
     level_rule = _LevelRule()
     if len(nodes) > 1:
         level_rule = _level_rule(first, len(nodes))
-        for index, scale in enumerate(scales):
+        for index, scale in enumerate(scales[: level_rule.levels]):
             if abs(math.log2(1 / scale) - (level_rule.first + index)) > 1e-3:
                 raise Refusal(
                     f"spatial_scale {scale} does not belong to level {level_rule.first + index}", nodes[index].name
@@ -80,6 +80,7 @@ def _pooler(pooled: gs.Tensor, nodes: list[gs.Node]) -> Pooler:
         canonical_size=level_rule.canonical_size,
         epsilon=level_rule.epsilon,
         level_shift=level_rule.shift,
+        unused_maps=len(nodes) - level_rule.levels if len(nodes) > 1 else 0,
         channels=int(channels),
         feature_tensors=tuple(node.inputs[0].name for node in nodes),
         boxes_tensor=next(iter(boxes.values())).name,
@@ -112,13 +113,15 @@ def _inverse(number: float, node: gs.Node) -> float:
 
 
 class _LevelRule(NamedTuple):
-    """The numbers of floor(canonical_level + log2(size / canonical_size + epsilon) + shift), and the finest level."""
+    """The numbers of floor(canonical_level + log2(size / canonical_size + epsilon) + shift), the finest level, and how many
+    there are."""
 
     first: int = 0
     canonical_level: float = 0.0
     canonical_size: float = 0.0
     epsilon: float = 0.0
     shift: float = 0.0
+    levels: int = 1
 
 
 def _level_rule(node: gs.Node, levels: int) -> _LevelRule:
@@ -148,9 +151,10 @@ def _level_rule(node: gs.Node, levels: int) -> _LevelRule:
     low, high = (
         (scalar(clip.inputs[1]), scalar(clip.inputs[2])) if clip is not None and len(clip.inputs) == 3 else (None, None)
     )
-    if low is None or high is None or round(high - low) + 1 != levels:
+    ruled = round(high - low) + 1 if low is not None and high is not None else 0
+    if low is None or ruled < 1 or ruled > levels or (ruled < levels and not shift):
         raise Refusal(f"levels are clipped to {low}..{high}, but {levels} feature maps are pooled", floor.name)
-    return _LevelRule(round(low), level[1], round(size, 3), shifted[1], shift)
+    return _LevelRule(round(low), level[1], round(size, 3), shifted[1], shift, ruled)
 
 
 def _operand(tensor: gs.Tensor, ops: set[str], context: gs.Node) -> tuple[gs.Tensor, float]:

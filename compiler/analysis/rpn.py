@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.anchors import grid_stride
 from onnxgraft.analysis.box_coder import measure_coder, verify_coder
-from onnxgraft.analysis.joined_levels import joined_logits, joined_part, part_of_joined, proposal_filters
+from onnxgraft.analysis.joined_levels import joined_logits, joined_part, maps_of_rows, part_of_joined, proposal_filters
 from onnxgraft.analysis.provenance import POSTPROCESSING, iou_threshold, kept_after, nms_of, refuse_change, scalars_near
 from onnxgraft.detector.geometry import cell_anchors
 from onnxgraft.detector.spec import RPN, BoxCoder, RPNLevel
@@ -45,18 +45,19 @@ def analyse_rpn(graph: Graph, proposals: gs.Tensor, image: tuple[int, int]) -> R
     topks = [node for node in ancestors(proposals) if node.op == "TopK"]
     if not topks:
         raise Refusal("no TopK selects proposals by their objectness", nms[0].name)
-    levels: list[RPNLevel] = []
+    found: list[tuple[RPNLevel, int]] = []
     coder: BoxCoder | None = None
     for node in sorted(topks, key=_locations):  # the coder is measured on the smallest level and verified on all
         level, coder = _level(graph, node, image, coder)
-        levels.append(level)
+        found.append((level, part_of_joined(node.inputs[0])[1]))
+    found.sort(key=lambda pair: (pair[0].stride, pair[1]))
+    levels = [level for level, _ in found]
     selected = {level.selected_tensor for level in levels}
     joined = joined_logits(graph, topks, selected)
     least, probability = proposal_filters(nms[0])
     refuse_change(proposals, lambda t: t.name in selected, "proposals", POSTPROCESSING)
     assert coder is not None
-    levels.sort(key=lambda level: level.stride)
-    if len({level.stride for level in levels}) != len(levels):
+    if len({level.stride for level in levels}) != len(levels) and joined is None:
         raise Refusal("two levels of the RPN have the same stride", topks[0].name)
     return RPN(
         levels=tuple(levels),
@@ -85,9 +86,9 @@ def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder 
     _, per_cell, height, width = dims(logits, 4, "the objectness logits")
     gather = _gathered_by(topk)
     decoded = gather.inputs[0]
-    deltas, others = _deltas(decoded, topk, (4 * per_cell, height, width))
     count = height * width * per_cell
     own = slice(start, start + count)
+    deltas, others = _deltas(graph, decoded, topk, (4 * per_cell, height, width), own)
     k = value(topk.inputs[1])
     if k is None:
         raise Refusal("the number of boxes that this TopK keeps is not fixed", topk.name)
@@ -149,12 +150,17 @@ def _gathered_by(topk: gs.Node) -> gs.Node:
     raise Refusal("the indices of this TopK select no boxes", topk.name)
 
 
-def _deltas(decoded: gs.Tensor, topk: gs.Node, wanted: tuple[int, int, int]) -> tuple[gs.Tensor, dict[str, np.ndarray]]:
-    """The map [1, *wanted] of deltas that a level's boxes are made of, and zeros for those of other levels decoded with it."""
+def _deltas(
+    graph: Graph, decoded: gs.Tensor, topk: gs.Node, wanted: tuple[int, int, int], rows: slice
+) -> tuple[gs.Tensor, dict[str, np.ndarray]]:
+    """The map [1, *wanted] of deltas that these rows of boxes are made of, and zeros for those of other levels decoded with
+    it."""
     found = [n.outputs[0] for n in ancestors_before(decoded, {"Conv"}) if n.op == "Conv"]
     own = [t for t in found if tuple(dims(t, 4, "the anchor deltas")[1:]) == wanted]
     if len(found) == 1 and not own:
         raise Refusal(f"{wanted[0] // 4} anchors a location need {wanted[0]} deltas, found {found[0].shape}", topk.name)
+    if len(own) > 1:
+        own = maps_of_rows(graph, decoded, found, own, rows)
     if len(own) != 1:
         raise Refusal(
             f"the boxes behind this TopK depend on {len(found)} convolutions, not on one for deltas", topk.name

@@ -121,6 +121,12 @@ class Pooler:
     boxes_tensor: str  # [R, 4]
     pooled_tensor: str  # [R, C, P, P]
     level_shift: float = 0.0  # behind the logarithm, before rounding down, as in torchvision
+    unused_maps: int = 0  # coarsest ones that the rule for levels never chooses, as of torchvision's MobileNets
+
+    @property
+    def last_level(self) -> int:
+        """The coarsest level that a box can have, counted from the finest."""
+        return len(self.scales) - 1 - self.unused_maps
 
 
 @dataclass(frozen=True)

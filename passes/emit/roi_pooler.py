@@ -45,6 +45,7 @@ def pool(
     tail = [pooler.channels, pooler.resolution, pooler.resolution]
     n, rows = boxes.shape[:2]
     flat_rows = n * rows if isinstance(rows, int) else rows
+    maps = maps[: pooler.last_level + 1]
     if len(maps) == 1:
         return _single(b, pooler, boxes, maps[0], [flat_rows, *tail], pooler.scales[0])
     if len(maps) != _PYRAMID_MAPS or not pooler.aligned or pooler.level_shift:
@@ -116,7 +117,7 @@ def _levels(boxes: Value, pooler: Pooler) -> Value:
     level = level.floor().named("whole")
     level = (level - constant("finest", float(pooler.min_level))).named("from_finest")
     level = level.max(constant("first", 0.0)).named("not_finer")
-    return level.min(constant("last", float(len(pooler.scales) - 1))).named("level")
+    return level.min(constant("last", float(pooler.last_level))).named("level")
 
 
 def _single(

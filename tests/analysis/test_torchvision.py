@@ -1,0 +1,213 @@
+"""torchvision's detectors: what differs from detectron2 is read from the graph, followed exactly, or refused by node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from helpers.members import picture
+from onnx import numpy_helper
+
+from golden_graphs.zoo import checking
+from onnxgraft.analysis.mask_head import refuse_pasted
+from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.errors import OnnxgraftError, Refusal
+from onnxgraft.golden import catalog
+from onnxgraft.ir.graph import Graph
+from onnxgraft.options import CompileOptions
+from onnxgraft.passes.default import default_pipeline
+from onnxgraft.pipeline.context import Context
+from onnxgraft.targets import OrtRunner
+from onnxgraft.tools.inspect import inspect
+
+MEMBER, SIZE = "mask_rcnn_torchvision_thin", (256, 320)
+Change = Callable[[onnx.ModelProto], None]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("torchvision")
+
+
+def recognise(change: Change | None, folder: Path, size: tuple[int, int] = SIZE) -> tuple[DetectorSpec, Path]:
+    """The passes up to the analysis, on the member with one change; returns what it recognised, and the changed file."""
+    model = onnx.load(catalog.resolve(MEMBER, folder))
+    if change is not None:
+        change(model)
+    path = folder / "changed.onnx"
+    onnx.save(model, path)
+    graph, ctx = Graph.load(path), Context()
+    steps = {step.name(): step for step in default_pipeline(CompileOptions(size=size), "onnxruntime").passes}
+    for name in ("upgrade-opset", "repair-roi-align", "simplify", "fix-input"):
+        if steps[name].applies(graph, ctx) is None:
+            steps[name].run(graph, ctx)
+    return ctx.spec(), path
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    return {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant"}
+
+
+def compared(model: onnx.ModelProto, op: str, number: float) -> Iterator[onnx.TensorProto]:
+    """The constants that nodes of a kind have as their second input, where they are a number."""
+    held = _constants(model)
+    for node in model.graph.node:
+        tensor = held.get(node.input[1]) if node.op_type == op and len(node.input) > 1 else None
+        if tensor is not None and np.isclose(numpy_helper.to_array(tensor).reshape(-1), number).all():
+            yield tensor
+
+
+def put(op: str, number: float, other: float, most: int = 99) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        found = list(compared(model, op, number))[:most]
+        assert found
+        for tensor in found:
+            array = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(np.full_like(array, other)))
+
+    return change
+
+
+def together(*changes: Change) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        for one in changes:
+            one(model)
+
+    return change
+
+
+EPSILON, RPN_SIDE, BOX_SIDE = put("Add", 1e-6, 0.25), put("GreaterOrEqual", 1e-3, 9.0), put("GreaterOrEqual", 1e-2, 14.0)
+RPN_SCORE, SCORE = put("GreaterOrEqual", 0.0, 0.625), put("Greater", 0.05, 0.3)
+
+
+def test_its_numbers_are_read(folder: Path) -> None:
+    spec, _ = recognise(None, folder)
+    assert spec.rpn is not None and spec.box_head is not None and spec.box_pooler is not None
+    assert (spec.rpn.probabilities, spec.rpn.score_threshold, spec.rpn.min_box_size) == (True, 0.0, pytest.approx(1e-3))
+    assert (spec.box_head.background_first, spec.box_head.num_classes, spec.box_head.min_box_size) == (True, 7, pytest.approx(0.01))
+    assert (spec.box_pooler.epsilon, spec.box_pooler.level_shift) == (0.0, pytest.approx(1e-6))
+    assert (spec.box_pooler.aligned, spec.box_pooler.sampling_ratio, spec.image.white) == (False, 2, 1.0)
+    assert [form.first for form in spec.output_forms] == [1], "classes count from 1"
+    assert spec.rpn.levels[0].cell_anchors == ((-23, -11, 23, 11), (-16, -16, 16, 16), (-11, -23, 11, 23)), "rounded"
+
+
+@pytest.mark.parametrize("form", checking.FORMS)
+def test_other_numbers_are_followed(form: str, folder: Path) -> None:
+    """Together they make other detections of this picture; the file itself says which are right."""
+    path = recognise(together(EPSILON, RPN_SIDE, BOX_SIDE, RPN_SCORE, SCORE), folder)[1]
+    before, after = (_answers(p, folder) for p in (catalog.resolve(MEMBER, folder), path))
+    assert len(after["scores"]) > 50
+    assert not np.isin(before["scores"], after["scores"]).all()
+    found = checking.check(path, form, picture(MEMBER), after, folder, threads=1)
+    assert found.exact, found
+
+
+def _answers(path: Path, folder: Path) -> dict[str, np.ndarray]:
+    image = np.ascontiguousarray(picture(MEMBER)[:, :, ::-1].transpose(2, 0, 1)).astype(np.float32) / 255
+    boxes, labels, scores, masks = OrtRunner(path, 1)({"image.1": image}).values()
+    return {"boxes": boxes, "classes": labels - 1, "scores": scores, "masks": masks[:, 0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        (EPSILON, lambda spec: (spec.box_pooler.level_shift, 0.25)),
+        (RPN_SIDE, lambda spec: (spec.rpn.min_box_size, 9.0)),
+        (BOX_SIDE, lambda spec: (spec.box_head.min_box_size, 14.0)),
+        (RPN_SCORE, lambda spec: (spec.rpn.score_threshold, 0.625)),
+    ],
+    ids=["epsilon", "proposals' side", "candidates' side", "proposals' score"],
+)
+def test_each_changed_number_is_read(
+    change: Change, read: Callable[[DetectorSpec], tuple[float, float]], folder: Path
+) -> None:
+    found, wanted = read(recognise(change, folder)[0])
+    assert found == pytest.approx(wanted)
+
+
+def sliced(position: int, start: int, end: int) -> Change:
+    """Let another column be left out of boxes, scores or labels, which are cut alike from their second axis."""
+
+    def change(model: onnx.ModelProto) -> None:
+        held = _constants(model)
+        nodes = [n for n in model.graph.node if n.op_type == "Slice" and n.name.startswith("/roi_heads/Slice")]
+        cuts = [n for n in nodes if [numpy_helper.to_array(held[i]).tolist() for i in n.input[1:4] if i in held] ==
+                [[1], [2**63 - 1], [1]] and n.input[0] in {o for m in model.graph.node for o in m.output
+                if m.op_type in ("Reshape", "Slice", "Expand")} and not n.input[0].endswith("Reshape_output_0")]  # fmt: skip
+        cut = cuts[position]
+        for place, number in ((1, start), (2, end)):
+            name = f"changed {place}"
+            model.graph.initializer.append(numpy_helper.from_array(np.array([number]), name))
+            cut.input[place] = name
+
+    return change
+
+
+@pytest.mark.parametrize("position", [0, 1, 2], ids=["boxes", "scores", "labels"])
+def test_one_of_them_without_another_column_is_refused(position: int, folder: Path) -> None:
+    with pytest.raises(OnnxgraftError):
+        recognise(sliced(position, 0, -1), folder)
+
+
+@pytest.mark.parametrize(("number", "what"), [(1e-3, "proposals"), (1e-2, "candidates")])
+def test_width_and_height_with_different_bounds_are_refused(number: float, what: str, folder: Path) -> None:
+    with pytest.raises(Refusal, match=f"widths and heights of {what} are compared with"):
+        recognise(put("GreaterOrEqual", number, 5.0, most=1), folder)
+
+
+def test_proposals_that_meet_their_score_are_kept(folder: Path) -> None:
+    def strictly(model: onnx.ModelProto) -> None:
+        held = _constants(model)
+        nodes = [n for n in model.graph.node if n.op_type == "GreaterOrEqual" and numpy_helper.to_array(held[n.input[1]]) == 0]
+        nodes[0].op_type = "Greater"
+
+    with pytest.raises(Refusal, match=r"proposals that meet their threshold are dropped"):
+        recognise(strictly, folder)
+
+
+def test_a_resize_that_changes_the_image_is_refused_with_what_to_give(folder: Path) -> None:
+    with pytest.raises(Refusal, match=r"an image of 256x320 is resized to 128x160 .* \(node '/transform/Resize'\)"):
+        recognise(_resized(0.5), folder)
+    with pytest.raises(Refusal, match=r"an image of 320x320 is resized to 256x320 .* give --size that canvas"):
+        recognise(None, folder, (320, 320))
+
+
+def _resized(share: float) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        resize = next(n for n in model.graph.node if n.name == "/transform/Resize")
+        sizes = np.array([1, 3, SIZE[0] * share, SIZE[1] * share], np.int64)
+        model.graph.initializer.append(numpy_helper.from_array(sizes, "other sizes"))
+        resize.input[3] = "other sizes"
+
+    return change
+
+
+def test_an_opset_that_does_not_say_how_roi_align_is_aligned_is_refused(folder: Path) -> None:
+    def older(model: onnx.ModelProto) -> None:
+        model.opset_import[0].version = 15
+        for node in model.graph.node:
+            if node.op_type == "RoiAlign":
+                kept = [a for a in node.attribute if a.name != "coordinate_transformation_mode"]
+                del node.attribute[:]
+                node.attribute.extend(kept)
+
+    with pytest.raises(Refusal, match=r"this export of opset 15 .* build with --pooler-type ROIAlign"):
+        recognise(older, folder)
+
+
+def test_pasted_masks_are_refused_with_how_to_export() -> None:
+    pasted, masks = gs.Variable("pasted", np.float32), gs.Variable("masks", np.float32)
+    gs.Node("Loop", "paste", inputs=[], outputs=[pasted])
+    gs.Node("Unsqueeze", "channel", inputs=[pasted], outputs=[masks])
+    with pytest.raises(Refusal, match=r"pasted into the picture .* model.transform.postprocess .* \(node 'paste'\)"):
+        refuse_pasted(masks)
+
+
+def test_inspect_reads_it_too(folder: Path) -> None:
+    spec, notes = inspect(catalog.resolve(MEMBER, folder))
+    assert spec.box_head is not None and spec.box_head.background_first
+    assert any("classes counted from 1" in note for note in notes)
