@@ -11,6 +11,7 @@ from onnxgraft.analysis.provenance import just_below
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.shape_inference import is_static
 from onnxgraft.ir.ops import RESHAPING, SELECTING
 from onnxgraft.ir.traverse import ancestors_before, back_through, node_inputs, producer, scalar, value
 
@@ -21,10 +22,14 @@ def part_of_joined(tensor: gs.Tensor) -> tuple[gs.Tensor, int]:
     tensor = back_through(tensor, RESHAPING)
     cut = producer(tensor)
     held = [value(t) for t in cut.inputs[1:3]] if cut is not None and cut.op == "Slice" else []
-    joined = producer(back_through(cut.inputs[0], RESHAPING)) if cut is not None and held else None
-    if len(held) != 2 or any(h is None or h.size != 1 for h in held) or joined is None or joined.op != "Concat":
+    if cut is None or len(held) != 2 or any(h is None or h.size != 1 for h in held):
         return tensor, 0
     first, last = (int(np.asarray(h).reshape(-1)[0]) for h in held)
+    table = back_through(cut.inputs[0], RESHAPING)
+    joined = producer(table)
+    if joined is None or joined.op != "Concat":
+        whole = is_static(table) and (first, last) == (0, int(np.prod(table.shape)))
+        return (table if whole else tensor), 0
     start = 0
     for source in joined.inputs:
         end = start + _rows(source)

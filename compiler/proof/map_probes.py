@@ -40,7 +40,7 @@ def _at_levels(spec: DetectorSpec, pooler: Pooler, rng: np.random.Generator) -> 
     canvas = np.array([spec.image.width, spec.image.height], np.float64)
     boxes = []
     for level in range(1, len(pooler.scales)):
-        edge = pooler.canonical_size * 2.0 ** (pooler.min_level + level - pooler.canonical_level)
+        edge = pooler.canonical_size * 2.0 ** (pooler.min_level + level - pooler.canonical_level - pooler.level_shift)
         for size in (edge * (1 - 2e-3), edge * (1 + 2e-3)):
             for stretch in (1.03, 1.9, 0.53):
                 side = np.array([size * stretch**0.5, size / stretch**0.5])

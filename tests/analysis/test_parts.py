@@ -274,7 +274,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
                                  r"in the order \[1, 0, 3, 2\].*\(node 'the-change'\)"),
     "reversed scores": (behind("scores", "Slice", ([-1], np.int64), ([-(2**62)], np.int64), ([0], np.int64), ([-1], np.int64)),
                         r"reversed.*\(node 'the-change'\)"),
-    "the background first": (background_first, "detections differ"),
+    "the background first": (background_first, "a NonZero makes the classes of the detections"),
     "a score threshold in the suppression": (suppression(1, least=0.3), r"drops scores up to 0\.3"),
     "a bound in the suppression": (suppression(1, most=20), "gives out 20 boxes at most"),
     "centres in the suppression": (suppression(1, center_point_box=1), "centre and size"),

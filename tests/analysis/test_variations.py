@@ -184,19 +184,21 @@ def test_an_identity_in_front_of_a_branchs_threshold_hides_it_not(folder: Path) 
     assert (spec.rpn and spec.rpn.nms_threshold, spec.box_head and spec.box_head.nms_threshold) == (0.7, 0.5)
 
 
-def test_torchvisions_level_rule_is_named(folder: Path) -> None:
-    """log2(sqrt(area) / 224) + 1e-6, where detectron2 adds its epsilon to the argument of the logarithm."""
+def test_a_constant_behind_the_levels_logarithm_is_read(folder: Path) -> None:
+    """log2(sqrt(area) / 224) + 1e-6, as torchvision has it: detectron2 adds its epsilon to the argument of the logarithm."""
     model = onnx.load(catalog.resolve("keypoint_rcnn_thin", folder))
     nodes = model.graph.node
     log = next(n for n in nodes if n.op_type == "Log")
     ratio = next(n for n in nodes if log.output[0] in n.input)
     later = next(n for n in nodes if ratio.output[0] in n.input)
     later.input[:] = ["shifted" if name == ratio.output[0] else name for name in later.input]
-    shifted = helper.make_node("Add", [ratio.output[0], "epsilon"], ["shifted"], name="the-change")
+    shifted = helper.make_node("Add", [ratio.output[0], "shift"], ["shifted"], name="the-change")
     nodes.insert(list(nodes).index(later), shifted)
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(1e-6), "epsilon"))
-    with pytest.raises(Refusal, match=r"as torchvision's MultiScaleRoIAlign does.*\(node 'the-change'\)"):
-        recognise(model, "keypoint_rcnn_thin", folder / "levels.onnx")
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.25), "shift"))
+    pooler = recognise(model, "keypoint_rcnn_thin", folder / "levels.onnx").spec().box_pooler
+    assert pooler is not None
+    assert (pooler.canonical_level, pooler.level_shift) == (0.25, 4.0), "in the order in which the graph adds them"
+    assert pooler.epsilon == pytest.approx(1e-8)
 
 
 def test_torchvisions_top_k_is_named(folder: Path) -> None:
