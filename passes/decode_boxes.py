@@ -79,7 +79,7 @@ def _select_together(graph: Graph, ctx: Context, selected: str, logits: str) -> 
         old = graph.tensor(name)
         b = Builder(graph, "rpn/joined", [old.inputs[0].name])
         levels = [first_image(b.of(getattr(level, column)), ctx.batch) for level in ctx.values.levels]
-        joined = (concat(*levels, axis=1) if len(levels) > 1 else levels[0]).named(f"{column}_of_levels")
+        joined = concat(*levels, axis=1).named(f"{column}_of_levels") if len(levels) > 1 else levels[0]
         shape = [int(d) for d in old.shape]
         graph.replace(old, joined.reshape(*shape, hint="as_selected").named(f"selected_{column}").handle)
 

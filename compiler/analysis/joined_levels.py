@@ -46,19 +46,19 @@ def _rows(tensor: gs.Tensor) -> int:
 
 
 def joined_logits(graph: Graph, topks: list[gs.Node], selected: set[str]) -> str | None:
-    """The logits that are selected by the same indices as the boxes of all levels, where those are selected together.
+    """The logits that are selected by the same indices as the boxes of all levels, where those are selected together, or where
+    the values of a TopK are not read; None where each level's are those of its TopK.
 
     Raises:
         Refusal: some levels' boxes are, and others' not.
     """
-    if len(selected) == len(topks):
+    if len(selected) == len(topks) and all(topk.outputs[0].outputs for topk in topks):
         return None
     gather = graph.tensor(next(iter(selected))).inputs[0]
     others = [n for n in gather.inputs[1].outputs if n is not gather and n.op == gather.op and n.inputs[1] is gather.inputs[1]]
     for node in others:
         table = back_through(node.inputs[0], RESHAPING)
-        joined = producer(table)
-        if joined is not None and joined.op == "Concat" and any(topk in _behind(table) for topk in topks):
+        if any(topk in _behind(table) for topk in topks):
             return str(node.outputs[0].name)
     raise Refusal("the boxes of several levels are selected together here, and their logits are not", gather.name)
 
