@@ -11,7 +11,7 @@ from onnxgraft.detector.spec import DenseHead, DenseLevel, DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.value import Value, constant
-from onnxgraft.passes.emit.boxes import decode, decode_linear
+from onnxgraft.passes.emit.boxes import clip, decode, decode_linear
 from onnxgraft.passes.emit.rows import by_location, first_image, largest, rows_of
 from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
@@ -69,6 +69,8 @@ class _Level:
         selected = b.of(b.const("anchors", anchors)).take(anchor).named("selected_anchors")
         coder = self.head.coder
         boxes = decode_linear(deltas, selected) if coder is None else decode(deltas, selected, coder)
+        if self.head.clipped_first:
+            boxes = clip(b, self.ctx, boxes)
         self._hand_over(boxes, best, label)
         return boxes, best, label
 

@@ -80,7 +80,7 @@ class DenseNMS(DetectorPass[DenseHead]):
         )  # fmt: skip
         # One class a box: its native form needs no [boxes, classes] problem. What is below the threshold is dropped below.
         ctx.lowering[count.handle.inputs[0].name] = NmsLowering(grouping="box", below_threshold_tail=0)
-        made = _with_area(b, ctx, *kept)
+        made = _with_area(b, ctx, head, *kept)
         roles = (Role.NUM_DETECTIONS, Role.BOXES, Role.SCORES, Role.CLASSES)
         ctx.values.results |= {role: value.name for role, value in zip(roles, made, strict=True)}
         ctx.count("candidates", total)
@@ -105,13 +105,16 @@ def _per_class(scores: Value, classes: Value, number: int) -> Value:
     return where(own, column, constant("none", -1.0)).named("class_scores")
 
 
-def _with_area(b: Builder, ctx: Context, boxes: Value, scores: Value, classes: Value) -> tuple[Value, ...]:
-    """(count [N, 1], boxes, scores, classes): clipped to the image, boxes without area dropped, unused rows zero."""
+def _with_area(b: Builder, ctx: Context, head: DenseHead, boxes: Value, scores: Value, classes: Value) -> tuple[Value, ...]:
+    """(count [N, 1], boxes, scores, classes): clipped to the image, boxes without area dropped, unused rows zero. Of a head that
+    clipped before, all that the suppression left."""
     rows = int(scores.shape[1])
     zero = constant("zero", 0.0)
-    clipped = clip(b, ctx, boxes)
-    nonempty = (shortest_side(clipped) > zero).named("nonempty")
-    valid = (nonempty & (scores > zero).named("used")).named("valid")
+    clipped, valid = boxes, (scores > zero).named("used")
+    if not head.clipped_first:
+        clipped = clip(b, ctx, boxes)
+        nonempty = (shortest_side(clipped) > zero).named("nonempty")
+        valid = (nonempty & valid).named("valid")
     order = constant("order", np.arange(rows, 0, -1, dtype=np.float32).reshape(1, rows))
     moved, index = largest(where(valid, order, zero).named("order_of_valid"), rows, ("moved", "from"), "rows")
     alive = (moved > zero).named("alive")

@@ -9,8 +9,10 @@ import numpy as np
 from onnxgraft.errors import Refusal
 
 
-def grid_stride(anchors: np.ndarray, height: int, width: int, image: tuple[int, int], node: str) -> int:
-    """The distance of neighbouring anchors, in pixels.
+def grid_strides(
+    anchors: np.ndarray, height: int, width: int, image: tuple[int, int], node: str
+) -> tuple[int, int | None]:
+    """The distance of neighbouring columns of anchors, in pixels, and that of rows where it is another.
 
     Args:
         anchors: [H * W * A, 4], by row, column and cell anchor.
@@ -32,8 +34,8 @@ def grid_stride(anchors: np.ndarray, height: int, width: int, image: tuple[int, 
         steps.append(float(np.quantile(grid[1:, :, :, 1] - grid[:-1, :, :, 1], 0.5)))
     if not steps:
         steps.append(2.0 ** round(math.log2(max(image) / max(height, width))))
-    if max(steps) - min(steps) > 1e-2 or abs(steps[0] - round(steps[0])) > 1e-2 or round(steps[0]) < 1:
+    if any(abs(step - round(step)) > 1e-2 or round(step) < 1 for step in steps):
         raise Refusal(f"the anchors are no regular grid: steps {steps}", node)
-    return round(steps[0])
+    return round(steps[0]), None if round(steps[-1]) == round(steps[0]) else round(steps[-1])
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.anchors import grid_stride
+from onnxgraft.analysis.anchors import grid_strides
 from onnxgraft.analysis.box_coder import measure_coder, verify_coder, verify_linear_coder
 from onnxgraft.analysis.dense_selection import Selection, candidates, selection_of
 from onnxgraft.analysis.image_input import analyse_input
@@ -30,6 +30,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ops import RESHAPING
 from onnxgraft.ir.traverse import ancestors, ancestors_before, contains_op, dims
 
+_OF_FLAT = frozenset({"Div", "Sub", "Where"})  # an anchor's number of that of a pair: a division that rounds down
 _TOLERANCE = 1e-5  # of scores, which are probabilities
 Coder = BoxCoder | Literal["linear"]
 
@@ -77,6 +78,7 @@ def _head(graph: Graph, outputs: Outputs, image: tuple[int, int]) -> DenseHead:
     same = {"strides": len({level.stride for level in levels}) == len(levels)}
     same["thresholds"] = len({s.threshold for s in selections}) == 1
     same["classes"] = len({s.classes() for s in selections}) == 1
+    same["clipping"] = len({s.boxes is s.decoded for s in selections}) == 1
     same["scores"] = len({level.centerness_tensor is None for level in levels}) == 1
     for what, consistent in same.items():
         if not consistent:
@@ -88,6 +90,7 @@ def _head(graph: Graph, outputs: Outputs, image: tuple[int, int]) -> DenseHead:
         score_threshold=selections[0].threshold,
         nms_threshold=iou_threshold(nms[1]),
         detections_per_image=kept_after(nms[0]),
+        clipped_first=selections[0].boxes is not selections[0].decoded,
     )
 
 
@@ -118,7 +121,8 @@ def _level(graph: Graph, chosen: Selection, image: tuple[int, int], known: Coder
     def respond(offsets: np.ndarray) -> np.ndarray:
         planes = offsets.reshape(1, height, width, per_cell * 4).transpose(0, 3, 1, 2)
         pairs = np.stack([np.arange(count), np.arange(count)[::-1] % classes], 1)
-        feeds = {deltas.name: np.ascontiguousarray(planes), chosen.pairs.name: pairs}
+        fed = pairs if len(chosen.pairs.shape or ()) == 2 else pairs @ [classes, 1]
+        feeds = {deltas.name: np.ascontiguousarray(planes), chosen.pairs.name: fed}
         boxes, labels = evaluate(graph, [chosen.decoded, chosen.labels], feeds)
         if not np.array_equal(labels.reshape(-1), pairs[:, 1]):
             raise Refusal("the classes of candidates are not those of their scores", node)
@@ -130,10 +134,11 @@ def _level(graph: Graph, chosen: Selection, image: tuple[int, int], known: Coder
         verify_linear_coder(respond, generated, node)
     else:
         verify_coder(respond, generated, known, node)
-    stride = grid_stride(generated, height, width, image, node)
+    stride, stride_y = grid_strides(generated, height, width, image, node)
     cells, offset = cell_anchors(generated[:per_cell], stride)
     level = DenseLevel(
         stride=stride,
+        stride_y=stride_y,
         height=height,
         width=width,
         cell_anchors=tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in cells),
@@ -144,7 +149,7 @@ def _level(graph: Graph, chosen: Selection, image: tuple[int, int], known: Coder
         deltas_tensor=deltas.name,
         centerness_tensor=centerness.name if centerness is not None else None,
         anchors_tensor=anchors.name,
-        boxes_tensor=chosen.decoded.name,
+        boxes_tensor=chosen.boxes.name,
         scores_tensor=chosen.topk.outputs[0].name,
         classes_tensor=chosen.labels.name,
     )
@@ -191,7 +196,7 @@ def _gathered(chosen: Selection) -> tuple[gs.Tensor, gs.Tensor]:
                 convs = [n for n in ancestors_before(node.inputs[0], {"Conv"}) if n.op == "Conv"]
                 deltas += [conv.outputs[0] for conv in convs]
                 anchors += [] if convs else [node.inputs[0]]
-            elif node.op in RESHAPING | {"Split", "Slice", "Gather"} and id(node) not in seen:
+            elif node.op in RESHAPING | {"Split", "Slice", "Gather"} | _OF_FLAT and id(node) not in seen:
                 seen.add(id(node))
                 queue += node.outputs
     if len(deltas) != 1 or len(anchors) != 1:

@@ -40,9 +40,10 @@ class Selection:
     limit: int  # the TopK's largest k
     threshold: float
     scores: gs.Tensor  # [H*W*A, K] probabilities
-    pairs: gs.Tensor  # [k, 2] anchor and class of each candidate
+    pairs: gs.Tensor  # [k, 2] anchor and class of each candidate, or [k], their number in the flat scores
     decoded: gs.Tensor  # [k, 4]
     labels: gs.Tensor  # [k]
+    boxes: gs.Tensor  # [k, 4], what the suppression gets: `decoded`, or that clipped to the image
 
     def locations(self) -> int:
         return dims(self.scores, 2, "the scores of a level")[0]
@@ -65,19 +66,32 @@ def selection_of(decoded: gs.Tensor, best: gs.Tensor, labels: gs.Tensor) -> Sele
     pairs = next((n for n in topk.outputs[1].outputs if n.op == "Gather" and n.inputs[1] is topk.outputs[1]), None)
     if pairs is None:
         raise Refusal("the indices of this TopK select no anchors and classes", topk.name)
-    return Selection(topk, _largest_k(topk), round(threshold, 6), compare.inputs[0], pairs.outputs[0], decoded, labels)
+    scores = compare.inputs[0]
+    while len(scores.shape or ()) == 1 and (before := producer(scores)) is not None and before.op in RESHAPING:
+        scores = before.inputs[0]
+    plain = _before_clip(decoded)
+    return Selection(topk, _largest_k(topk), round(threshold, 6), scores, pairs.outputs[0], plain, labels, decoded)
+
+
+def _before_clip(boxes: gs.Tensor) -> gs.Tensor:
+    """The boxes that clip_boxes_to_image of torchvision clips; `boxes` themselves where it does not."""
+    joined = producer(back_through(boxes, RESHAPING))
+    if joined is None or joined.op != "Concat":
+        return boxes
+    clips = [producer(back_through(t, RESHAPING)) for t in joined.inputs]
+    found = {id(t): t for n in clips if n is not None and n.op == "Clip" and len(n.inputs) > 2 and n.inputs[1].name
+             and (cut := producer(n.inputs[0])) is not None and cut.op == "Slice" for t in cut.inputs[:1]}  # fmt: skip
+    return next(iter(found.values())) if len(found) == 1 and all(clips) else boxes
 
 
 def _largest_k(topk: gs.Node) -> int:
     """The bound of a k that is the smaller one of it and the number of candidates."""
-    for node in ancestors_before(topk.inputs[1], {"Clip", "Min", "NonZero"}):
+    for node in ancestors_before(topk.inputs[1], {"Clip", "Min", "ReduceMin", "NonZero"}):
         bounds = [node.inputs[2]] if node.op == "Clip" and len(node.inputs) > 2 else []
         bounds += list(node.inputs) if node.op == "Min" else []
+        joined = producer(node.inputs[0]) if node.op == "ReduceMin" else None  # torchvision's _topk_min
+        bounds += list(joined.inputs) if joined is not None and joined.op == "Concat" else []
         for bound in bounds:
             if (k := scalar(bound)) is not None:
                 return int(k)
-    if any(node.op == "ReduceMin" for node in ancestors_before(topk.inputs[1], {"ReduceMin", "NonZero"})):
-        raise Refusal("this TopK keeps the least of several numbers, as torchvision's RetinaNet and FCOS write it and "
-                      "detectron2's do not: its dense detectors are not compiled yet; build and export the model "
-                      "with detectron2", topk.name)  # fmt: skip
     raise Refusal("the number of candidates that this TopK keeps has no constant bound", topk.name)

@@ -169,13 +169,14 @@ def _dense_probes(head: DenseHead, image: Size) -> Iterator[Probe]:
         def candidates(maps: probes.LevelMaps = maps) -> Found:
             made = [(a, b, c if level.centerness_tensor else None)
                     for (a, b, c), level in zip(maps.maps(), head.levels, strict=True)]  # fmt: skip
-            return reference.dense_candidates(head, made)
+            return reference.dense_candidates(head, made, image)
 
         found = probes.settle(candidates, maps.silence, head.nms_threshold, head.score_threshold)
         kept = reference.suppress(found, head.nms_threshold)
         kept = kept.rows(np.arange(min(len(kept), head.detections_per_image)))
-        kept = Found(reference.clip(kept.boxes, image), kept.scores, kept.classes, kept.origin)
-        kept = kept.rows(np.nonzero(reference.sides(kept.boxes) > 0)[0])
+        if not head.clipped_first:
+            kept = Found(reference.clip(kept.boxes, image), kept.scores, kept.classes, kept.origin)
+            kept = kept.rows(np.nonzero(reference.sides(kept.boxes) > 0)[0])
         feeds: dict[str, np.ndarray] = {}
         for level, (logits, deltas, centerness) in zip(head.levels, maps.maps(), strict=True):
             feeds |= {level.logits_tensor: logits, level.deltas_tensor: deltas}

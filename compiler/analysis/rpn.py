@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.anchors import grid_stride
+from onnxgraft.analysis.anchors import grid_strides
 from onnxgraft.analysis.box_coder import measure_coder, verify_coder
 from onnxgraft.analysis.joined_levels import joined_logits, joined_part, maps_of_rows, part_of_joined, proposal_filters
 from onnxgraft.analysis.provenance import POSTPROCESSING, iou_threshold, kept_after, nms_of, refuse_change, scalars_near
-from onnxgraft.detector.geometry import cell_anchors
+from onnxgraft.detector.geometry import cell_anchors, grid_anchors
 from onnxgraft.detector.spec import RPN, BoxCoder, RPNLevel
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
@@ -30,6 +30,7 @@ from onnxgraft.ir.traverse import (
     value,
 )
 
+_SAME = 1e-4  # pixels
 _INDEXING = RESHAPING | {"Concat", "Expand", "Mul", "Add"}
 
 
@@ -111,13 +112,14 @@ def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder 
         known = measure_coder(respond, reference, scalars_near(decoded, {"Conv"}), topk.name)
     else:
         verify_coder(respond, reference, known, topk.name)
-    stride = grid_stride(reference, height, width, image, topk.name)
+    stride, stride_y = grid_strides(reference, height, width, image, topk.name)
     cells, offset = cell_anchors(reference[:per_cell], stride)
     size, ratio = _sizes_and_ratios(cells)
     if anchors is None:
         cells = _closed_form(cells, size, ratio)
     level = RPNLevel(
         stride=stride,
+        stride_y=stride_y,
         height=height,
         width=width,
         anchor_sizes=size,
@@ -132,6 +134,8 @@ def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder 
         selected_tensor=gather.outputs[0].name,
         topk_node=topk.name,
     )
+    if joined is not None and np.abs(grid_anchors(level) - reference).max() > _SAME:
+        raise Refusal("the anchors are no regular grid", topk.name)
     return level, known
 
 

@@ -45,9 +45,9 @@ def decode_linear(reference: np.ndarray, deltas: np.ndarray) -> np.ndarray:
 
 def grid_anchors(level: RPNLevel | DenseLevel) -> np.ndarray:
     """DefaultAnchorGenerator's anchors (detectron2 modeling/anchor_generator.py): float32 [H * W * A, 4], pixels."""
-    start = level.anchor_offset * level.stride
-    x = np.arange(level.width, dtype=np.float32) * np.float32(level.stride) + np.float32(start)
-    y = np.arange(level.height, dtype=np.float32) * np.float32(level.stride) + np.float32(start)
+    down = level.stride_y or level.stride
+    x = np.arange(level.width, dtype=np.float32) * np.float32(level.stride) + np.float32(level.anchor_offset * level.stride)
+    y = np.arange(level.height, dtype=np.float32) * np.float32(down) + np.float32(level.anchor_offset * down)
     grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
     shifts = np.stack([grid_x, grid_y, grid_x, grid_y], -1).reshape(-1, 1, 4)
     return (shifts + np.array(level.cell_anchors, np.float32)).reshape(-1, 4)

@@ -145,9 +145,10 @@ def box_candidates(
 
 
 def dense_candidates(
-    head: DenseHead, maps: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]
+    head: DenseHead, maps: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]], image: tuple[int, int]
 ) -> Found:
-    """What RetinaNet and FCOS (detectron2 meta_arch/retinanet.py, fcos.py) give to their suppression, not clipped.
+    """What RetinaNet and FCOS (detectron2 meta_arch/retinanet.py, fcos.py) give to their suppression, clipped where the head
+    clips first.
 
     Args:
         maps: class logits [1, AK, H, W], deltas [1, 4A, H, W] and centerness [1, A, H, W] of each level, finest first.
@@ -162,7 +163,8 @@ def dense_candidates(
         best = above[np.argsort(-flat[above], kind="stable")[: level.topk]]
         anchors, label = best // head.num_classes, best % head.num_classes
         reference, offsets = grid_anchors(level)[anchors], by_location(deltas, 4)[anchors]
-        boxes.append(decode_linear(reference, offsets) if head.coder is None else decode(reference, offsets, head.coder))
+        made = decode_linear(reference, offsets) if head.coder is None else decode(reference, offsets, head.coder)
+        boxes.append(clip(made, image) if head.clipped_first else made)
         scores.append(flat[best])
         classes.append(label)
         rows.append(before + best)

@@ -78,6 +78,7 @@ class RPNLevel:
     anchors_tensor: str | None  # [H*W*A, 4] when the trace still computes it
     selected_tensor: str  # [1, topk, 4], the decoded boxes that the top-k keeps; of all levels where they are joined before
     topk_node: str
+    stride_y: int | None = None  # of rows, where it is not that of columns: torchvision divides sides by a map's, rounding down
 
     @property
     def anchors(self) -> int:
@@ -219,6 +220,7 @@ class DenseLevel:
     boxes_tensor: str  # [k, 4], decoded boxes of the candidates above the threshold
     scores_tensor: str  # [k]
     classes_tensor: str  # [k]
+    stride_y: int | None = None  # of rows, where it is not that of columns
 
     @property
     def anchors(self) -> int:
@@ -239,6 +241,7 @@ class DenseHead:
     score_threshold: float
     nms_threshold: float
     detections_per_image: int
+    clipped_first: bool = False  # before the suppression, and none dropped for its area, as in torchvision; else behind it
 
 
 @dataclass(frozen=True)

@@ -142,11 +142,34 @@ def _slice(node: gs.Node) -> gs.Tensor | None:
     assert steps is not None
     if not start.any() and (end >= _ALL).all() and (steps == 1).all():
         return node.inputs[0]
+    part = _part_of_concat(node, held)
+    if part is not None:
+        return part
     before = _same_before(node)
     if before is None or not (_reverses(held) and _reverses([value(t) for t in before.inputs[1:5]])):
         return None
     same = np.array_equal(np.asarray(value(before.inputs[3])), np.asarray(held[2]))
     return before.inputs[0] if same else None
+
+
+def _part_of_concat(node: gs.Node, held: list[np.ndarray | None]) -> gs.Tensor | None:
+    """x of a Concat of tensors of fixed shapes, where a Slice takes all of x and nothing else."""
+    joined = producer(node.inputs[0])
+    if joined is None or joined.op != "Concat" or len(held) < 3 or any(h is None or h.size != 1 for h in held):
+        return None
+    first, last, axis, step = (int(np.asarray(h).reshape(-1)[0]) for h in (*held, np.ones(1))[:4])
+    shapes = [list(t.shape or ()) for t in joined.inputs]
+    if step != 1 or not all(shapes) or (axis - joined.attrs.get("axis", 0)) % len(shapes[0]):
+        return None
+    start = 0
+    for source, shape in zip(joined.inputs, shapes, strict=True):
+        extent = shape[axis]
+        if not isinstance(extent, (int, np.integer)) or isinstance(source, gs.Constant):
+            return None
+        if (start, start + extent) == (first, last):
+            return source
+        start += int(extent)
+    return None
 
 
 def _reverses(held: list[np.ndarray | None]) -> bool:

@@ -103,7 +103,7 @@ def dense_probes(spec: DetectorSpec, head: DenseHead) -> Iterator[Probe]:
     anchors = [grid_anchors(level).astype(np.float64) for level in levels]
     topk = sum(min(level.topk, len(around)) for level, around in zip(levels, anchors, strict=True))
     stage = Stage(spec.image.height, spec.image.width, head.num_classes, head.score_threshold, head.nms_threshold,
-                  head.detections_per_image, -(-topk // head.num_classes), clipped=False)  # fmt: skip
+                  head.detections_per_image, -(-topk // head.num_classes), clipped=head.clipped_first)  # fmt: skip
     share = np.array([len(around) for around in anchors], np.float64) ** 0.5
     for scene in stage.scenes(rng):
         of_level = rng.choice(len(levels), len(scene.kinds), p=share / share.sum())
