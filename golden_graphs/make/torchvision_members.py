@@ -1,9 +1,9 @@
-"""Remake the thin member of torchvision's detectors, with PyTorch's answers. Needs torch, torchvision and detectron2.
+"""Remake the thin members of torchvision's detectors, with PyTorch's answers. Needs torch, torchvision and detectron2.
 
     python -m golden_graphs.make.torchvision_members
 
-It is exported as torchvision's users do it: the whole model, whose resize changes nothing at its own size, without the
-post-processing that pastes masks. Its answers have classes counted from 0, as a build gives them.
+They are exported as torchvision's users do it: the whole model, whose resize changes nothing at its own size, without the
+post-processing that pastes masks. Their answers have classes counted from 0, as a build gives them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import io
 import lzma
 import tempfile
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from torch import nn
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from golden_graphs.make import exporting, seeding
 from golden_graphs.make.thin_members import SEED, compact
@@ -31,25 +34,29 @@ from onnxgraft.frontends.detectron2.tracing import anonymous, quiet
 from onnxgraft.golden import catalog, pictures
 from onnxgraft.golden.weights import PACKED
 
-NAME = "mask_rcnn_torchvision_thin"
 SIZE = (256, 320)
 WIDTH, FPN, FC, CLASSES = 8, 16, 32, 7
 OPSET = 17
 BACKGROUND = 2.0
-SPREAD = {"cls_logits": 2.0, "rpn.head.bbox_pred": 0.3, "bbox_pred": 0.7, "cls_score": 2.5, "mask_fcn_logits": 2.0}
+SPREAD = {"rpn.head.cls_logits": 2.0, "rpn.head.bbox_pred": 0.3, "bbox_pred": 0.7, "cls_score": 2.5, "mask_fcn_logits": 2.0,
+          "bbox_reg": 0.4, "cls_logits": 0.6}  # fmt: skip
+MEAN = {"classification_head.cls_logits": -3.0}
 
 
-def model() -> MaskRCNN:
-    """Mask R-CNN on a feature pyramid of four maps and the pooled one, few channels, the canvas as its resize's sizes."""
+def _body() -> nn.Module:
     def step(inside: int, outside: int, stride: int) -> nn.Module:
         return nn.Sequential(nn.Conv2d(inside, outside, 3, stride, 1), nn.ReLU())
 
-    body = nn.Sequential(OrderedDict(
+    return nn.Sequential(OrderedDict(
         stem=step(3, WIDTH, 2), res2=step(WIDTH, WIDTH, 2), res3=step(WIDTH, WIDTH, 2), res4=step(WIDTH, 2 * WIDTH, 2),
         res5=step(2 * WIDTH, 2 * WIDTH, 2),
     ))  # fmt: skip
+
+
+def mask_rcnn() -> nn.Module:
+    """Mask R-CNN on a feature pyramid of four maps and the pooled one, few channels, the canvas as its resize's sizes."""
     layers = {name: str(level) for level, name in enumerate(("res2", "res3", "res4", "res5"))}
-    backbone = BackboneWithFPN(body, layers, [WIDTH, WIDTH, 2 * WIDTH, 2 * WIDTH], FPN)
+    backbone = BackboneWithFPN(_body(), layers, [WIDTH, WIDTH, 2 * WIDTH, 2 * WIDTH], FPN)
     made = MaskRCNN(
         backbone, num_classes=None, min_size=SIZE[0], max_size=SIZE[1], box_head=TwoMLPHead(FPN * 49, FC),
         box_predictor=FastRCNNPredictor(FC, CLASSES + 1), mask_head=MaskRCNNHeads(FPN, (FPN,), 1),
@@ -59,17 +66,42 @@ def model() -> MaskRCNN:
     return made.eval()
 
 
+def retinanet() -> nn.Module:
+    """RetinaNet, as thin; its post-processing stays."""
+    layers = {name: str(level) for level, name in enumerate(("res3", "res4", "res5"))}
+    backbone = BackboneWithFPN(_body(), layers, [WIDTH, 2 * WIDTH, 2 * WIDTH], FPN, extra_blocks=LastLevelP6P7(FPN, FPN))
+    return RetinaNet(backbone, CLASSES, min_size=SIZE[0], max_size=SIZE[1], topk_candidates=300, detections_per_img=100).eval()
+
+
+@dataclass(frozen=True)
+class Member:
+    """How a member is built; its family; the number that its labels begin with."""
+
+    build: Callable[[], nn.Module]
+    family: str
+    first: int
+
+
+MEMBERS = {
+    "mask_rcnn_torchvision_thin": Member(mask_rcnn, "rcnn", 1),
+    "retinanet_torchvision_thin": Member(retinanet, "retinanet", 0),
+}
+
+
 def seed(made: nn.Module, image: torch.Tensor) -> seeding.Recipe:
     """Give the model its weights, calibrated on `image` float32 [3, H, W] of 0..1; returns their recipe."""
     recipe: seeding.Recipe = {}
     layers = [(name, layer) for name, layer in made.named_modules() if isinstance(layer, seeding.LAYERS)]
-    hooks = [layer.register_forward_pre_hook(seeding.calibration(name, stream, recipe, seeding.by_ending(SPREAD, name, 1.0), 0.0, 0.0))
-             for stream, (name, layer) in enumerate(layers)]  # fmt: skip
+    hooks = []
+    for stream, (name, layer) in enumerate(layers):
+        wanted = seeding.by_ending(SPREAD, name, 1.0), seeding.by_ending(MEAN, name, 0.0), 0.0
+        hooks.append(layer.register_forward_pre_hook(seeding.calibration(name, stream, recipe, *wanted)))
     with torch.no_grad():
         made([image])
     for hook in hooks:
         hook.remove()
-    made.roi_heads.box_predictor.cls_score.bias.data[0] += BACKGROUND  # so that most proposals are no detections
+    if hasattr(made, "roi_heads"):
+        made.roi_heads.box_predictor.cls_score.bias.data[0] += BACKGROUND  # so that most proposals are no detections
     return recipe
 
 
@@ -81,12 +113,12 @@ def export(made: nn.Module, image: torch.Tensor) -> onnx.ModelProto:
     return anonymous(onnx.load_from_string(buffer.getvalue()))
 
 
-def remake(home: Path) -> None:
-    """Write the folder of the member: structure, recipe of the weights, answers, description."""
+def remake(home: Path, member: Member) -> None:
+    """Write the folder of a member: structure, recipe of the weights, answers, description."""
     home.mkdir(parents=True, exist_ok=True)
     picture = pictures.blocks(SEED, SIZE)
     image = torch.from_numpy(np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1))).float() / 255
-    made = model()
+    made = member.build()
     stripped = seeding.Stripped(made, seed(made, image))
     packed = lzma.compress(stripped.strip("model.onnx", export(made, image)), preset=9)
     (home / f"model.onnx{PACKED}").write_bytes(packed)
@@ -95,11 +127,12 @@ def remake(home: Path) -> None:
         digest = hashlib.sha256(catalog.materialise(home, "model.onnx", Path(folder)).read_bytes()).hexdigest()
     with torch.no_grad():
         said = {name: value.numpy() for name, value in made([image])[0].items()}
-    found = {"boxes": said["boxes"], "scores": said["scores"], "classes": said["labels"] - 1, "masks": said["masks"][:, 0]}
+    found = {"boxes": said["boxes"], "scores": said["scores"], "classes": said["labels"] - member.first}
+    found |= {"masks": said["masks"][:, 0]} if "masks" in said else {}
     np.savez_compressed(home / "answers.npz", **compact(found))
     exporting.write_meta(home, {
-        "family": "rcnn",
-        "from": "torchvision.models.detection.MaskRCNN",
+        "family": member.family,
+        "from": f"torchvision.models.detection.{type(made).__name__}",
         "input": {"shape": [3, *SIZE], "dtype": "float32", "range": [0, 1], "layout": "CHW"},
         "opset": {"model.onnx": OPSET},
         "class_names": None,
@@ -111,9 +144,11 @@ def remake(home: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Remake the thin member of torchvision's detectors.")
+    parser = argparse.ArgumentParser(description="Remake the thin members of torchvision's detectors.")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1], help="folder of the golden graphs")
-    remake(parser.parse_args().output / NAME)
+    output = parser.parse_args().output
+    for name, member in MEMBERS.items():
+        remake(output / name, member)
 
 
 if __name__ == "__main__":
