@@ -145,7 +145,7 @@ def _class_scores(activated: Value, valid: Value, batch: int, rows: int, head: B
 
 
 def _without_small_ones(scores: Value, boxes: Value, side: float) -> Value:
-    """remove_small_boxes of torchvision: scores [N, P, C], -1 where a side of the box, [N, P, C | 1, 4], is not above `side`."""
+    """remove_small_boxes of torchvision: scores [N, P, C], -1 where a side of a box [N, P, C | 1, 4] is not above `side`."""
     large = (shortest_side(boxes) > constant("min_size", float(side))).named("large_enough")
     return where(large, scores, constant("too_small", -1.0)).named("scores_of_large_ones")
 

@@ -106,8 +106,8 @@ def _per_class(scores: Value, classes: Value, number: int) -> Value:
 
 
 def _with_area(b: Builder, ctx: Context, head: DenseHead, boxes: Value, scores: Value, classes: Value) -> tuple[Value, ...]:
-    """(count [N, 1], boxes, scores, classes): clipped to the image, boxes without area dropped, unused rows zero. Of a head that
-    clipped before, all that the suppression left."""
+    """(count [N, 1], boxes, scores, classes): clipped to the image, boxes without area dropped, unused rows zero. Of a head
+    that clipped before, all that the suppression left."""
     rows = int(scores.shape[1])
     zero = constant("zero", 0.0)
     clipped, valid = boxes, (scores > zero).named("used")

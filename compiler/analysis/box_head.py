@@ -135,8 +135,8 @@ def _first_class(graph: Graph, compared: gs.Node, final: gs.Tensor, proposals: g
     for first in (0, 1):
         if np.array_equal(taken, columns[0, first : first + classes]):
             return first
-    raise Refusal(f"the columns {taken[:8].astype(int).tolist()} of {classes + 1} class scores are compared, where the last one "
-                  "(detectron2) or the first one (torchvision) is the background", compared.name)  # fmt: skip
+    raise Refusal(f"the columns {taken[:8].astype(int).tolist()} of {classes + 1} class scores are compared, where the last "
+                  "one (detectron2) or the first one (torchvision) is the background", compared.name)  # fmt: skip
 
 
 def _number_of_column(tensor: gs.Tensor) -> bool:

@@ -14,7 +14,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import ancestors, producer, value
 
 _BATCHED = 4  # axes of an image with a batch axis
-_IN_PLACE = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")  # which leave an image alone that keeps its size
+_IN_PLACE = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")  # leave what keeps its size alone
 _CHAIN = 16  # nodes between the image and the first convolution, at most
 
 
@@ -87,8 +87,8 @@ def _refuse_another_size(graph: Graph, resize: gs.Node) -> None:
     if wanted.tolist() != [1, 3, height, width]:
         to = "x".join(f"{side:g}" for side in wanted[-2:])
         raise Refusal(f"an image of {height}x{width} is resized to {to} inside the graph, as torchvision's detectors do: "
-                      f"compile it where that changes nothing; export with min_size and max_size the smaller and the larger side of "
-                      "the canvas, and give --size that canvas", resize.name)  # fmt: skip
+                      f"compile it where that changes nothing; export with min_size and max_size the smaller and the larger side "
+                      "of the canvas, and give --size that canvas", resize.name)  # fmt: skip
 
 
 def read_canvas(graph: Graph) -> Canvas | None:

@@ -11,14 +11,14 @@ from onnxgraft.analysis.provenance import just_below
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.shape_inference import is_static
 from onnxgraft.ir.ops import RESHAPING, SELECTING
+from onnxgraft.ir.shape_inference import is_static
 from onnxgraft.ir.traverse import ancestors_before, back_through, node_inputs, producer, scalar, value
 
 
 def part_of_joined(tensor: gs.Tensor) -> tuple[gs.Tensor, int]:
-    """The map whose rows a tensor only reshapes, and where they begin among those of all levels: 0, unless the levels' rows were
-    joined, and these are cut out again as they went in."""
+    """The map whose rows a tensor only reshapes, and where they begin among those of all levels: 0, unless the levels' rows
+    were joined, and these are cut out again as they went in."""
     tensor = back_through(tensor, RESHAPING)
     cut = producer(tensor)
     held = [value(t) for t in cut.inputs[1:3]] if cut is not None and cut.op == "Slice" else []

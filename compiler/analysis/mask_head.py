@@ -40,7 +40,7 @@ def analyse_mask_head(graph: Graph, masks: gs.Tensor, box_head: BoxHead) -> Mask
 
 
 def refuse_pasted(masks: gs.Tensor) -> None:
-    """Raises Refusal for masks that a loop over detections has pasted into the picture, as torchvision's post-processing does."""
+    """Raises Refusal for masks that a loop over detections pastes into the picture, as torchvision's post-processing does."""
     node = producer(back_through(masks, RESHAPING))
     if node is not None and node.op == "Loop":
         raise Refusal("the masks are pasted into the picture here, one after the other, as torchvision's post-processing does: "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.analysis.counted_classes import counted_forms
 from onnxgraft.detector.output_forms import BOX_LAYOUTS, CORNERS, OutputForm
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import DetectorSpec
@@ -79,16 +80,6 @@ def hold_forms(forms: tuple[OutputForm, ...], spec: DetectorSpec) -> tuple[Outpu
             raise Refusal(f"output {form.given!r} gives {form} of what is none of the detector's outputs: leave it out of the "
                           "export", form.given)  # fmt: skip
     return counted_forms(forms, spec)
-
-
-def counted_forms(forms: Sequence[OutputForm], spec: DetectorSpec) -> tuple[OutputForm, ...]:
-    """The forms, with that of classes which a detector with its background in front counts from 1."""
-    first, name = spec.box_head.first_class if spec.box_head is not None else 0, spec.outputs.classes_tensor or ""
-    if not first:
-        return tuple(forms)
-    own = next((form for form in forms if form.taken == name), OutputForm(Role.CLASSES.value, name, name))
-    counted = replace(own, first=own.first + first)
-    return (*(form for form in forms if form is not own), *(() if counted.plain else (counted,)))
 
 
 def _undone(graph: Graph, output: gs.Tensor, sizes: tuple[tuple[int, int], ...]) -> tuple[gs.Tensor, OutputForm] | None:

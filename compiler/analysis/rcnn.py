@@ -20,7 +20,6 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import infer_shapes
 from onnxgraft.ir.traverse import ancestors, value
 
-
 SAYS_ALIGNMENT = 16
 """The first opset whose RoiAlign says how it is aligned."""
 
@@ -101,8 +100,9 @@ def _refuse_lost_alignment(graph: Graph, head: BoxHead, poolers: list[Pooler]) -
     """
     unsaid = graph.source_opset < SAYS_ALIGNMENT or graph.converted
     if head.background_first and unsaid and any(pooler.aligned for pooler in poolers):
-        raise Refusal(f"this export of opset {graph.source_opset} does not say how RoiAlign is aligned, and torchvision's, whose "
-                      "background comes first as here, is not: build with --pooler-type ROIAlign, or export at opset 16 or later",
+        raise Refusal(f"this export of opset {graph.source_opset} does not say how RoiAlign is aligned, and torchvision's, "
+                      "whose background comes first as here, is not: build with --pooler-type ROIAlign, or export at opset 16 "
+                      "or later",
                       poolers[0].pooled_tensor)  # fmt: skip
 
 

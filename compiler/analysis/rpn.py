@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -24,9 +24,7 @@ from onnxgraft.ir.traverse import (
     back_through,
     descendants,
     dims,
-    node_inputs,
     producer,
-    scalar,
     value,
 )
 
@@ -99,14 +97,7 @@ def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder 
         feeds = {**others, deltas.name: np.ascontiguousarray(planes)}
         return evaluate(graph, [decoded], feeds)[0].reshape(-1, 4)[own]
 
-    generated, joined = _anchors_tensor(decoded, deltas, count), None
-    if generated is None and others:
-        total = count + sum(zeros.size for zeros in others.values()) // 4
-        joined = _anchors_tensor(decoded, deltas, total)
-        generated = joined_part(joined, own)
-    anchors = evaluate(graph, [generated])[0].reshape(-1, 4) if generated is not None else None
-    if anchors is None and joined is not None:
-        anchors = evaluate(graph, [joined])[0].reshape(-1, 4)[own]
+    generated, anchors = _generated(graph, decoded, deltas, others, own)
     reference = anchors if anchors is not None else respond(np.zeros((count, 4), np.float32))
     if known is None:
         known = measure_coder(respond, reference, scalars_near(decoded, {"Conv"}), topk.name)
@@ -134,7 +125,7 @@ def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder 
         selected_tensor=gather.outputs[0].name,
         topk_node=topk.name,
     )
-    if joined is not None and np.abs(grid_anchors(level) - reference).max() > _SAME:
+    if others and anchors is not None and np.abs(grid_anchors(level) - reference).max() > _SAME:
         raise Refusal("the anchors are no regular grid", topk.name)
     return level, known
 
@@ -170,6 +161,18 @@ def _deltas(
             f"the boxes behind this TopK depend on {len(found)} convolutions, not on one for deltas", topk.name
         )
     return own[0], {t.name: np.zeros([int(d) for d in t.shape], np.float32) for t in found if t is not own[0]}
+
+
+def _generated(
+    graph: Graph, decoded: gs.Tensor, deltas: gs.Tensor, others: Mapping[str, np.ndarray], own: slice
+) -> tuple[gs.Tensor | None, np.ndarray | None]:
+    """The tensor that a level's anchors are, and the anchors [rows of `own`, 4]; either None where the trace has none."""
+    found = _anchors_tensor(decoded, deltas, own.stop - own.start)
+    if found is not None or not others:
+        return found, evaluate(graph, [found])[0].reshape(-1, 4) if found is not None else None
+    total = own.stop - own.start + sum(zeros.size for zeros in others.values()) // 4
+    every = _anchors_tensor(decoded, deltas, total)
+    return joined_part(every, own), evaluate(graph, [every])[0].reshape(-1, 4)[own] if every is not None else None
 
 
 def _anchors_tensor(decoded: gs.Tensor, deltas: gs.Tensor, count: int) -> gs.Tensor | None:

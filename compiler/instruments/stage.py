@@ -52,7 +52,7 @@ def stage_detections(outputs: Mapping[str, NDArray[Any]], ctx: Context, io: Grap
     if Role.NUM_DETECTIONS not in ctx.values.results:
         if ctx.detector is None:
             return from_raw_export(outputs)
-        kept = [form for form in ctx.detector.output_forms if form.given == form.taken]  # the graph's own, until it is rewritten
+        kept = [form for form in ctx.detector.output_forms if form.given == form.taken]  # the graph's own
         return from_raw_export(outputs, ctx.detector.outputs, kept)
     return from_outputs(outputs, io or ctx.io, 0, ctx.values.results)
 

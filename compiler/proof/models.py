@@ -11,7 +11,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxgraft.analysis.output_forms import counted_forms, undo_forms
+from onnxgraft.analysis.counted_classes import counted_forms
+from onnxgraft.analysis.output_forms import undo_forms
 from onnxgraft.detector.chosen import Chosen
 from onnxgraft.detector.output_forms import OutputForm, given_name
 from onnxgraft.detector.outputs import Role

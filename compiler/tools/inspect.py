@@ -8,7 +8,8 @@ from typing import Literal
 
 from onnxgraft.analysis import Account, analyse_and_account
 from onnxgraft.analysis.canvas import take_resize_out
-from onnxgraft.analysis.output_forms import counted_forms, forms_note, undo_forms
+from onnxgraft.analysis.counted_classes import counted_forms
+from onnxgraft.analysis.output_forms import forms_note, undo_forms
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.folding import settle

@@ -28,8 +28,9 @@ def pool(
 ) -> Value:
     """Features of boxes as detectron2's ROIPooler gives them.
 
-    Four aligned maps are the pyramid plugin's. Other numbers of them, torchvision's rule for levels, and ROIAlign without alignment, which widens a thin
-    box to a whole cell even beyond the canvas, are pooled by one ROIAlign_TRT a map, each of its own boxes.
+    Four aligned maps are the pyramid plugin's. Other numbers of them, torchvision's rule for levels, and ROIAlign without
+    alignment, which widens a thin box to a whole cell even beyond the canvas, are pooled by one ROIAlign_TRT a map, each of its
+    own boxes.
 
     Args:
         boxes: float32 [N, R, 4], pixels of the canvas. R may vary while N is 1.

@@ -86,13 +86,16 @@ RPN_SCORE, SCORE = put("GreaterOrEqual", 0.0, 0.625), put("Greater", 0.05, 0.3)
 
 def test_its_numbers_are_read(folder: Path) -> None:
     spec, _ = recognise(None, folder)
-    assert spec.rpn is not None and spec.box_head is not None and spec.box_pooler is not None
-    assert (spec.rpn.probabilities, spec.rpn.score_threshold, spec.rpn.min_box_size) == (True, 0.0, pytest.approx(1e-3))
-    assert (spec.box_head.background_first, spec.box_head.num_classes, spec.box_head.min_box_size) == (True, 7, pytest.approx(0.01))
-    assert (spec.box_pooler.epsilon, spec.box_pooler.level_shift) == (0.0, pytest.approx(1e-6))
-    assert (spec.box_pooler.aligned, spec.box_pooler.sampling_ratio, spec.image.white) == (False, 2, 1.0)
+    rpn, head, pooler = spec.rpn, spec.box_head, spec.box_pooler
+    assert rpn is not None
+    assert head is not None
+    assert pooler is not None
+    assert (rpn.probabilities, rpn.score_threshold, rpn.min_box_size) == (True, 0.0, pytest.approx(1e-3))
+    assert (head.background_first, head.num_classes, head.min_box_size) == (True, 7, pytest.approx(0.01))
+    assert (pooler.epsilon, pooler.level_shift) == (0.0, pytest.approx(1e-6))
+    assert (pooler.aligned, pooler.sampling_ratio, spec.image.white) == (False, 2, 1.0)
     assert [form.first for form in spec.output_forms] == [1], "classes count from 1"
-    assert spec.rpn.levels[0].cell_anchors == ((-23, -11, 23, 11), (-16, -16, 16, 16), (-11, -23, 11, 23)), "rounded"
+    assert rpn.levels[0].cell_anchors == ((-23, -11, 23, 11), (-16, -16, 16, 16), (-11, -23, 11, 23)), "rounded"
 
 
 @pytest.mark.parametrize("form", checking.FORMS)
@@ -209,5 +212,6 @@ def test_pasted_masks_are_refused_with_how_to_export() -> None:
 
 def test_inspect_reads_it_too(folder: Path) -> None:
     spec, notes = inspect(catalog.resolve(MEMBER, folder))
-    assert spec.box_head is not None and spec.box_head.background_first
+    assert spec.box_head is not None
+    assert spec.box_head.background_first
     assert any("classes counted from 1" in note for note in notes)

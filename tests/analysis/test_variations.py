@@ -199,19 +199,3 @@ def test_a_constant_behind_the_levels_logarithm_is_read(folder: Path) -> None:
     assert pooler is not None
     assert (pooler.canonical_level, pooler.level_shift) == (0.25, 4.0), "in the order in which the graph adds them"
     assert pooler.epsilon == pytest.approx(1e-8)
-
-
-def test_torchvisions_top_k_is_named(folder: Path) -> None:
-    """The least of [k, candidates], which torchvision joins and reduces."""
-    model = onnx.load(catalog.resolve("retinanet_thin", folder))
-    nodes = model.graph.node
-    for number, topk in enumerate([n for n in nodes if n.op_type == "TopK"]):
-        made = [helper.make_node("Shape", [topk.input[0]], [f"candidates {number}"]),
-                helper.make_node("Concat", ["most", f"candidates {number}"], [f"both {number}"], axis=0),
-                helper.make_node("ReduceMin", [f"both {number}"], [f"least {number}"], keepdims=1)]  # fmt: skip
-        for node in reversed(made):
-            nodes.insert(list(nodes).index(topk), node)
-        topk.input[1] = f"least {number}"
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1000]), "most"))
-    with pytest.raises(Refusal, match=r"as torchvision's RetinaNet and FCOS write it"):
-        recognise(model, "retinanet_thin", folder / "top-k.onnx")
