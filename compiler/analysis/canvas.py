@@ -87,8 +87,8 @@ def _refuse_another_size(graph: Graph, resize: gs.Node) -> None:
     if wanted.tolist() != [1, 3, height, width]:
         to = "x".join(f"{side:g}" for side in wanted[-2:])
         raise Refusal(f"an image of {height}x{width} is resized to {to} inside the graph, as torchvision's detectors do: "
-                      f"compile it where that changes nothing; export with min_size and max_size the smaller and the larger side "
-                      "of the canvas, and give --size that canvas", resize.name)  # fmt: skip
+                      "compile it where that changes nothing; export with min_size and max_size the smaller and the larger "
+                      "side of the canvas, and give --size that canvas", resize.name)  # fmt: skip
 
 
 def read_canvas(graph: Graph) -> Canvas | None:

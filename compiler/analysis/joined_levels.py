@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,8 +42,7 @@ def part_of_joined(tensor: gs.Tensor) -> tuple[gs.Tensor, int]:
 
 def _rows(tensor: gs.Tensor) -> int:
     """The numbers, or the rows of four, that a tensor of fixed shape [..., 1] or [..., 4] holds."""
-    shape = [d for d in tensor.shape or [] if isinstance(d, (int, np.integer))]
-    return int(np.prod(shape[:-1])) if len(shape) == len(tensor.shape or []) and shape else 0
+    return math.prod(int(d) for d in tensor.shape[:-1]) if tensor.shape and is_static(tensor) else 0
 
 
 def joined_logits(graph: Graph, topks: list[gs.Node], selected: set[str]) -> str | None:

@@ -24,7 +24,7 @@ from onnxgraft.pipeline.context import Context
 from onnxgraft.targets import OrtRunner
 from onnxgraft.tools.inspect import inspect
 
-MEMBER, SIZE = "mask_rcnn_torchvision_thin", (256, 320)
+MEMBER, DENSE, SIZE = "mask_rcnn_torchvision_thin", "retinanet_torchvision_thin", (256, 320)
 Change = Callable[[onnx.ModelProto], None]
 
 
@@ -33,9 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("torchvision")
 
 
-def recognise(change: Change | None, folder: Path, size: tuple[int, int] = SIZE) -> tuple[DetectorSpec, Path]:
+def recognise(
+    change: Change | None, folder: Path, size: tuple[int, int] = SIZE, member: str = MEMBER
+) -> tuple[DetectorSpec, Path]:
     """The passes up to the analysis, on the member with one change; returns what it recognised, and the changed file."""
-    model = onnx.load(catalog.resolve(MEMBER, folder))
+    model = onnx.load(catalog.resolve(member, folder))
     if change is not None:
         change(model)
     path = folder / "changed.onnx"
@@ -110,9 +112,14 @@ def test_other_numbers_are_followed(form: str, folder: Path) -> None:
 
 
 def _answers(path: Path, folder: Path) -> dict[str, np.ndarray]:
+    """What a file says of the member's picture, in the form of stored answers."""
     image = np.ascontiguousarray(picture(MEMBER)[:, :, ::-1].transpose(2, 0, 1)).astype(np.float32) / 255
-    boxes, labels, scores, masks = OrtRunner(path, 1)({"image.1": image}).values()
-    return {"boxes": boxes, "classes": labels - 1, "scores": scores, "masks": masks[:, 0]}
+    (given,) = (i.name for i in onnx.load(path).graph.input)
+    found = list(OrtRunner(path, 1)({given: image}).values())
+    boxes, labels = (next(a for a in found if a.ndim == n and (a.dtype == np.int64) == (n == 1)) for n in (2, 1))
+    scores = next(a for a in found if a.ndim == 1 and a is not labels)
+    masks = [a[:, 0] for a in found if a.ndim == 4]
+    return {"boxes": boxes, "classes": labels - len(masks), "scores": scores} | ({"masks": masks[0]} if masks else {})
 
 
 @pytest.mark.parametrize(
@@ -208,6 +215,35 @@ def test_pasted_masks_are_refused_with_how_to_export() -> None:
     gs.Node("Unsqueeze", "channel", inputs=[pasted], outputs=[masks])
     with pytest.raises(Refusal, match=r"pasted into the picture .* model.transform.postprocess .* \(node 'paste'\)"):
         refuse_pasted(masks)
+
+
+def test_a_dense_head_clips_first_and_its_rows_lie_apart(folder: Path) -> None:
+    dense = recognise(None, folder, member=DENSE)[0].dense
+    assert dense is not None
+    assert (dense.clipped_first, dense.num_classes, {level.topk for level in dense.levels}) == (True, 7, {300})
+    assert [(level.stride_y or level.stride, level.stride) for level in dense.levels][-2:] == [(64, 64), (128, 106)]
+
+
+@pytest.mark.parametrize("form", checking.FORMS)
+def test_a_dense_heads_other_threshold_is_followed(form: str, folder: Path) -> None:
+    spec, path = recognise(put("Greater", 0.05, 0.2), folder, member=DENSE)
+    assert spec.dense is not None
+    assert spec.dense.score_threshold == pytest.approx(0.2)
+    after = _answers(path, folder)
+    found = checking.check(path, form, picture(DENSE), after, folder, threads=1)
+    assert found.exact, found
+
+
+def test_a_dense_head_that_does_not_clip_is_refused(folder: Path) -> None:
+    def unclipped(model: onnx.ModelProto) -> None:
+        wide = {n.output[0] for n in model.graph.node if n.op_type == "Min"}
+        assert wide
+        for node in model.graph.node:
+            if node.op_type == "Min":
+                node.op_type, node.input[:] = "Identity", [node.input[0]]
+
+    with pytest.raises(Refusal):
+        recognise(unclipped, folder, member=DENSE)
 
 
 def test_inspect_reads_it_too(folder: Path) -> None:
