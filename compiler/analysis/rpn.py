@@ -88,8 +88,7 @@ def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder 
     count = height * width * per_cell
     own = slice(start, start + count)
     deltas, others = _deltas(graph, decoded, topk, (4 * per_cell, height, width), own)
-    k = value(topk.inputs[1])
-    if k is None:
+    if (k := value(topk.inputs[1])) is None:
         raise Refusal("the number of boxes that this TopK keeps is not fixed", topk.name)
 
     def respond(offsets: np.ndarray) -> np.ndarray:

@@ -168,7 +168,7 @@ def test_a_picture_resized_inside_is_told_as_torchvisions(export: Path, tmp_path
     model.graph.node.insert(0, node("Gather", "resized", "zero", axis=0))
     model.graph.node.insert(0, resized)
     model.graph.node.insert(0, node("Unsqueeze", image, "axis", output="four"))
-    constants = {"zero": np.int64(0), "axis": np.array([0]), "sizes": np.array([1, 3, HEIGHT, WIDTH])}
+    constants = {"zero": np.int64(0), "axis": np.array([0]), "sizes": np.array([1, 3, HEIGHT // 2, WIDTH // 2])}
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v, np.int64), k) for k, v in constants.items())
     with pytest.raises(OnnxgraftError, match=r"as torchvision's detectors do.*\(node 'in-front-Resize'\)"):
         recognise(model, tmp_path / "other.onnx")
