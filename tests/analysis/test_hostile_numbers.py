@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxgraft.analysis.anchors import grid_stride
+from onnxgraft.analysis.anchors import grid_strides
 from onnxgraft.errors import Refusal
 from onnxgraft.golden import catalog
 from onnxgraft.tools.inspect import inspect
@@ -17,7 +17,8 @@ GRID = np.array([[x, y, x + 8, y + 8] for y in (0, 4) for x in (0, 4)], np.float
 
 
 def test_a_grid_has_a_stride() -> None:
-    assert grid_stride(GRID, 2, 2, (8, 8), "n") == 4
+    assert grid_strides(GRID, 2, 2, (8, 8), "n") == (4, None)
+    assert grid_strides(GRID * np.array([1, 2, 1, 2], np.float32), 2, 2, (8, 8), "n") == (4, 8)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_a_grid_has_a_stride() -> None:
 )
 def test_anchors_that_are_no_boxes(anchors: np.ndarray, reason: str) -> None:
     with pytest.raises(Refusal, match=f"{reason}.*node 'n'"):
-        grid_stride(anchors, 2, 2, (8, 8), "n")
+        grid_strides(anchors, 2, 2, (8, 8), "n")
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.25, float("inf")])
