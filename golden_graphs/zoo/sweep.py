@@ -219,6 +219,10 @@ def _exports(
     if batch and "error" not in row.data["export"]:
         other = pictures.blocks(SEED + PICTURES, size)
         both = [truth, answers.answers(source.model, answers.as_trained(source, other), proposals)]
+        if "boxes" in truth:
+            report = rounding.against_double(source.model, answers.as_trained(source, other), both[1])
+            if not report.exact:
+                row.data.setdefault("undecided", []).append(f"the batch's second picture, PyTorch in float64: {report}")
         row.step("batch", lambda: _batch(work / "model.onnx", [image, other], both, work, threads))
     if script:
         row.step("script", lambda: _script(source, image, work, truth, threads))

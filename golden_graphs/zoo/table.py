@@ -85,7 +85,8 @@ def write_beyond(names: Sequence[str], results: Path, table: Path) -> None:
     if notes:
         text += "\nWhat is not 1.00, and why:\n\n" + "\n".join(notes) + "\n"
     if passed_over:
-        text += "\nPictures passed over, since rounding decides there:\n\n" + "\n".join(passed_over) + "\n"
+        text += "\nPictures on which rounding decides, passed over but for the second ones of batches:\n\n"
+        text += "\n".join(passed_over) + "\n"
     before = table.read_text()
     _, mark, parts = before.partition(_PARTS)
     table.write_text(before.partition(_MARK)[0] + text + mark + parts)
