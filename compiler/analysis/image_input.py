@@ -16,6 +16,8 @@ _PREPROCESSING = {"Sub", "Div", "Mul", "Add", "Pad", "Unsqueeze", "Gather", "Cas
                   "Transpose", "Squeeze", "Slice", "Split"}  # fmt: skip
 _PROBE = 32  # side of the flat pictures that measure the normalisation
 _UNIT_STD = 0.5  # a deviation up to this, with a mean up to 1, is of pictures whose levels are 0..1
+_UNIT_STD_AND_MEAN = 2.0  # the same where there is a mean: of levels of 0..255 it would change nothing that can be seen
+_NO_MEAN = 1e-3
 _IMAGENET_RED_MINUS_BLUE = 5.0  # the red mean is well above the blue one in every ImageNet-like statistic
 
 
@@ -51,7 +53,8 @@ def analyse_input(graph: Graph) -> ImageInput:
     std_read = [snap(s, constants) or s for s in std]
     mean_read = [snap(m, constants) or m for m in -zero * std]
     _refuse_more(graph, image, normalized, mean_read, std_read, chain[0].name, flipped)
-    unit = max(np.abs(mean_read)) <= 1 and max(np.abs(std_read)) <= _UNIT_STD  # made for levels of 0..1
+    most = _UNIT_STD_AND_MEAN if max(np.abs(mean_read)) > _NO_MEAN else _UNIT_STD
+    unit = max(np.abs(mean_read)) <= 1 and max(np.abs(std_read)) <= most  # made for levels of 0..1
     if unit:
         mean_read, std_read = ([snap(255 * v, [*constants, *(255 * c for c in constants)]) or 255 * v for v in read]
                                for read in (mean_read, std_read))  # fmt: skip

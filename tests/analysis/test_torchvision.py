@@ -251,3 +251,18 @@ def test_inspect_reads_it_too(folder: Path) -> None:
     assert spec.box_head is not None
     assert spec.box_head.background_first
     assert any("classes counted from 1" in note for note in notes)
+
+
+@pytest.mark.parametrize("deviation", [0.225, 0.57, 1.0])
+def test_its_levels_are_0_to_1_with_another_deviation_too(deviation: float, folder: Path) -> None:
+    """A mean of less than a level says so: of levels of 0..255 it would change nothing."""
+
+    def change(model: onnx.ModelProto) -> None:
+        (divide,) = [n for n in model.graph.node if n.name == "/transform/Div"]
+        tensor = _constants(model)[divide.input[1]]
+        tensor.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(tensor), deviation)))
+
+    image = recognise(change, folder, member=DENSE)[0].image
+    assert image.white == 1.0
+    assert image.std == pytest.approx((255 * deviation,) * 3, rel=1e-5)
+    assert image.order == "RGB"
