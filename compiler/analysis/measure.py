@@ -111,11 +111,12 @@ def _culprit(
     The part runs once; without a node, only what stands behind it is run again.
     """
     order, tried = part_between(outputs, feeds)[0], set[int]()
+    within = {id(node) for node in order}
     without: list[tuple[gs.Node, list[tuple[gs.Tensor, gs.Tensor]], list[gs.Tensor]]] = []
     for node in _part(outputs, feeds)[:_TRIED]:
         if id(node) in tried or len(node.outputs) != 1 or not node.inputs:
             continue
-        together = _same_selection(node)
+        together = [n for n in _same_selection(node) if id(n) in within]
         tried.update(id(n) for n in together)
         beside = _beside({n.outputs[0].name for n in together}, order, outputs)
         for position in range(len(node.inputs) if len(together) == 1 else 1):
@@ -124,7 +125,10 @@ def _culprit(
                 without.append((node, handed, beside))
     read = {t.name: t for _, handed, beside in without for t in (*(taken for _, taken in handed), *beside)}
     asked = [t for name, t in read.items() if name not in feeds]
-    known = {**feeds, **{t.name: held for t, held in zip(asked, evaluate(graph, asked, feeds), strict=True)}}
+    try:
+        known = {**feeds, **{t.name: held for t, held in zip(asked, evaluate(graph, asked, feeds), strict=True)}}
+    except Refusal:  # it is the difference that is told, whatever keeps its reason from being found
+        return None
     for node, handed, beside in without:
         fed = {**{t.name: known[t.name] for t in beside}, **{made.name: known[taken.name] for made, taken in handed}}
         if _agrees(graph, outputs, fed, compare):

@@ -266,3 +266,22 @@ def test_its_levels_are_0_to_1_with_another_deviation_too(deviation: float, fold
     assert image.white == 1.0
     assert image.std == pytest.approx((255 * deviation,) * 3, rel=1e-5)
     assert image.order == "RGB"
+
+
+def test_a_filter_behind_boxes_and_masks_is_named(folder: Path) -> None:
+    """Masks come from the image, which the part of the detections does not: the reason is looked for in that part alone."""
+
+    def filtered(model: onnx.ModelProto) -> None:
+        (labels,) = [o.name for o in model.graph.output if o.type.tensor_type.elem_type == onnx.TensorProto.INT64]
+        model.graph.initializer.extend(numpy_helper.from_array(np.array(n), name) for n, name in ((2, "two"), ([0], "first")))
+        make = onnx.helper.make_node
+        nodes = [make("Equal", [labels, "two"], ["is"]), make("NonZero", ["is"], ["rows"]),
+                 make("Squeeze", ["rows", "first"], ["keep"])]  # fmt: skip
+        for output in model.graph.output:
+            nodes.append(make("Gather", [output.name, "keep"], [f"{output.name} kept"], f"filter {output.name}"))
+            output.name = f"{output.name} kept"
+            output.type.tensor_type.shape.dim[0].dim_param = "kept"
+        model.graph.node.extend(nodes)
+
+    with pytest.raises(Refusal, match=r"by what a Gather does here.*node 'filter "):
+        recognise(filtered, folder)
