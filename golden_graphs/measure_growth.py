@@ -154,7 +154,7 @@ def main() -> None:
         key = f"{axis} {value} {kind}"
         if key in held or (kind == "calibration" and axis == "batch"):  # which takes one picture at a time
             continue
-        found = measure(f"{__name__ if __name__ != '__main__' else 'golden_graphs.measure_growth'}:{kind}", model, side, batch)
+        found = measure(f"golden_graphs.measure_growth:{kind}", model, side, batch)
         held[key] = {**found.result, "mib": found.peak_mib}
         arguments.results.write_text(json.dumps(held, indent=1))
         print(f"{key}: {held[key]['seconds']:.2f} s, {held[key]['mib']:.0f} MiB", flush=True)

@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.analysis.rcnn import says_alignment
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import producer, scalar
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import OPSET, Fact
 
-_FIRST_OPSET_WITH_ALIGNMENT = 16
 _CLOSE = 1e-4  # cells
 _ALIGNMENT = {"ROIAlignV2": "half_pixel", "ROIAlign": "output_half_pixel"}
 
@@ -36,8 +36,7 @@ class RepairRoiAlign(Pass):
     pooler_type: Literal["ROIAlignV2", "ROIAlign"] = "ROIAlignV2"  # MODEL.*.POOLER_TYPE of the config
 
     def applies(self, graph: Graph, ctx: Context) -> str | None:
-        says = graph.source_opset >= _FIRST_OPSET_WITH_ALIGNMENT and not graph.converted
-        return f"the export's opset {graph.source_opset} says how RoiAlign is aligned" if says else None
+        return f"the export's opset {graph.source_opset} says how RoiAlign is aligned" if says_alignment(graph) else None
 
     def run(self, graph: Graph, ctx: Context) -> None:
         wanted = _ALIGNMENT[self.pooler_type]

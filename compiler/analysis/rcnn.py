@@ -20,8 +20,12 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.shape_inference import infer_shapes
 from onnxgraft.ir.traverse import ancestors, value
 
-SAYS_ALIGNMENT = 16
-"""The first opset whose RoiAlign says how it is aligned."""
+_SAYS_ALIGNMENT = 16  # the first opset whose RoiAlign has a coordinate_transformation_mode
+
+
+def says_alignment(graph: Graph) -> bool:
+    """Whether a file says how its RoiAlign is aligned; one that ONNX's version converter raised does not."""
+    return graph.source_opset >= _SAYS_ALIGNMENT and not graph.converted
 
 
 def matches(graph: Graph) -> bool:
@@ -98,8 +102,7 @@ def _refuse_lost_alignment(graph: Graph, head: BoxHead, poolers: list[Pooler]) -
     Raises:
         Refusal: a detector with its background first, whose RoiAlign was taken as aligned.
     """
-    unsaid = graph.source_opset < SAYS_ALIGNMENT or graph.converted
-    if head.background_first and unsaid and any(pooler.aligned for pooler in poolers):
+    if head.background_first and not says_alignment(graph) and any(pooler.aligned for pooler in poolers):
         raise Refusal(f"this export of opset {graph.source_opset} does not say how RoiAlign is aligned, and torchvision's, "
                       "whose background comes first as here, is not: build with --pooler-type ROIAlign, or export at opset 16 "
                       "or later",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxgraft.files import write_json
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.written import write_model
+from onnxgraft.ir.writing import write_model
 from onnxgraft.manifest import versions
 from onnxgraft.options import BuilderOptions, Options, as_flags, declared, without_effect
 from onnxgraft.pipeline.base import Pass

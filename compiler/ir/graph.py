@@ -23,7 +23,7 @@ from onnxgraft.ir.ops import WITH_GRAPHS
 from onnxgraft.ir.serde import Skeleton, Weight, mark_external, read_skeleton
 from onnxgraft.ir.traverse import node_inputs
 from onnxgraft.ir.weights import MappedValues, weight_of
-from onnxgraft.ir.written import write_model
+from onnxgraft.ir.writing import write_model
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what graphsurgeon prints about broken graphs, the manager tells in one line
 IR_VERSION = 10  # what ONNX Runtime and TensorRT of 2024 and later read; graphsurgeon would write the newest

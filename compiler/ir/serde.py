@@ -1,4 +1,4 @@
-"""Reading ONNX files without holding their weights in memory; `written` writes them.
+"""Reading ONNX files without holding their weights in memory; `writing` writes them.
 
 A weight is at most a place in a file: (path, offset, length). Reading walks the protobuf wire format once, keeps every
 initializer's header and leaves its bytes where they are. ONNX's own notation for this is external data, so a skeleton is an

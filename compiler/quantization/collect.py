@@ -20,7 +20,7 @@ from onnxgraft.errors import InputError, Refusal, add_note
 from onnxgraft.instruments.stage import feeder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ort import open_session, told
-from onnxgraft.ir.written import write_model
+from onnxgraft.ir.writing import write_model
 from onnxgraft.pipeline.context import Context
 from onnxgraft.quantization.calibration import Calibration, Key, pictures_digest
 from onnxgraft.quantization.dataset import Picture

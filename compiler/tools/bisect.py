@@ -21,7 +21,7 @@ from onnxgraft.instruments.stage import detect, fits
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.serde import Skeleton
-from onnxgraft.ir.written import write_model
+from onnxgraft.ir.writing import write_model
 from onnxgraft.options import Options
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context

@@ -8,8 +8,7 @@ from typing import Literal
 
 from onnxgraft.analysis import Account, analyse_and_account
 from onnxgraft.analysis.canvas import take_resize_out
-from onnxgraft.analysis.counted_classes import counted_forms
-from onnxgraft.analysis.output_forms import forms_note, undo_forms
+from onnxgraft.analysis.output_forms import forms_note, hold_forms, undo_forms
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.folding import settle
@@ -48,7 +47,7 @@ def inspect_nodes(
     graph, ctx = Graph.load(path, Bounds.times(bounds)), Context()
     PassManager([UpgradeOpset(), RepairRoiAlign(pooler_type=pooler_type)], fingerprints=False).run(graph, ctx)
     form = make_plain(graph)
-    if any(len(t.shape or ()) == 3 and not is_static(t) for t in graph.gs.inputs):
+    if any(len(t.shape or ()) == _AXES and not is_static(t) for t in graph.gs.inputs):
         resize_image(graph, *_OPEN)
         ctx.notes.append(f"the size is left open: looked at as {_OPEN[0]}x{_OPEN[1]}")
     if graph.gs.inputs and is_static(graph.gs.inputs[0]):
@@ -57,7 +56,7 @@ def inspect_nodes(
     shape = graph.gs.inputs[0].shape if graph.gs.inputs else None
     forms = undo_forms(graph, (shape[-2], shape[-1])) if shape is not None and len(shape) == _AXES else ()
     spec, account = analyse_and_account(graph)
-    counted = counted_forms(forms, spec)
-    return replace(spec, output_forms=counted), account, [*ctx.notes, *form_note(form, spec.image), *forms_note(counted)]
+    held = hold_forms(forms, spec)
+    return replace(spec, output_forms=held), account, [*ctx.notes, *form_note(form, spec.image), *forms_note(held)]
 
 
