@@ -12,6 +12,8 @@ from onnxgraft.detector.spec import BoxCoder
 from onnxgraft.errors import Refusal
 
 _COMPARED = 20_000  # boxes of a level that are compared with the formula: spread over all of them
+_AROUND_CLAMP = (-0.05, 0.0, 0.05, 1.0, 30.0)  # where dw and dh are compared, from the clamp on
+_SHARE = 2e-3  # of a box's size, by which its edges may be off there
 Decode = Callable[[np.ndarray], np.ndarray]  # deltas [n, 4] -> boxes [n, 4]
 
 
@@ -61,7 +63,8 @@ def measure_coder(
     if clamp is None:
         raise Refusal(f"dw and dh are clamped near {clamp_measured:.4f}, which no constant of the graph explains", node)
     coder = BoxCoder((_tidy(weights[0]), _tidy(weights[1]), _tidy(weights[2]), _tidy(weights[3])), clamp)
-    verify_coder(respond, reference, coder, node)
+    _verify_within(respond, reference, coder, node)
+    _verify_clamp(respond_tiny, boxes, coder, node)
     return coder
 
 
@@ -77,13 +80,34 @@ def verify_coder(respond: Decode, reference: np.ndarray, coder: BoxCoder, node: 
         reference: the boxes [n, 4] that the deltas move.
 
     Raises:
-        Refusal: they differ; names `node`.
+        Refusal: they differ, for small deltas or around the clamp of dw or dh; names `node`.
     """
+    _verify_within(respond, reference, coder, node)
+    _verify_clamp(respond, reference, coder, node)
+
+
+def _verify_within(respond: Decode, reference: np.ndarray, coder: BoxCoder, node: str) -> None:
     deltas = np.random.Generator(np.random.Philox(7)).uniform(-1, 1, reference.shape).astype(np.float32)
     rows = slice(None, None, max(1, len(reference) // _COMPARED))
     error = np.abs(respond(deltas)[rows] - decode(reference[rows], deltas[rows], coder)).max()
     if not error < 2e-3 * max(1.0, float(np.abs(reference).max()) / 1000):
         raise Refusal(f"box decoding differs from Box2BoxTransform by {error:.3g} pixels", node)
+
+
+def _verify_clamp(respond: Decode, reference: np.ndarray, coder: BoxCoder, node: str) -> None:
+    rng = np.random.Generator(np.random.Philox(8))
+    weights = np.array(coder.weights)
+    deltas = rng.uniform(-1, 1, reference.shape)
+    deltas[:, 2:] = (coder.scale_clamp + rng.choice(_AROUND_CLAMP, (len(reference), 2))) * weights[2:]
+    deltas = deltas.astype(np.float32)
+    expected = decode(reference, deltas, coder).astype(np.float64)
+    with np.errstate(all="ignore"):
+        error = np.abs(respond(deltas) - expected) / np.tile(expected[:, 2:] - expected[:, :2], 2)
+    for side, columns in (("dw", slice(0, None, 2)), ("dh", slice(1, None, 2))):
+        worst = error[:, columns].max()
+        if not worst < _SHARE:
+            raise Refusal(f"{side} is clamped otherwise than at {coder.scale_clamp:.6g}, as elsewhere in this detector: "
+                          f"beyond it edges of boxes are off by {worst:.3g} of their size", node)  # fmt: skip
 
 
 def verify_linear_coder(respond: Decode, reference: np.ndarray, node: str) -> None:

@@ -43,22 +43,28 @@ def image_paddings(graph: Graph) -> Iterator[gs.Node]:
         tensor = following[0].outputs[0]
 
 
+def resize_in_front(graph: Graph) -> gs.Node | None:
+    """The Resize between the image and the network, which torchvision's detectors have."""
+    tensor: gs.Tensor = graph.gs.inputs[0]
+    for _ in range(_CHAIN):
+        resize = next((n for n in tensor.outputs if n.op == "Resize"), None)
+        if resize is not None:
+            return resize
+        following = [n for n in tensor.outputs if n.op != "Shape"]
+        if len(following) != 1 or following[0].op == "Conv":
+            return None
+        tensor = following[0].outputs[0]
+    return None
+
+
 def take_resize_out(graph: Graph) -> None:
     """Let the resize that torchvision's detectors do in front of the network give way, where it leaves the image as it is.
 
     Raises:
         Refusal: it changes the image's size, so that another canvas has to be taken.
     """
-    tensor: gs.Tensor = graph.gs.inputs[0]
-    for _ in range(_CHAIN):
-        resize = next((n for n in tensor.outputs if n.op == "Resize"), None)
-        if resize is not None:
-            break
-        following = [n for n in tensor.outputs if n.op != "Shape"]
-        if len(following) != 1 or following[0].op == "Conv":
-            return
-        tensor = following[0].outputs[0]
-    else:
+    resize = resize_in_front(graph)
+    if resize is None:
         return
     before = resize.inputs[0]
     _refuse_another_size(graph, resize)

@@ -64,11 +64,11 @@ def _clamped(stage: Stage, anchors: Sequence[Boxes], coder: BoxCoder, rng: np.ra
 
 
 def clamp_deltas(rng: np.random.Generator, coder: BoxCoder, reference: Boxes, stage: Stage) -> NDArray[np.float64]:
-    """[n, 4] deltas whose dw and dh lie at, above and below the clamp. Of a box as large as the clamp allows, one corner lies
-    on the canvas, so that a larger one shows."""
+    """[n, 4] deltas whose dw and dh lie at, above and below the clamp, each as often as the other. Of a box as large as the
+    clamp allows, one corner lies on the canvas, so that a larger one shows."""
     n = len(reference)
     steps = np.array([0.0, 1.0, 30.0, -0.05, -2.0, -6.0, -30.0])
-    growth = coder.scale_clamp + steps[rng.integers(0, len(steps), (n, 2))]
+    growth = coder.scale_clamp + np.stack([rng.permutation(np.resize(steps, n)) for _ in range(2)], axis=1)
     size, centre = reference[:, 2:] - reference[:, :2], (reference[:, 2:] + reference[:, :2]) / 2
     reach = np.exp(np.minimum(growth, coder.scale_clamp)) * size / 2
     corner = rng.uniform(0.2, 0.8, (n, 2)) * (stage.width, stage.height)

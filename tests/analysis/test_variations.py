@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -199,3 +199,31 @@ def test_a_constant_behind_the_levels_logarithm_is_read(folder: Path) -> None:
     assert pooler is not None
     assert (pooler.canonical_level, pooler.level_shift) == (0.25, 4.0), "in the order in which the graph adds them"
     assert pooler.epsilon == pytest.approx(1e-8)
+
+
+def clipped_at(number: float, nodes: Sequence[onnx.NodeProto], held: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
+    """The Clip nodes whose upper bound is a number, in the graph's order."""
+    bounds = {name for name, tensor in held.items() if np.allclose(numpy_helper.to_array(tensor), number, atol=1e-4)}
+    return [n for n in nodes if n.op_type == "Clip" and len(n.input) > 2 and n.input[2] in bounds]
+
+
+@pytest.mark.parametrize(
+    ("member", "place", "side"), [("rpn_FPN_thin", 1, "dh"), ("rpn_FPN_thin", -2, "dw"), ("retinanet_thin", -1, "dh")]
+)
+@pytest.mark.parametrize("bound", [None, 4.0])
+def test_each_levels_clamp_of_dw_and_dh_is_read(member: str, place: int, side: str, bound: float | None, folder: Path) -> None:
+    """One level, or one side alone, without it or with another one is no Box2BoxTransform."""
+    model = onnx.load(catalog.resolve(member, folder))
+    graph = model.graph
+    held = {i.name: i for i in graph.initializer}
+    held |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
+    clip = clipped_at(np.log(1000 / 16), graph.node, held)[place]
+    if bound is None:
+        clip.op_type, clip.input[:] = "Identity", clip.input[:1]
+    else:
+        graph.initializer.append(numpy_helper.from_array(np.array(bound, np.float32), "another_bound"))
+        clip.input[2] = "another_bound"
+    words = rf"{side} is clamped otherwise than at 4.1351|clamped near|no constant of the graph"
+    with pytest.raises(Refusal, match=words) as caught:
+        recognise(model, member, folder / "changed.onnx")
+    assert caught.value.node

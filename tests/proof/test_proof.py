@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxgraft.driver.compile import compile
-from onnxgraft.errors import ProofError
+from onnxgraft.errors import ProofError, Refusal
 from onnxgraft.golden import catalog
 from onnxgraft.options import CompileOptions, Options, Size
 from onnxgraft.passes.default import default_pipeline
@@ -58,6 +58,12 @@ def test_exact_padding_is_proved_on_a_picture_smaller_than_the_canvas(tmp_path: 
     assert proof.whole
     assert proof.pictures == 2
     assert proof.network is not None  # masks stand between the convolutions
+
+
+def test_a_file_that_resizes_pictures_itself_is_proved_at_its_own_size_alone(tmp_path: Path) -> None:
+    """Whatever torchvision's detector says of a smaller picture, it says of an enlarged one."""
+    with pytest.raises(Refusal, match=r"resizes pictures itself.*without --exact-padding.*Resize"):
+        proved("retinanet_torchvision_thin", tmp_path, exact_padding=True)
 
 
 def test_numbers_of_ones_own_are_proved_with_the_exports(tmp_path: Path) -> None:
