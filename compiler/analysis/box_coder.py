@@ -14,6 +14,7 @@ from onnxgraft.errors import Refusal
 _COMPARED = 20_000  # boxes of a level that are compared with the formula: spread over all of them
 _AROUND_CLAMP = (-0.05, 0.0, 0.05, 1.0, 30.0)  # where dw and dh are compared, from the clamp on
 _SHARE = 2e-3  # of a box's size, by which its edges may be off there
+_FAR_SHARE, _FAR = 0.2, 4.0  # of distances to sides, those beyond a few anchors, and the power of ten that they reach
 Decode = Callable[[np.ndarray], np.ndarray]  # deltas [n, 4] -> boxes [n, 4]
 
 
@@ -116,7 +117,11 @@ def verify_linear_coder(respond: Decode, reference: np.ndarray, node: str) -> No
     Raises:
         Refusal: they differ; names `node`.
     """
-    deltas = np.random.Generator(np.random.Philox(7)).uniform(-1, 4, reference.shape).astype(np.float32)
-    error = np.abs(respond(deltas) - decode_linear(reference, deltas)).max()
-    if not error < 2e-3 * max(1.0, float(np.abs(reference).max()) / 1000):
-        raise Refusal(f"box decoding differs from Box2BoxTransformLinear in anchor sizes by {error:.3g} pixels", node)
+    rng = np.random.Generator(np.random.Philox(7))
+    near = rng.uniform(-1, 4, reference.shape)
+    deltas = np.where(rng.random(reference.shape) < _FAR_SHARE, 10 ** rng.uniform(0, _FAR, reference.shape), near)
+    deltas = deltas.astype(np.float32)
+    expected = decode_linear(reference, deltas)
+    error = np.abs(respond(deltas) - expected) / np.maximum(1.0, np.abs(expected) / 1000)
+    if not error.max() < 2e-3 * max(1.0, float(np.abs(reference).max()) / 1000):
+        raise Refusal(f"box decoding differs from Box2BoxTransformLinear in anchor sizes by {error.max():.3g} pixels", node)

@@ -227,3 +227,15 @@ def test_each_levels_clamp_of_dw_and_dh_is_read(member: str, place: int, side: s
     with pytest.raises(Refusal, match=words) as caught:
         recognise(model, member, folder / "changed.onnx")
     assert caught.value.node
+
+
+def test_distances_that_are_bounded_are_no_linear_coder(folder: Path) -> None:
+    """FCOS's distances to the sides are not negative, and may be as large as they like, on each level."""
+    model = onnx.load(catalog.resolve("fcos_thin", folder))
+    relu = [n for n in model.graph.node if n.op_type == "Relu" and n.name.startswith("/model/Relu")][-1]
+    bounds = {"least": np.array(0, np.float32), "most": np.array(30, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in bounds.items())
+    relu.op_type = "Clip"
+    relu.input.extend(bounds)
+    with pytest.raises(Refusal, match="box decoding differs from Box2BoxTransformLinear"):
+        recognise(model, "fcos_thin", folder / "changed.onnx")
