@@ -55,10 +55,17 @@ class Part(ABC):
         found = self.file({p.file: probe.feeds[p.role] for p in self._ports if p.file})
         return {role: found[name] for role, name in self._file_ends.items()}
 
+    def feeds_of_build(self, probes: Sequence[Probe]) -> Arrays:
+        """What the build's part is fed for one batch, by tensor."""
+        return {p.build: p.lay([q.feeds.get(p.role) for q in probes], p.shape) for p in self._ports if p.build}
+
+    def in_roles(self, found: Mapping[str, NDArray[Any]]) -> Arrays:
+        """The results of the build's part, given by tensor, by role."""
+        return {role: found[name] for role, name in self._build_ends.items()}
+
     def of_build(self, probes: Sequence[Probe]) -> Arrays:
         """What the build's part gives for one batch."""
-        found = self.build({p.build: p.lay([q.feeds.get(p.role) for q in probes], p.shape) for p in self._ports if p.build})
-        return {role: found[name] for role, name in self._build_ends.items()}
+        return self.in_roles(self.build(self.feeds_of_build(probes)))
 
     @abstractmethod
     def compare(self, probe: Probe, file: Arrays, build: Arrays, image: int, batch: int) -> Outcome:
