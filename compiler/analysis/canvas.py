@@ -43,7 +43,7 @@ def image_paddings(graph: Graph) -> Iterator[gs.Node]:
         tensor = following[0].outputs[0]
 
 
-def resize_in_front(graph: Graph) -> gs.Node | None:
+def _resize_in_front(graph: Graph) -> gs.Node | None:
     """The Resize between the image and the network, which torchvision's detectors have."""
     tensor: gs.Tensor = graph.gs.inputs[0]
     for _ in range(_CHAIN):
@@ -57,13 +57,27 @@ def resize_in_front(graph: Graph) -> gs.Node | None:
     return None
 
 
+def refuse_own_resize(graph: Graph, size: tuple[int, int]) -> None:
+    """A file that resizes pictures itself says nothing of a picture of another size (height, width) than its own.
+
+    Raises:
+        Refusal: it does; names its Resize.
+    """
+    resize = _resize_in_front(graph)
+    if resize is not None:
+        own = "x".join(str(d) for d in graph.gs.inputs[0].shape[-2:])
+        raise Refusal(f"the file resizes pictures itself, as torchvision's detectors do: for one of {size[0]}x{size[1]} it "
+                      f"gives other answers than for the same pixels on a canvas; build for whole pictures of {own}, "
+                      "without --exact-padding and --content-size", resize.name)  # fmt: skip
+
+
 def take_resize_out(graph: Graph) -> None:
     """Let the resize that torchvision's detectors do in front of the network give way, where it leaves the image as it is.
 
     Raises:
         Refusal: it changes the image's size, so that another canvas has to be taken.
     """
-    resize = resize_in_front(graph)
+    resize = _resize_in_front(graph)
     if resize is None:
         return
     before = resize.inputs[0]

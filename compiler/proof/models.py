@@ -11,14 +11,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxgraft.analysis.canvas import resize_in_front
+from onnxgraft.analysis.canvas import refuse_own_resize
 from onnxgraft.analysis.counted_classes import counted_forms
 from onnxgraft.analysis.output_forms import undo_forms
 from onnxgraft.detector.chosen import Chosen
 from onnxgraft.detector.output_forms import OutputForm, given_name
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import WHITE, DetectorSpec
-from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import run_everywhere
 from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
@@ -150,12 +149,7 @@ def fix_size(graph: Graph, size: tuple[int, int]) -> None:
     """
     if not set(size) <= set(graph.gs.inputs[0].shape or ()):
         make_plain(graph)
-        resize = resize_in_front(graph)
-        if resize is not None:
-            own = "x".join(str(d) for d in graph.gs.inputs[0].shape[-2:])
-            raise Refusal(f"the file resizes pictures itself, as torchvision's detectors do: for one of {size[0]}x{size[1]} it "
-                          f"gives other answers than for the same pixels on a canvas; build for whole pictures of {own}, "
-                          "without --exact-padding and --content-size", resize.name)  # fmt: skip
+        refuse_own_resize(graph, size)
         resize_image(graph, *size)
 
 
