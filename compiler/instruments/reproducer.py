@@ -48,12 +48,12 @@ class Reproducer(Instrument):
 
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
         self._steps.append(step)
-        self._before = graph.observed(Graph.skeleton)
+        self._before = graph.observed(Graph.exported)
 
     def failed(self, step: Pass, graph: Graph, ctx: Context, error: BaseException) -> None:
         self.written = True
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_model(self._before, self.folder / "before.onnx")
+        write_model(self._before.skeleton(), self.folder / "before.onnx")
         pipeline = ",".join(s.spec() for s in self._steps)
         (self.folder / "pipeline.txt").write_text(pipeline + "\n")
         for index, image in enumerate(self.images):

@@ -62,33 +62,16 @@ def _invariants(graph: Graph) -> str | None:
 
 def _onnx_problem(graph: Graph) -> str | None:
     try:
-        skeleton = graph.observed(Graph.skeleton)
+        exported = graph.observed(Graph.exported)
     except Exception as error:
         return f"it cannot be written as ONNX: {_line(error)}"
-    model = onnx.ModelProto()
-    model.CopyFrom(skeleton.model)
-    handed_over = any(node.op_type in REGISTRY and not node.domain for node in model.graph.node)
-    _weights_to_inputs(model, set(skeleton.weights))
+    if any(node.op in REGISTRY and not node.domain for node in graph.nodes):
+        return None  # handed over: the checker knows no TensorRT plugin in the default domain
     try:
-        if not handed_over:  # the checker knows no TensorRT plugin in the default domain
-            onnx.checker.check_model(model)
-            onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        onnx.checker.check_model(exported.checkable(), full_check=True)  # types and strict shapes, too
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return _line(error)
     return None
-
-
-def _weights_to_inputs(model: onnx.ModelProto, large: set[str]) -> None:
-    """The checker wants to open files of external weights; as inputs they have a type and need no file."""
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in large]
-    for tensor in model.graph.initializer:
-        if tensor.name in large:
-            model.graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
-    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(copies)
 
 
 def _line(error: Exception) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -18,16 +17,17 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.converted import was_converted
+from onnxgraft.ir.exporting import IR_VERSION, PLUGIN_DOMAIN, Exported, Exporter
 from onnxgraft.ir.observed import Observed
 from onnxgraft.ir.ops import WITH_GRAPHS
-from onnxgraft.ir.serde import Skeleton, Weight, mark_external, read_skeleton
+from onnxgraft.ir.serde import Skeleton, read_skeleton
 from onnxgraft.ir.traverse import node_inputs
-from onnxgraft.ir.weights import MappedValues, weight_of
+from onnxgraft.ir.weights import MappedValues
 from onnxgraft.ir.writing import write_model
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # what graphsurgeon prints about broken graphs, the manager tells in one line
-IR_VERSION = 10  # what ONNX Runtime and TensorRT of 2024 and later read; graphsurgeon would write the newest
-PLUGIN_DOMAIN = "onnxgraft"
+
+__all__ = ["IR_VERSION", "PLUGIN_DOMAIN", "Graph", "Origin"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Graph:
         self.converted = False
         self.bytes_to_fold = Bounds().bytes_to_fold(0)
         self.observed: Observed[Graph] = Observed(self)
+        self._exporter = Exporter()
 
     @staticmethod
     def load(path: str | Path, bounds: Bounds | None = None) -> Graph:
@@ -84,35 +85,11 @@ class Graph:
 
     def skeleton(self) -> Skeleton:
         """The graph as a model whose large weights are left in place."""
-        weights: dict[str, Weight] = {}
-        restore: list[tuple[gs.Constant, Any]] = []
-        for tensor in self.gs.tensors().values():
-            if not isinstance(tensor, gs.Constant):
-                continue
-            weight = weight_of(tensor)
-            if weight is None:
-                continue
-            weights[tensor.name] = weight
-            proto = onnx.TensorProto(
-                name=tensor.name, dims=tensor.shape, data_type=onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype)
-            )
-            mark_external(proto, weight)
-            restore.append((tensor, tensor._values))
-            tensor._values = MappedValues(proto, weight)
-        try:
-            domains = {PLUGIN_DOMAIN} if self.functions else set()
-            self.gs.import_domains = [onnx.helper.make_opsetid("", self.gs.opset)] + [
-                onnx.helper.make_opsetid(domain, 1) for domain in sorted(domains)
-            ]
-            model = gs.export_onnx(self.gs, do_type_check=False)
-        finally:
-            for tensor, values in restore:
-                tensor._values = values
-        model.ir_version = IR_VERSION
-        model.producer_name, model.producer_version = "onnxgraft", ""
-        for name in sorted(self.functions):
-            model.functions.append(self.functions[name])
-        return Skeleton(model, weights)
+        return self.exported().skeleton()
+
+    def exported(self) -> Exported:
+        """The graph's messages; what an export before it made is used again."""
+        return self._exporter.export(self.gs, [self.functions[name] for name in sorted(self.functions)])
 
     def save(self, path: str | Path) -> None:
         """Write the graph; weights are streamed from the file they came from."""

@@ -23,7 +23,7 @@ def infer_shapes(graph: Graph, propagate: bool = False) -> None:
 
     Variables of plugin ops keep the types their pass gave them. Raises Refusal on contradictory shapes.
     """
-    model = graph.skeleton().model
+    model = graph.exported().model()
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=propagate)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
@@ -43,7 +43,7 @@ def infer_shapes(graph: Graph, propagate: bool = False) -> None:
 def first_misfit(graph: Graph) -> str | None:
     """The name of the first node whose inputs have shapes that do not fit together; None where all do."""
     try:
-        onnx.shape_inference.infer_shapes(graph.skeleton().model, strict_mode=True)
+        onnx.shape_inference.infer_shapes(graph.exported().model(), strict_mode=True)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         told = re.search(r"node name: (.*?)\):", str(error))
         return told[1] if told else None

@@ -9,8 +9,8 @@ from pathlib import Path
 from onnxgraft.detector.chosen import Chosen
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.bounds import Bounds
+from onnxgraft.ir.exporting import Exported
 from onnxgraft.ir.graph import Graph, Origin
-from onnxgraft.ir.serde import Skeleton
 from onnxgraft.pipeline.base import DetectorPass, Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTOR, NAMED_OUTPUTS, SIMPLIFIED
@@ -26,20 +26,19 @@ class Kept:
     """A graph as a pass left it. Weights stay where they are."""
 
     after: str
-    skeleton: Skeleton
+    exported: Exported
     origins: dict[str, Origin]
     ctx: Context
 
     def graph(self) -> Graph:
         """A graph of its own."""
-        model = type(self.skeleton.model).FromString(self.skeleton.model.SerializeToString())
-        graph = Graph.from_skeleton(Skeleton(model, self.skeleton.weights))
+        graph = Graph.from_skeleton(self.exported.skeleton())
         graph.origins = dict(self.origins)
         return graph
 
 
 def keep(after: str, graph: Graph, ctx: Context) -> Kept:
-    return Kept(after, graph.observed(Graph.skeleton), dict(graph.origins), ctx.copy())
+    return Kept(after, graph.observed(Graph.exported), dict(graph.origins), ctx.copy())
 
 
 class Witness(Instrument):
