@@ -47,16 +47,18 @@ def _proposal_probes(rpn: RPN, image: Size) -> Iterator[Probe]:
             maps.deltas[index] = probes.box_deltas(rng, rows, 1, rpn.coder.weights)
             maps.deltas[index][rng.random(rows) >= share, 0] = probes.OUT * 10
 
-        made = maps.maps()
-        found = reference.proposal_candidates(rpn, [m[0] for m in made], [m[1] for m in made], image)
+        logits, deltas = maps.logit_maps(), maps.delta_maps()
+        found = reference.proposal_candidates(rpn, logits, deltas, image)
         doubts = probes.doubtful(found, rpn.nms_threshold, None)
-        maps.shrink(found.origin[doubts])
+        if len(doubts):
+            maps.shrink(found.origin[doubts])
+            deltas = maps.delta_maps()
         found = found.rows(np.delete(np.arange(len(found)), doubts))
         kept = reference.suppress(found, rpn.nms_threshold)
         kept = kept.rows(np.arange(min(len(kept), rpn.post_nms_topk)))
         feeds: dict[str, np.ndarray] = {}
-        for level, (logits, deltas, _) in zip(rpn.levels, maps.maps(), strict=True):
-            feeds |= {level.logits_tensor: logits, level.deltas_tensor: deltas}
+        for level, of_scores, of_boxes in zip(rpn.levels, logits, deltas, strict=True):
+            feeds |= {level.logits_tensor: of_scores, level.deltas_tensor: of_boxes}
 
         def compare(results: Sequence[np.ndarray], kept: Found = kept) -> str | None:
             scores = results[1] if len(results) > 1 else None

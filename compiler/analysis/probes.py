@@ -81,8 +81,16 @@ class LevelMaps:
 
     def maps(self) -> list[tuple[Array, Array, Array]]:
         """(logits [1, A * classes, H, W], deltas [1, A * 4, H, W], centerness [1, A, H, W]) float32 of each level."""
-        return [(self.planes(i, self.logits[i], self.classes), self.planes(i, self.deltas[i], 4),
-                 self.planes(i, self.centerness[i], 1)) for i in range(len(self.levels))]  # fmt: skip
+        centerness = [self.planes(i, flat, 1) for i, flat in enumerate(self.centerness)]
+        return list(zip(self.logit_maps(), self.delta_maps(), centerness, strict=True))
+
+    def logit_maps(self) -> list[Array]:
+        """[1, A * classes, H, W] float32 of each level."""
+        return [self.planes(i, flat, self.classes) for i, flat in enumerate(self.logits)]
+
+    def delta_maps(self) -> list[Array]:
+        """[1, A * 4, H, W] float32 of each level."""
+        return [self.planes(i, flat, 4) for i, flat in enumerate(self.deltas)]
 
     def where(self, origin: Array) -> list[Array]:
         """Positions int64 [k] in `logits` of each level, of candidates [n] by their number over all levels."""

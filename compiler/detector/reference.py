@@ -10,6 +10,8 @@ import numpy as np
 from onnxgraft.detector.geometry import decode, decode_linear, grid_anchors
 from onnxgraft.detector.spec import RPN, BoxCoder, BoxHead, DenseHead, Pooler
 
+_BLOCK = 64  # boxes that are compared with all others at once
+
 
 @dataclass(frozen=True)
 class Found:
@@ -71,9 +73,14 @@ def suppress(found: Found, threshold: float) -> Found:
     for group in np.unique(found.classes):
         waiting = order[found.classes[order] == group]
         while len(waiting):
-            kept.append(int(waiting[0]))
-            shared = overlaps(found.boxes[waiting[:1]], found.boxes[waiting[1:]])[0]
-            waiting = waiting[1:][~(shared > threshold)]
+            block, rest = waiting[:_BLOCK], waiting[_BLOCK:]
+            beyond = overlaps(found.boxes[block], found.boxes[waiting]) > threshold
+            alive = np.ones(len(block), bool)
+            for row in range(len(block)):
+                if alive[row]:
+                    alive[row + 1 :] &= ~beyond[row, row + 1 : len(block)]
+            kept += block[alive].tolist()
+            waiting = rest[~beyond[alive, len(block) :].any(0)]
     index = np.array(kept, np.int64)
     return found.rows(index[np.argsort(-found.scores[index], kind="stable")])
 
@@ -82,6 +89,21 @@ def by_location(planes: np.ndarray, size: int) -> np.ndarray:
     """permute_to_N_HWA_K (detectron2 meta_arch/dense_detector.py) of one image: [1, A*K, H, W] -> [H*W*A, K]."""
     _, _, height, width = planes.shape
     return planes.reshape(-1, size, height, width).transpose(2, 3, 0, 1).reshape(-1, size)
+
+
+def rows_of(planes: np.ndarray, size: int, rows: np.ndarray) -> np.ndarray:
+    """Rows int64 [k] of `by_location`: [k, K]."""
+    _, channels, height, width = planes.shape
+    cell, anchor = np.divmod(rows, channels // size)
+    return np.asarray(planes.reshape(-1, size, height * width)[anchor, :, cell])
+
+
+def surest(scores: np.ndarray, most: int) -> np.ndarray:
+    """Indices int64 [k] of the `most` highest scores [n], the highest first, ties by their index."""
+    index = np.arange(len(scores))
+    if 0 < most < len(scores):
+        index = np.nonzero(scores >= np.partition(scores, len(scores) - most)[len(scores) - most])[0]
+    return index[np.argsort(-scores[index], kind="stable")][:most]
 
 
 def proposal_candidates(
@@ -96,9 +118,8 @@ def proposal_candidates(
     boxes, scores, levels, rows, before = [], [], [], [], 0
     for number, level in enumerate(rpn.levels):
         flat = by_location(logits[number], 1)[:, 0]
-        best = np.argsort(-flat, kind="stable")[: level.topk]
-        anchors = grid_anchors(level)[best]
-        boxes.append(clip(decode(anchors, by_location(deltas[number], 4)[best], rpn.coder), image))
+        best = surest(flat, level.topk)
+        boxes.append(clip(decode(grid_anchors(level)[best], rows_of(deltas[number], 4, best), rpn.coder), image))
         scores.append(sigmoid(flat[best]) if rpn.probabilities else flat[best])
         levels.append(np.full(len(best), number))
         rows.append(before + best)
@@ -162,7 +183,7 @@ def dense_candidates(
         above = np.nonzero(flat > head.score_threshold)[0]
         best = above[np.argsort(-flat[above], kind="stable")[: level.topk]]
         anchors, label = best // head.num_classes, best % head.num_classes
-        reference, offsets = grid_anchors(level)[anchors], by_location(deltas, 4)[anchors]
+        reference, offsets = grid_anchors(level)[anchors], rows_of(deltas, 4, anchors)
         made = decode_linear(reference, offsets) if head.coder is None else decode(reference, offsets, head.coder)
         boxes.append(clip(made, image) if head.clipped_first else made)
         scores.append(flat[best])

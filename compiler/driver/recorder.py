@@ -7,7 +7,6 @@ from pathlib import Path
 
 from onnxgraft.driver.build_folder import write_passes, write_report_json
 from onnxgraft.files import write_json
-from onnxgraft.instruments.texts import unified
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.printer import Printed, text
 from onnxgraft.manifest import PassTime, Times
@@ -58,7 +57,7 @@ class Recorder(Instrument):
         record = PassRecord(
             index=len(self._records) + 1, name=step.name(), spec=step.spec(), changed=before != after, seconds=0.0,
             nodes_before=self._nodes, nodes_after=len(graph.nodes), statistics=dict(ctx.statistics),
-            before=before, after=after, diff=unified(before, after, step.name()), error=told(error),
+            before=before, after=after, error=told(error),
             does=sentence_of(type(step)),
         )  # fmt: skip
         report = Report([*self._records, record], ctx.notes)

@@ -1,9 +1,8 @@
-"""Keeps the text of the graph before and after each pass, and their unified diff."""
+"""Keeps the text of the graph before and after each pass, of which a record makes their diff."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 
 from onnxgraft.ir.graph import Graph
@@ -13,11 +12,9 @@ from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.record import PassRecord
 
-_CONTEXT = 3
-
 
 class Texts(Instrument):
-    """Fills `before`, `after` and `diff` of every record."""
+    """Fills `before` and `after` of every record."""
 
     def __init__(self) -> None:
         self._last = ""
@@ -28,15 +25,7 @@ class Texts(Instrument):
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
         before, after = self._last, graph.observed(Printed).text if record.changed else self._last
         self._last = after
-        return dataclasses.replace(record, before=before, after=after, diff=unified(before, after, record.name))
-
-
-def unified(before: str, after: str, name: str) -> str:
-    """A unified diff of two graph texts; empty when they are equal."""
-    if before == after:
-        return ""
-    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
-    return "".join(difflib.unified_diff(old, new, f"before/{name}", f"after/{name}", n=_CONTEXT))
+        return dataclasses.replace(record, before=before, after=after)
 
 
 class PrintText(Instrument):

@@ -5,14 +5,15 @@ What onnx_graphsurgeon's exporter makes, message by message, is kept by what it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, update_import_domains
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from onnxgraft.ir.serde import Skeleton, Weight, mark_external
@@ -22,7 +23,10 @@ from onnxgraft.ir.wire import GRAPH_INITIALIZER, MODEL_GRAPH, opening
 IR_VERSION = 10  # what ONNX Runtime and TensorRT of 2024 and later read; graphsurgeon would write the newest
 PLUGIN_DOMAIN = "onnxgraft"
 
-_NODE, _INPUT, _OUTPUT, _VALUE_INFO, _SPARSE = 1, 11, 12, 13, 15  # fields of a GraphProto (onnx.proto)
+# Numbers of fields (onnx.proto): of a GraphProto, then of a ValueInfoProto.
+_NODE, _INPUT, _OUTPUT, _VALUE_INFO, _SPARSE = 1, 11, 12, 13, 15
+_NAME, _TYPE = 1, 2
+_SMALL = 4096  # bytes of a constant that is remembered by its values
 _PLAIN = frozenset({bool, int, float, str, bytes, np.int32, np.int64, np.float32, np.float64, type})
 
 
@@ -74,50 +78,97 @@ class Exporter:
     def __init__(self) -> None:
         self._nodes: dict[tuple[Any, ...], bytes] = {}
         self._infos: dict[tuple[Any, ...], bytes] = {}
+        self._headers: dict[tuple[Any, ...], tuple[bytes, onnx.TensorProto]] = {}
+        self._attributes: dict[tuple[str, str], onnx.AttributeProto] = {}
+        self._types: dict[tuple[Any, ...], bytes] = {}
+        self._constants: dict[tuple[Any, ...], bytes] = {}
 
     def export(self, graph: gs.Graph, functions: Sequence[onnx.FunctionProto]) -> Exported:
         """The graph as it stands, with its model-local functions."""
         tensors = graph.tensors()
         held = [t for t in tensors.values() if isinstance(t, gs.Constant)]
         places = {t.name: weight for t in held if (weight := weight_of(t)) is not None}
-        before = {id(t): t._values for t in held if t.name in places}
-        headers = []
-        try:
-            for tensor in (t for t in held if id(t) in before):
-                headers.append(_header(tensor, places[tensor.name]))
-                tensor._values = MappedValues(headers[-1], places[tensor.name])  # for subgraphs, too, that read one
-            nodes = tuple([self._node(node) for node in graph.nodes])
-            constants = tuple([_constant(t) for t in held])
-        finally:
-            for tensor in (t for t in held if id(t) in before):
-                tensor._values = before[id(tensor)]
-        small = tuple([c for t, c in zip(held, constants, strict=True) if id(t) not in before])
+        headers = {name: self._header(tensors[name], weight) for name, weight in places.items()}
+        nodes = [self._node(node) for node in graph.nodes]
+        others = [index for index, found in enumerate(nodes) if not found]
+        with _in_place([t for t in held if t.name in places] if others else [], headers, places):
+            for index in others:
+                nodes[index] = _field(_NODE, OnnxExporter.export_node(graph.nodes[index]))
+        small = [self._constant(t) for t in held if t.name not in places]
+        each = iter(small)
+        constants = [headers[t.name][0] if t.name in places else next(each) for t in held]
         ends = {t.name for t in (*graph.inputs, *graph.outputs)}
         infos = [self._info(_VALUE_INFO, t) for name, t in tensors.items() if name not in ends and _typed(t)]
         return Exported(
-            _rest(graph, functions), _names(graph), nodes, tuple([self._info(_INPUT, t) for t in graph.inputs]),
-            tuple([self._info(_OUTPUT, t) for t in graph.outputs]), tuple(infos), constants, small,
-            tuple(headers), places,
+            _rest(graph, functions, [graph.nodes[index] for index in others]), _names(graph), tuple(nodes),
+            tuple([self._info(_INPUT, t) for t in graph.inputs]), tuple([self._info(_OUTPUT, t) for t in graph.outputs]),
+            tuple(infos), tuple(constants), tuple(small), tuple(header for _, header in headers.values()), places,
         )  # fmt: skip
 
     def _node(self, node: gs.Node) -> bytes:
+        """The node's field; nothing for one with tensors or subgraphs in its attributes, which change in place."""
         attributes = node.attrs
-        if attributes and not all(map(_plain, attributes.values())):  # tensors and subgraphs, which change in place
-            return _field(_NODE, OnnxExporter.export_node(node))
+        if attributes and not all(map(plain, attributes.values())):
+            return b""
         key = (node.op, node.domain, node.name, tuple([t.name for t in node.inputs]), tuple([t.name for t in node.outputs]),
                repr(attributes) if attributes else "")  # fmt: skip
         found = self._nodes.get(key)
-        return found or self._nodes.setdefault(key, _field(_NODE, OnnxExporter.export_node(node)))
+        return found or self._nodes.setdefault(key, _field(_NODE, self._new_node(node, key)))
+
+    def _new_node(self, node: gs.Node, key: tuple[Any, ...]) -> onnx.NodeProto:
+        op, domain, name, inputs, outputs, _ = key
+        proto = onnx.NodeProto(op_type=op, input=inputs, output=outputs)
+        if name:
+            proto.name = name
+        if domain is not None:
+            proto.domain = domain
+        for word, value in node.attrs.items():
+            known = self._attributes.get((word, repr(value)))
+            if known is None:
+                (known,) = OnnxExporter.export_attributes({word: value})
+                self._attributes[word, repr(value)] = known
+            proto.attribute.append(known)
+        return proto
 
     def _info(self, field: int, tensor: gs.Tensor) -> bytes:
         shape = tensor.shape
         key = (field, tensor.name, tensor.dtype, None if shape is None else tuple(shape), getattr(tensor, "type", None))
         found = self._infos.get(key)
-        return found or self._infos.setdefault(key, _field(field, OnnxExporter.export_value_info_proto(tensor, False)))
+        return found or self._infos.setdefault(key, self._new_info(field, tensor, key[2:]))
+
+    def _new_info(self, field: int, tensor: gs.Tensor, key: tuple[Any, ...]) -> bytes:
+        kind = self._types.get(key)
+        if kind is None:
+            held = OnnxExporter.export_value_info_proto(tensor, False)
+            kind = self._types[key] = _field(_TYPE, held.type) if held.HasField("type") else b""
+        name = tensor.name.encode()
+        body = opening(_NAME, len(name)) + name + kind
+        return opening(field, len(body)) + body
+
+    def _header(self, tensor: gs.Constant, weight: Weight) -> tuple[bytes, onnx.TensorProto]:
+        key = (tensor.name, tensor.dtype, tuple(tensor.shape), weight)
+        if key not in self._headers:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype)
+            proto = onnx.TensorProto(name=tensor.name, dims=tensor.shape, data_type=kind)
+            mark_external(proto, weight)
+            self._headers[key] = _field(GRAPH_INITIALIZER, proto), proto
+        return self._headers[key]
+
+    def _constant(self, tensor: gs.Constant) -> bytes:
+        values = tensor._values
+        if isinstance(values, SparseValues):
+            return _field(_SPARSE, OnnxExporter.export_sparse_tensor_proto(tensor))
+        if not isinstance(values, np.ndarray) or values.nbytes > _SMALL or tensor.data_location is not None:
+            return _field(GRAPH_INITIALIZER, OnnxExporter.export_tensor_proto(tensor))
+        key = (tensor.name, values.dtype, tensor.export_dtype, values.shape, values.tobytes())
+        found = self._constants.get(key)
+        if found is None:
+            found = self._constants[key] = _field(GRAPH_INITIALIZER, OnnxExporter.export_tensor_proto(tensor))
+        return found
 
 
-def _plain(value: Any) -> bool:
-    """Whether its repr says all of an attribute."""
+def plain(value: Any) -> bool:
+    """Whether the repr of an attribute says all of it."""
     if type(value) is list:
         return not value or type(value[0]) in _PLAIN
     return type(value) in _PLAIN
@@ -132,17 +183,19 @@ def _field(number: int, message: Any) -> bytes:
     return opening(number, len(held)) + held
 
 
-def _header(tensor: gs.Constant, weight: Weight) -> onnx.TensorProto:
-    kind = onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype)
-    proto = onnx.TensorProto(name=tensor.name, dims=tensor.shape, data_type=kind)
-    mark_external(proto, weight)
-    return proto
-
-
-def _constant(tensor: gs.Constant) -> bytes:
-    if isinstance(tensor._values, SparseValues):
-        return _field(_SPARSE, OnnxExporter.export_sparse_tensor_proto(tensor))
-    return _field(GRAPH_INITIALIZER, OnnxExporter.export_tensor_proto(tensor))
+@contextmanager
+def _in_place(
+    large: Sequence[gs.Constant], headers: Mapping[str, tuple[bytes, onnx.TensorProto]], places: Mapping[str, Weight]
+) -> Iterator[None]:
+    """Let subgraphs that read a large constant export its header."""
+    before = [tensor._values for tensor in large]
+    try:
+        for tensor in large:
+            tensor._values = MappedValues(headers[tensor.name][1], places[tensor.name])
+        yield
+    finally:
+        for tensor, values in zip(large, before, strict=True):
+            tensor._values = values
 
 
 def _names(graph: gs.Graph) -> bytes:
@@ -151,11 +204,14 @@ def _names(graph: gs.Graph) -> bytes:
     return held
 
 
-def _rest(graph: gs.Graph, functions: Sequence[onnx.FunctionProto]) -> bytes:
-    domains = ["", *([PLUGIN_DOMAIN] if functions else [])]
-    graph.import_domains = [onnx.helper.make_opsetid(d, 1 if d else graph.opset) for d in domains]
+def _rest(graph: gs.Graph, functions: Sequence[onnx.FunctionProto], others: Iterable[gs.Node]) -> bytes:
+    used = {node.domain for node in graph.nodes if node.domain}
+    for node in others:
+        for inner in (value for value in node.attrs.values() if isinstance(value, gs.Graph)):
+            used.update(n.domain for g in (inner, *inner.subgraphs(recursive=True)) for n in g.nodes if n.domain)
+    domains = ["", *sorted(used | ({PLUGIN_DOMAIN} if functions else set()))]
     model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="onnxgraft", producer_version="")
-    model.opset_import.extend(update_import_domains(graph))
+    model.opset_import.extend(onnx.helper.make_opsetid(d, 1 if d else graph.opset) for d in domains)
     model.functions.extend(OnnxExporter.export_function(function) for function in graph.functions)
     model.functions.extend(functions)
     held: bytes = model.SerializeToString()

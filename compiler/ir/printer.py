@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxgraft.ir.exporting import plain
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.serde import Weight
 from onnxgraft.ir.weights import weight_of
@@ -21,6 +22,8 @@ from onnxgraft.ir.wellformed import type_name
 
 _INLINE_VALUES = 8
 _DIGEST = 6  # bytes
+_HELD = 1 << 14
+_ATTRIBUTES: dict[str, str] = {}  # texts of attributes by their repr: most nodes share theirs with others
 
 
 @lru_cache(maxsize=4096)
@@ -42,9 +45,16 @@ def value_text(tensor: gs.Constant) -> str:
     if weight is not None:
         return f"{head}#{_mapped_digest(weight)}"
     values = np.asarray(tensor.values)
+    if values.size <= _INLINE_VALUES and values.dtype.kind in "fiub":
+        return f"{head}{{{_few(values.dtype, values.tobytes())}}}"
     if values.size <= _INLINE_VALUES:
         return f"{head}{{{', '.join(_scalar(v) for v in values.ravel())}}}"
     return f"{head}#{_digest(values.reshape(-1))}"
+
+
+@lru_cache(maxsize=4096)
+def _few(dtype: np.dtype, held: bytes) -> str:
+    return ", ".join(_scalar(v) for v in np.frombuffer(held, dtype)) if held else ""
 
 
 def _scalar(value: Any) -> str:
@@ -52,8 +62,11 @@ def _scalar(value: Any) -> str:
 
 
 def _shape(shape: Any) -> str:
-    if shape is None:
-        return "[?]"
+    return "[?]" if shape is None else _dims(tuple(shape))
+
+
+@lru_cache(maxsize=4096)
+def _dims(shape: tuple[Any, ...]) -> str:
     return "[" + ",".join(str(d) if isinstance(d, (int, np.integer)) else "?" for d in shape) + "]"
 
 
@@ -101,7 +114,15 @@ def _nodes(graph: gs.Graph, names: _Names, indent: str) -> Iterator[str]:
 
 def attributes_text(node: gs.Node) -> str:
     """A node's attributes without its subgraphs: " {axis=0}", or nothing."""
-    return _attributes({k: v for k, v in node.attrs.items() if not isinstance(v, gs.Graph)})
+    attributes = node.attrs
+    if not attributes:
+        return ""
+    if not all(map(plain, attributes.values())):
+        return _attributes({k: v for k, v in attributes.items() if not isinstance(v, gs.Graph)})
+    if len(_ATTRIBUTES) > _HELD:
+        _ATTRIBUTES.clear()
+    key = repr(attributes)
+    return _ATTRIBUTES.get(key) or _ATTRIBUTES.setdefault(key, _attributes(attributes))
 
 
 def body_text(node: gs.Node) -> str:

@@ -7,8 +7,9 @@ import traceback
 from collections.abc import Iterable, Sequence
 
 from onnxgraft.errors import InputError, OnnxgraftError, PassError
+from onnxgraft.ir.changes import changed
+from onnxgraft.ir.exporting import Exported
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.printer import Printed
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import Fact, facts
@@ -54,15 +55,17 @@ class PassManager:
         report = Report(notes=ctx.notes)
         for instrument in self.instruments:
             instrument.start(graph, ctx)
-        fingerprint = graph.observed(Printed).fingerprint if self.fingerprints else ""
+        seen = _seen(graph) if self.fingerprints else None
         for step in self.passes:
             if not all(i.should_run(step, graph, ctx) for i in self.instruments):
                 continue
-            record, fingerprint = self._run_one(step, graph, ctx, len(report.records) + 1, fingerprint)
+            record, seen = self._run_one(step, graph, ctx, len(report.records) + 1, seen)
             report.records.append(record)
         return report
 
-    def _run_one(self, step: Pass, graph: Graph, ctx: Context, index: int, fingerprint: str) -> tuple[PassRecord, str]:
+    def _run_one(
+        self, step: Pass, graph: Graph, ctx: Context, index: int, before: Exported | None
+    ) -> tuple[PassRecord, Exported | None]:
         ctx.statistics = {}
         graph.current_pass = step.name()
         nodes_before = len(graph.nodes)
@@ -75,13 +78,13 @@ class PassManager:
             seconds = time.perf_counter() - started
             if skipped is not None:
                 graph.observed.remember(seen)
-            after = graph.observed(Printed).fingerprint if self.fingerprints and skipped is None else fingerprint
+            after = _seen(graph) if self.fingerprints and skipped is None else before
             record = PassRecord(
                 index=index,
                 name=step.name(),
                 spec=step.spec(),
                 skipped=skipped,
-                changed=skipped is None and (after != fingerprint or not self.fingerprints),
+                changed=skipped is None and (before is None or after is None or changed(before, after)),
                 seconds=seconds,
                 nodes_before=nodes_before,
                 nodes_after=len(graph.nodes),
@@ -102,6 +105,14 @@ class PassManager:
             reason = told(error)
             raise PassError(step.name(), reason) from error
         return record, after
+
+
+def _seen(graph: Graph) -> Exported | None:
+    """The graph as it is exported; None where it cannot be, which is Verify's to tell."""
+    try:
+        return graph.observed(Graph.exported)
+    except Exception:
+        return None
 
 
 def told(error: BaseException) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import html
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+from onnxgraft.ir.textdiff import unified
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,15 @@ class PassRecord:
     statistics: dict[str, int | float]
     before: str = ""
     after: str = ""
-    diff: str = ""
     skipped: str | None = None
     check: Check | None = None
     error: str | None = None
     does: str = ""
+
+    @cached_property
+    def diff(self) -> str:
+        """The unified diff of the texts, made when it is looked at; empty when they are equal."""
+        return unified(self.before, self.after, f"before/{self.name}", f"after/{self.name}")
 
 
 @dataclass
@@ -162,9 +169,10 @@ class Report:
         for record in self.records:
             row = dataclasses.asdict(record)
             row["check"] = check_to_dict(record.check) if record.check else None
-            if not texts:
-                for key in ("before", "after", "diff"):
-                    row.pop(key)
+            if texts:
+                row["diff"] = record.diff
+            else:
+                del row["before"], row["after"]
             rows.append(row)
         return {"passes": rows, "notes": list(self.notes)}
 
