@@ -50,7 +50,8 @@ def hold(
             nodes = _part(outputs, feeds)
             watched = evidence.watch(nodes) if evidence is not None else []
             _refuse_other_inputs(outputs, feeds, what)
-            part = Part(graph, list({t.name: t for t in (*outputs, *watched) if t.name not in feeds}.values()), feeds)
+            wanted = {t.name: t for t in (*outputs, *watched) if t.name not in feeds}
+            part = Part(graph, list(wanted.values()), feeds, threads=None)  # maps of the whole canvas
         elif evidence is not None:
             watched = evidence.wanted()
         asked = list(dict.fromkeys(t.name for t in (*outputs, *watched) if t.name not in feeds))

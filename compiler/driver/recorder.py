@@ -8,7 +8,7 @@ from pathlib import Path
 from onnxgraft.driver.build_folder import write_passes, write_report_json
 from onnxgraft.files import write_json
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.printer import Printed, text
+from onnxgraft.ir.printer import Printed, Text, text
 from onnxgraft.manifest import PassTime, Times
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
@@ -47,17 +47,17 @@ class Recorder(Instrument):
     def failed(self, step: Pass, graph: Graph, ctx: Context, error: BaseException) -> None:
         if self.on_failure is None:
             return
-        before = self._records[-1].after if self._records else self._first
+        before = self._records[-1].texts[1] if self._records and self._records[-1].texts else self._first
         after = before
         try:  # the graph may be broken in a way that it cannot even be printed
-            after = text(graph)
+            after = Text(text(graph))
             self.stages.add(graph)
         except Exception:
             self.stages.add(None)
         record = PassRecord(
-            index=len(self._records) + 1, name=step.name(), spec=step.spec(), changed=before != after, seconds=0.0,
+            index=len(self._records) + 1, name=step.name(), spec=step.spec(), changed=str(before) != str(after), seconds=0.0,
             nodes_before=self._nodes, nodes_after=len(graph.nodes), statistics=dict(ctx.statistics),
-            before=before, after=after, error=told(error),
+            texts=(before, after), error=told(error),
             does=sentence_of(type(step)),
         )  # fmt: skip
         report = Report([*self._records, record], ctx.notes)

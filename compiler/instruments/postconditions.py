@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import PassError
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.printer import Printed
+from onnxgraft.ir.value_text import Value, value_of
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.instrument import Instrument
@@ -49,14 +49,14 @@ def _lost(kind: str, before: dict[str, np.dtype | None], after: dict[str, np.dty
     return None
 
 
-def _weights(graph: Graph) -> dict[str, str]:
-    printed = graph.observed(Printed)
-    return {name: printed.value(t) for name, t in graph.gs.tensors().items() if isinstance(t, gs.Constant)}
+def _weights(graph: Graph) -> dict[str, Value]:
+    return {name: value_of(t) for name, t in graph.gs.tensors().items() if isinstance(t, gs.Constant)}
 
 
-def _rewritten(before: dict[str, str], after: dict[str, str]) -> str | None:
-    for name, text in after.items():
-        if before.get(name, text) != text:
-            return (f"changed the values of weight {name!r} from {before[name]} to {text}; make a new constant of "
+def _rewritten(before: dict[str, Value], after: dict[str, Value]) -> str | None:
+    for name, held in after.items():
+        was = before.get(name, held)
+        if was != held and str(was) != str(held):  # a file's bytes are read only to be compared with others
+            return (f"changed the values of weight {name!r} from {was} to {held}; make a new constant of "
                     'another name, or declare modifies = ("weights",)')  # fmt: skip
     return None

@@ -14,10 +14,7 @@ from onnxgraft.pipeline.record import PassRecord
 
 
 class Texts(Instrument):
-    """Fills `before` and `after` of every record."""
-
-    def __init__(self) -> None:
-        self._last = ""
+    """Gives every record its texts."""
 
     def start(self, graph: Graph, ctx: Context) -> None:
         self._last = graph.observed(Printed).text
@@ -25,7 +22,7 @@ class Texts(Instrument):
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
         before, after = self._last, graph.observed(Printed).text if record.changed else self._last
         self._last = after
-        return dataclasses.replace(record, before=before, after=after)
+        return dataclasses.replace(record, texts=(before, after))
 
 
 class PrintText(Instrument):

@@ -10,8 +10,9 @@ from collections.abc import Hashable, Sequence
 import onnx_graphsurgeon as gs
 
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.printer import attributes_text, body_text, type_text, value_text
+from onnxgraft.ir.printer import attributes_text, body_text
 from onnxgraft.ir.traverse import node_inputs
+from onnxgraft.ir.value_text import type_text, value_text
 
 
 def align(a: Graph, b: Graph) -> dict[int, gs.Node]:

@@ -59,13 +59,16 @@ class Part:
     Large constants are fed from where they lie: written into a model, each would be copied three times.
     """
 
-    def __init__(self, graph: Graph, outputs: Sequence[gs.Tensor], feeds: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, graph: Graph, outputs: Sequence[gs.Tensor], feeds: Mapping[str, np.ndarray], threads: int | None = 1
+    ) -> None:
         """Open the part.
 
         Args:
             graph: whose opset counts.
             outputs: tensors whose values are wanted.
             feeds: values that are fed first, by name; each run feeds the same tensors, in any shape of that rank.
+            threads: of one operator; None for as many as there are cores.
 
         Raises:
             Refusal: as `evaluate`.
@@ -79,7 +82,7 @@ class Part:
             large = {name: c for name, c in constants.items() if _fed(c)}
             small = [c for name, c in constants.items() if name not in large]
             self._constants = {name: np.asarray(c.values) for name, c in large.items()}
-            self._session = _opened(_model(graph, nodes, small, wanted, {**feeds, **self._constants}))
+            self._session = _opened(_model(graph, nodes, small, wanted, {**feeds, **self._constants}), threads)
 
     def run(self, feeds: Mapping[str, np.ndarray], names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """The values of the outputs by name; with `names`, of those alone.
@@ -151,8 +154,8 @@ def _fed(constant: gs.Constant) -> bool:
     return elements(constant.shape) > _FED and np.dtype(constant.dtype).kind in "fiub"
 
 
-def _opened(model: onnx.ModelProto) -> InferenceSession:
-    return _told_refusal(lambda: open_session(model.SerializeToString(), threads=1, optimize=False, keep_memory=False))
+def _opened(model: onnx.ModelProto, threads: int | None) -> InferenceSession:
+    return _told_refusal(lambda: open_session(model.SerializeToString(), threads=threads, optimize=False, keep_memory=False))
 
 
 def _told_refusal(work: Callable[[], T]) -> T:

@@ -1,6 +1,6 @@
 """A graph as an ONNX model, in messages that are remembered: a pass changes few nodes, and the graph is exported after each.
 
-What onnx_graphsurgeon's exporter makes, message by message, is kept by what it was made of, so that only what is new is exported.
+What onnx_graphsurgeon's exporter makes, message by message, is kept by what it was made of: only what is new is exported.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Exported:
         return self._with(self.inputs, self.constants)
 
     def checkable(self) -> bytes:
-        """The model with its large constants as inputs: so they have a type and need no file, which ONNX's checker would open."""
+        """The model with its large constants as inputs: they have a type then, and no file, which ONNX's checker would open."""
         infos = (onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in self.large)
         return self._with([*self.inputs, *(_field(_INPUT, info) for info in infos)], self.small)
 

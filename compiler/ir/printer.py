@@ -7,76 +7,23 @@ value in topological order, so that two files that differ in names only read the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property, lru_cache
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.ir.exporting import plain
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.serde import Weight
-from onnxgraft.ir.weights import weight_of
-from onnxgraft.ir.wellformed import type_name
+from onnxgraft.ir.value_text import Value, mapped_digest, scalar_text, type_text, value_of, value_text
 
-_INLINE_VALUES = 8
-_DIGEST = 6  # bytes
 _HELD = 1 << 14
+_MARK = secrets.token_hex(8)  # nothing that a file can hold
+_MARKED = re.compile(f"{_MARK}(\\d+){_MARK}")
 _ATTRIBUTES: dict[str, str] = {}  # texts of attributes by their repr: most nodes share theirs with others
-
-
-@lru_cache(maxsize=4096)
-def _mapped_digest(weight: Weight) -> str:
-    found = hashlib.blake2b(digest_size=_DIGEST)
-    for chunk in weight.chunks():  # not as a map, whose pages would count as memory of this process
-        found.update(chunk)
-    return found.hexdigest()
-
-
-def _digest(array: np.ndarray) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(array).view(np.uint8).data, digest_size=_DIGEST).hexdigest()
-
-
-def value_text(tensor: gs.Constant) -> str:
-    """dtype[shape] and the values of a constant: printed when few, hashed when many."""
-    head = f"{_dtype_name(np.dtype(tensor.dtype))}{_shape(tensor.shape)}"
-    weight = weight_of(tensor)
-    if weight is not None:
-        return f"{head}#{_mapped_digest(weight)}"
-    values = np.asarray(tensor.values)
-    if values.size <= _INLINE_VALUES and values.dtype.kind in "fiub":
-        return f"{head}{{{_few(values.dtype, values.tobytes())}}}"
-    if values.size <= _INLINE_VALUES:
-        return f"{head}{{{', '.join(_scalar(v) for v in values.ravel())}}}"
-    return f"{head}#{_digest(values.reshape(-1))}"
-
-
-@lru_cache(maxsize=4096)
-def _few(dtype: np.dtype, held: bytes) -> str:
-    return ", ".join(_scalar(v) for v in np.frombuffer(held, dtype)) if held else ""
-
-
-def _scalar(value: Any) -> str:
-    return repr(float(value)) if isinstance(value, (float, np.floating)) else str(value)
-
-
-def _shape(shape: Any) -> str:
-    return "[?]" if shape is None else _dims(tuple(shape))
-
-
-@lru_cache(maxsize=4096)
-def _dims(shape: tuple[Any, ...]) -> str:
-    return "[" + ",".join(str(d) if isinstance(d, (int, np.integer)) else "?" for d in shape) + "]"
-
-
-def type_text(tensor: gs.Tensor) -> str:
-    return "?" if tensor.dtype is None else f"{_dtype_name(tensor.dtype)}{_shape(tensor.shape)}"
-
-
-@lru_cache(maxsize=256)
-def _dtype_name(dtype: Any) -> str:
-    return f"TensorProto.{type_name(dtype)}" if isinstance(dtype, int) else np.dtype(dtype).name
 
 
 def lines(graph: Graph, canonical: bool = False, values: _Values | None = None) -> Iterator[str]:
@@ -153,19 +100,34 @@ def _attribute(value: Any) -> str:
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(_attribute(v) for v in value) + "]"
-    return _scalar(value)
+    return scalar_text(value)
 
 
 class _Values(dict[int, str]):
-    """The texts of constants by their id, which named and canonical text have alike; of types and attributes, too."""
+    """The texts of constants by their id, which named and canonical text have alike; of types and attributes, too.
+
+    Weights in a file stand in the texts as marks, which `filled` replaces.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.types: dict[int, str] = {}
         self.attributes: dict[int, str] = {}
+        self.weights: list[Weight] = []
 
     def of(self, tensor: gs.Constant) -> str:
-        return self.get(id(tensor)) or self.setdefault(id(tensor), value_text(tensor))
+        return self.get(id(tensor)) or self.setdefault(id(tensor), self._marked(value_of(tensor)))
+
+    def _marked(self, found: Value) -> str:
+        if isinstance(found.values, str):
+            return str(found)
+        self.weights.append(found.values)
+        return f"{found.head}{_MARK}{len(self.weights) - 1}{_MARK}"
+
+
+def filled(marked: str, weights: Sequence[Weight]) -> str:
+    """A text with the digests of its weights in place of their marks."""
+    return _MARKED.sub(lambda mark: f"#{mapped_digest(weights[int(mark[1])])}", marked)
 
 
 class _Names:
@@ -206,29 +168,30 @@ class _Names:
 
 def fingerprint(graph: Graph) -> str:
     """A hash over structure, attributes, types, shapes and weights; names of nodes do not count."""
-    return _hash(lines(graph, canonical=True))
+    return hashlib.sha256("\n".join(lines(graph, canonical=True)).encode()).hexdigest()
 
 
-def _hash(canonical: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(canonical).encode()).hexdigest()
+class Text:
+    """A graph's text, whose weights are read from their file when it is looked at, by `str`."""
+
+    def __init__(self, marked: str, weights: Sequence[Weight] = ()) -> None:
+        self._marked, self._weights = marked, weights
+
+    @cached_property
+    def _text(self) -> str:
+        return filled(self._marked, self._weights)
+
+    def __str__(self) -> str:
+        return self._text
 
 
 class Printed:
-    """Text and fingerprint of a graph that nothing changes meanwhile: what both say of its constants is made once."""
+    """The text of a graph that nothing changes meanwhile."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph, self._values = graph, _Values()
 
     @cached_property
-    def text(self) -> str:
+    def text(self) -> Text:
         """As `text`."""
-        return "\n".join(lines(self._graph, values=self._values)) + "\n"
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """As `fingerprint`."""
-        return _hash(lines(self._graph, canonical=True, values=self._values))
-
-    def value(self, tensor: gs.Constant) -> str:
-        """As `value_text`, of a constant of the graph."""
-        return self._values.of(tensor)
+        return Text("\n".join(lines(self._graph, values=self._values)) + "\n", self._values.weights)

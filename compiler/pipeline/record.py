@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from onnxgraft.ir.printer import Text
 from onnxgraft.ir.textdiff import unified
 
 
@@ -113,7 +114,8 @@ def check_from_dict(row: dict[str, Any]) -> Check:
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one pass did. `before` and `after` are named texts of the graph; empty when text was not asked for.
+    """What one pass did. `before`, `after` and `diff` are named texts of the graph, made when they are looked at; empty when
+    text was not asked for.
 
     `skipped` says why the pass had nothing to do; None when it ran. `does` is the first sentence of its docstring.
     """
@@ -126,16 +128,23 @@ class PassRecord:
     nodes_before: int
     nodes_after: int
     statistics: dict[str, int | float]
-    before: str = ""
-    after: str = ""
+    texts: tuple[Text, Text] | None = field(default=None, repr=False, compare=False)
     skipped: str | None = None
     check: Check | None = None
     error: str | None = None
     does: str = ""
 
+    @property
+    def before(self) -> str:
+        return str(self.texts[0]) if self.texts else ""
+
+    @property
+    def after(self) -> str:
+        return str(self.texts[1]) if self.texts else ""
+
     @cached_property
     def diff(self) -> str:
-        """The unified diff of the texts, made when it is looked at; empty when they are equal."""
+        """The unified diff of the texts; empty when they are equal."""
         return unified(self.before, self.after, f"before/{self.name}", f"after/{self.name}")
 
 
@@ -167,13 +176,10 @@ class Report:
         """Plain data for JSON; texts and diffs only when asked for (they have files of their own)."""
         rows = []
         for record in self.records:
-            row = dataclasses.asdict(record)
+            row = dataclasses.asdict(dataclasses.replace(record, texts=None))
+            del row["texts"]
             row["check"] = check_to_dict(record.check) if record.check else None
-            if texts:
-                row["diff"] = record.diff
-            else:
-                del row["before"], row["after"]
-            rows.append(row)
+            rows.append(row | {k: getattr(record, k) for k in ("before", "after", "diff")} if texts else row)
         return {"passes": rows, "notes": list(self.notes)}
 
 

@@ -13,7 +13,7 @@ from onnxgraft.analysis.regions import find_regions
 from onnxgraft.errors import InputError
 from onnxgraft.files import read_json, write_json
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.printer import value_text
+from onnxgraft.ir.value_text import value_text
 from onnxgraft.pipeline.context import Context
 from onnxgraft.quantization import methods
 from onnxgraft.quantization.histogram import Histogram

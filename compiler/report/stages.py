@@ -9,7 +9,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.printer import attributes_text, body_text, type_text, value_text
+from onnxgraft.ir.printer import attributes_text, body_text
+from onnxgraft.ir.value_text import type_text, value_text
 
 NODES = "nodes.json"  # in the folder of a build's passes
 INLINE = 8  # constants of more values than this get statistics
