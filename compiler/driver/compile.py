@@ -22,7 +22,7 @@ from onnxgraft.driver.describe import manifest_of, times_of
 from onnxgraft.driver.plan import check_images, planned, ranges_of
 from onnxgraft.driver.proving import prove_build
 from onnxgraft.driver.recorder import Recorder
-from onnxgraft.driver.runnable import MODEL, RUNNABLE, needs_another, runs_as_built, write_runnable
+from onnxgraft.driver.runnable import MODEL, RUNNABLE, Shared, needs_another, runs_as_built, write_runnable
 from onnxgraft.driver.variants import variants_of
 from onnxgraft.errors import InputError, PassError
 from onnxgraft.files import CACHE, digest
@@ -108,14 +108,14 @@ def compile(
         graph, ctx = Graph.load(source, bounds), Context(range_source=ranges, channel_order=beside.channel_order)
         recorder = Recorder(output.with_name(output.name + ".reproducer"))
         numeric = NumericCheck(images, progress=progress) if images else None
-        watching = [*instruments, witness := Witness(keeps=options.proof)]
+        watching = [*instruments, witness := Witness(keeps=options.proof), shared := Shared()]
         observers = _observers(options, recorder, source, numeric, watching, progress)
         report = _run_passes(graph, ctx, pipeline, options, observers, beside)
         surgery = time.perf_counter() - started
         progress("writing")
         graph.save(folder / MODEL)
         with _building(graph, ctx, folder, target, options) as built:
-            runnable = _write_others(ctx, source, pipeline, target, folder, bounds, ranges)
+            runnable = _write_others(ctx, source, pipeline, target, folder, bounds, ranges, shared)
             proved = folder / (MODEL if runs_as_built(ctx, target.traits) else runnable)
             proof = prove_build(str(model), source, pipeline, witness, options, beside, progress, proved, ctx)
             progress(f"building for {target.name}")
@@ -151,15 +151,16 @@ def _said_of(progress: Callable[[str], None], name: str, word: str) -> None:
 
 
 def _write_others(
-    ctx: Context, source: Path, pipeline: Pipeline, target: targets.Target, folder: Path, bounds: Bounds, ranges: Provider
-) -> str:
+    ctx: Context, source: Path, pipeline: Pipeline, target: targets.Target, folder: Path, bounds: Bounds, ranges: Provider,
+    shared: Shared,
+) -> str:  # fmt: skip
     """Write what calibration measured and, where ONNX Runtime cannot run model.onnx or is slower with it, runnable.onnx;
     returns the one that it runs."""
     if ranges.calibration is not None:
         ranges.calibration.save(folder / "calibration.json")
     if not needs_another(ctx, target.traits):
         return MODEL
-    write_runnable(source, pipeline, ctx, folder, bounds)
+    write_runnable(source, pipeline, ctx, folder, bounds, shared)
     return RUNNABLE
 
 

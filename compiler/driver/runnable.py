@@ -6,8 +6,11 @@ from pathlib import Path
 
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.snapshot import Snapshot
+from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
-from onnxgraft.pipeline.facts import BF16, FP16, LOWERED
+from onnxgraft.pipeline.facts import BF16, FP16, LOWERED, Fact
+from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.syntax import Pipeline
 from onnxgraft.targets.traits import TargetTraits
@@ -38,7 +41,28 @@ def needs_another(ctx: Context, traits: TargetTraits) -> bool:
     return lowered or not runs_as_built(ctx, traits)
 
 
-def write_runnable(source: Path, pipeline: Pipeline, first: Context, folder: Path, bounds: Bounds | None = None) -> None:
+class Shared(Instrument):
+    """Keeps the graph before the first pass that has another form for ONNX Runtime: up to there both builds are one."""
+
+    def __init__(self) -> None:
+        self.common = 0
+        self.kept: tuple[Snapshot, Context] | None = None
+
+    def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
+        if self.kept is not None:
+            return
+        if step.portable() == step:
+            self.common += 1
+        elif self.common:
+            self.kept = Snapshot.of(graph), ctx.copy()
+
+    def start(self, graph: Graph, ctx: Context) -> None:
+        self.common, self.kept = 0, None
+
+
+def write_runnable(
+    source: Path, pipeline: Pipeline, first: Context, folder: Path, bounds: Bounds | None = None, shared: Shared | None = None
+) -> None:
     """Write runnable.onnx: the pipeline once more over `source`, in the form that ONNX Runtime computes alike.
 
     Args:
@@ -47,8 +71,15 @@ def write_runnable(source: Path, pipeline: Pipeline, first: Context, folder: Pat
         first: the context of that run; its ranges serve again, and what it held is not held again.
         folder: where runnable.onnx is written.
         bounds: what the model may ask for.
+        shared: kept of that run; only what comes after it is run again.
     """
-    graph = Graph.load(source, bounds)
-    ctx = Context(range_source=first.ranges, channel_order=first.channel_order, held=first.held)
-    PassManager([step.portable() for step in pipeline.passes], fingerprints=False).run(graph, ctx)
+    steps, given = [step.portable() for step in pipeline.passes], set[Fact | str]()
+    if shared is not None and shared.kept is not None:
+        snapshot, ctx = shared.kept
+        graph, steps, given = snapshot.graph(), steps[shared.common :], set(ctx.facts)
+        ctx.range_source = first.ranges
+    else:
+        graph = Graph.load(source, bounds)
+        ctx = Context(range_source=first.ranges, channel_order=first.channel_order, held=first.held)
+    PassManager(steps, fingerprints=False, given=given).run(graph, ctx)
     graph.save(folder / RUNNABLE)

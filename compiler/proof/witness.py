@@ -9,8 +9,8 @@ from pathlib import Path
 from onnxgraft.detector.chosen import Chosen
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.bounds import Bounds
-from onnxgraft.ir.exporting import Exported
-from onnxgraft.ir.graph import Graph, Origin
+from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.snapshot import Snapshot
 from onnxgraft.pipeline.base import DetectorPass, Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTOR, NAMED_OUTPUTS, SIMPLIFIED
@@ -26,19 +26,16 @@ class Kept:
     """A graph as a pass left it. Weights stay where they are."""
 
     after: str
-    exported: Exported
-    origins: dict[str, Origin]
+    snapshot: Snapshot
     ctx: Context
 
     def graph(self) -> Graph:
         """A graph of its own."""
-        graph = Graph.from_skeleton(self.exported.skeleton())
-        graph.origins = dict(self.origins)
-        return graph
+        return self.snapshot.graph()
 
 
 def keep(after: str, graph: Graph, ctx: Context) -> Kept:
-    return Kept(after, graph.observed(Graph.exported), dict(graph.origins), ctx.copy())
+    return Kept(after, Snapshot.of(graph), ctx.copy())
 
 
 class Witness(Instrument):
