@@ -42,22 +42,26 @@ def needs_another(ctx: Context, traits: TargetTraits) -> bool:
 
 
 class Shared(Instrument):
-    """Keeps the graph before the first pass that has another form for ONNX Runtime: up to there both builds are one."""
+    """Keeps the graph before the first pass that has another form for ONNX Runtime: up to there both builds are one.
+
+    Attributes:
+        common: how many passes they share.
+        kept: what they go on from; None where the first pass differs, or none does.
+    """
 
     def __init__(self) -> None:
         self.common = 0
         self.kept: tuple[Snapshot, Context] | None = None
+        self._parted = False
 
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
-        if self.kept is not None:
+        if self._parted:
             return
-        if step.portable() == step:
+        self._parted = step.portable() != step
+        if not self._parted:
             self.common += 1
-        elif self.common:
+        elif self.common:  # else all is run again
             self.kept = Snapshot.of(graph), ctx.copy()
-
-    def start(self, graph: Graph, ctx: Context) -> None:
-        self.common, self.kept = 0, None
 
 
 def write_runnable(
