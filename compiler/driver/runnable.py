@@ -9,7 +9,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.snapshot import Snapshot
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
-from onnxgraft.pipeline.facts import BF16, FP16, LOWERED, Fact
+from onnxgraft.pipeline.facts import BF16, FP16, LOWERED
 from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.syntax import Pipeline
@@ -77,13 +77,24 @@ def write_runnable(
         bounds: what the model may ask for.
         shared: kept of that run; only what comes after it is run again.
     """
-    steps, given = [step.portable() for step in pipeline.passes], set[Fact | str]()
+    done = 0
     if shared is not None and shared.kept is not None:
         snapshot, ctx = shared.kept
-        graph, steps, given = snapshot.graph(), steps[shared.common :], set(ctx.facts)
-        ctx.range_source = first.ranges
+        graph, ctx.range_source, done = snapshot.graph(), first.ranges, shared.common
     else:
         graph = Graph.load(source, bounds)
         ctx = Context(range_source=first.ranges, channel_order=first.channel_order, held=first.held)
-    PassManager(steps, fingerprints=False, given=given).run(graph, ctx)
+    steps = [step.portable() for step in pipeline.passes]
+    PassManager(steps, [_From(done)], fingerprints=False).run(graph, ctx)
     graph.save(folder / RUNNABLE)
+
+
+class _From(Instrument):
+    """Passes over the first passes, which were run."""
+
+    def __init__(self, done: int) -> None:
+        self._left = done
+
+    def should_run(self, step: Pass, graph: Graph, ctx: Context) -> bool:
+        self._left -= 1
+        return self._left < 0

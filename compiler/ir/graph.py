@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import onnx
@@ -101,11 +102,12 @@ class Graph:
 
     def tensor(self, name: str) -> gs.Tensor:
         """The tensor of that name. Raises Refusal when the graph has lost it."""
-        for node in self.gs.nodes:
-            for tensor in (*node.outputs, *node.inputs):
+        for node in self.gs.nodes:  # what nodes make is asked for most
+            for tensor in node.outputs:
                 if tensor.name == name:
                     return tensor
-        for tensor in (*self.gs.inputs, *self.gs.outputs):
+        read = (tensor for node in self.gs.nodes for tensor in node.inputs)
+        for tensor in chain(self.gs.inputs, self.gs.outputs, read):
             if tensor.name == name:
                 return tensor
         raise Refusal(f"the graph has no tensor {name!r} any more; was an earlier pass skipped or replaced?")
