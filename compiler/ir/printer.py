@@ -103,10 +103,10 @@ def _attribute(value: Any) -> str:
     return scalar_text(value)
 
 
-class _Values(dict[int, str]):
-    """The texts of constants by their id, which named and canonical text have alike; of types and attributes, too.
+class _Values(dict[int, Value]):
+    """What is said of constants, by their id; of types and attributes, too.
 
-    Weights in a file stand in the texts as marks, which `filled` replaces.
+    Weights in a file stand in texts as marks, which `filled` replaces.
     """
 
     def __init__(self) -> None:
@@ -115,10 +115,11 @@ class _Values(dict[int, str]):
         self.attributes: dict[int, str] = {}
         self.weights: list[Weight] = []
 
-    def of(self, tensor: gs.Constant) -> str:
-        return self.get(id(tensor)) or self.setdefault(id(tensor), self._marked(value_of(tensor)))
+    def value(self, tensor: gs.Constant) -> Value:
+        return self.get(id(tensor)) or self.setdefault(id(tensor), value_of(tensor))
 
-    def _marked(self, found: Value) -> str:
+    def of(self, tensor: gs.Constant) -> str:
+        found = self.value(tensor)
         if isinstance(found.values, str):
             return str(found)
         self.weights.append(found.values)
@@ -186,7 +187,7 @@ class Text:
 
 
 class Printed:
-    """The text of a graph that nothing changes meanwhile."""
+    """The text of a graph that nothing changes meanwhile, and what it says of its constants."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph, self._values = graph, _Values()
@@ -195,3 +196,7 @@ class Printed:
     def text(self) -> Text:
         """As `text`."""
         return Text("\n".join(lines(self._graph, values=self._values)) + "\n", self._values.weights)
+
+    def value(self, tensor: gs.Constant) -> Value:
+        """As `value_of`, of a constant of the graph."""
+        return self._values.value(tensor)
