@@ -214,11 +214,19 @@ def _closed_form(cells: np.ndarray, sizes: Sequence[float], ratios: Sequence[flo
 
 
 def _feature(objectness: gs.Node) -> gs.Tensor:
-    """The feature map under the RPN head: above its 3x3 convolutions."""
+    """The feature map under the RPN head: above its convolutions, which keep the map's size and which nothing else reads from.
+
+    A backbone of nothing but convolutions and ReLUs looks like more of the head: it ends where a map is pooled from or read
+    by another part, where it becomes smaller, and at the network's first convolution.
+    """
     tensor = objectness.inputs[0]
-    while (node := producer(tensor)) is not None and node.op == "Relu":
+    while (node := producer(tensor)) is not None and node.op == "Relu" and all(n.op == "Conv" for n in tensor.outputs):
         conv = producer(node.inputs[0])
-        if conv is None or conv.op != "Conv":
+        if conv is None or conv.op != "Conv" or (conv.inputs[0].shape or [])[2:] != (conv.outputs[0].shape or [])[2:]:
+            break
+        if not any(before.op == "Conv" for before in ancestors(conv.inputs[0])):
             break
         tensor = conv.inputs[0]
+        if len(tensor.outputs) > 1:
+            break
     return tensor
