@@ -1,6 +1,6 @@
 """Remake the thin members of torchvision's detectors, with PyTorch's answers. Needs torch, torchvision and detectron2.
 
-    python -m golden_graphs.make.torchvision_members
+    python -m golden_graphs.make.torchvision_members [NAME ...]
 
 They are exported as torchvision's users do it: the whole model, whose resize changes nothing at its own size, without the
 post-processing that pastes masks. Their answers have classes counted from 0, as a build gives them.
@@ -14,15 +14,15 @@ import io
 import lzma
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from torch import nn
-from torchvision.models.detection import MaskRCNN, RetinaNet
+from torchvision.models.detection import FCOS, MaskRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
@@ -73,28 +73,37 @@ def retinanet() -> nn.Module:
     return RetinaNet(backbone, CLASSES, min_size=SIZE[0], max_size=SIZE[1], topk_candidates=300, detections_per_img=100).eval()
 
 
+def fcos() -> nn.Module:
+    """FCOS, as thin as its GroupNorm of 32 groups lets it be; its post-processing stays."""
+    layers = {name: str(level) for level, name in enumerate(("res3", "res4", "res5"))}
+    backbone = BackboneWithFPN(_body(), layers, [WIDTH, 2 * WIDTH, 2 * WIDTH], 32, extra_blocks=LastLevelP6P7(32, 32))
+    return FCOS(backbone, CLASSES, min_size=SIZE[0], max_size=SIZE[1], topk_candidates=300).eval()
+
+
 @dataclass(frozen=True)
 class Member:
-    """How a member is built; its family; the number that its labels begin with."""
+    """How a member is built; its family; the number that its labels begin with; means of its layers' outputs beyond MEAN."""
 
     build: Callable[[], nn.Module]
     family: str
     first: int
+    mean: Mapping[str, float] = field(default_factory=dict)
 
 
 MEMBERS = {
     "mask_rcnn_torchvision_thin": Member(mask_rcnn, "rcnn", 1),
     "retinanet_torchvision_thin": Member(retinanet, "retinanet", 0),
+    "fcos_torchvision_thin": Member(fcos, "fcos", 0, {"bbox_reg": 2.0}),
 }
 
 
-def seed(made: nn.Module, image: torch.Tensor) -> seeding.Recipe:
+def seed(made: nn.Module, image: torch.Tensor, mean: Mapping[str, float]) -> seeding.Recipe:
     """Give the model its weights, calibrated on `image` float32 [3, H, W] of 0..1; returns their recipe."""
     recipe: seeding.Recipe = {}
     layers = [(name, layer) for name, layer in made.named_modules() if isinstance(layer, seeding.LAYERS)]
     hooks = []
     for stream, (name, layer) in enumerate(layers):
-        wanted = seeding.by_ending(SPREAD, name, 1.0), seeding.by_ending(MEAN, name, 0.0), 0.0
+        wanted = seeding.by_ending(SPREAD, name, 1.0), seeding.by_ending({**MEAN, **mean}, name, 0.0), 0.0
         hooks.append(layer.register_forward_pre_hook(seeding.calibration(name, stream, recipe, *wanted)))
     with torch.no_grad():
         made([image])
@@ -119,7 +128,7 @@ def remake(home: Path, member: Member) -> None:
     picture = pictures.blocks(SEED, SIZE)
     image = torch.from_numpy(np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1))).float() / 255
     made = member.build()
-    stripped = seeding.Stripped(made, seed(made, image))
+    stripped = seeding.Stripped(made, seed(made, image, member.mean))
     packed = lzma.compress(stripped.strip("model.onnx", export(made, image)), preset=9)
     (home / f"model.onnx{PACKED}").write_bytes(packed)
     stripped.write(home / "weights.json")
@@ -146,9 +155,10 @@ def remake(home: Path, member: Member) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Remake the thin members of torchvision's detectors.")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1], help="folder of the golden graphs")
-    output = parser.parse_args().output
-    for name, member in MEMBERS.items():
-        remake(output / name, member)
+    parser.add_argument("names", nargs="*", help="members to remake [all]")
+    args = parser.parse_args()
+    for name in args.names or MEMBERS:
+        remake(args.output / name, MEMBERS[name])
 
 
 if __name__ == "__main__":
