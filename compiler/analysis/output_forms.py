@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.counted_classes import counted_forms
+from onnxgraft.analysis.decoded_keypoints import undo_decoding
 from onnxgraft.detector.output_forms import BOX_LAYOUTS, CORNERS, OutputForm
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import DetectorSpec
@@ -35,7 +36,8 @@ def undo_forms(graph: Graph, *sizes: tuple[int, int]) -> tuple[OutputForm, ...]:
     """Let outputs of another form give way, in place, to the tensors that they are made of.
 
     A form is what is measured on the nodes between: boxes of another layout (`BOX_LAYOUTS`), or divided by the image's size;
-    classes counted from 1, or of floating numbers; a batch axis in front of any of them; masks without their one channel.
+    classes counted from 1, or of floating numbers; a batch axis in front of any of them; masks without their one channel;
+    keypoints that are decoded from their heatmaps.
     What is anything else, or depends on more than one tensor, stays and is refused by the analysis of the detector.
 
     Args:
@@ -43,7 +45,7 @@ def undo_forms(graph: Graph, *sizes: tuple[int, int]) -> tuple[OutputForm, ...]:
         sizes: height and width of the image, by which boxes may be divided.
 
     Raises:
-        Refusal: classes are counted from another number.
+        Refusal: classes are counted from another number; keypoints are decoded in another way.
     """
     found = []
     for index, output in enumerate(graph.gs.outputs):
@@ -57,15 +59,16 @@ def undo_forms(graph: Graph, *sizes: tuple[int, int]) -> tuple[OutputForm, ...]:
             found.append(form)
     if found:
         graph.cleanup()
-    return tuple(found)
+    return (*found, *undo_decoding(graph))
 
 
 def forms_note(forms: Sequence[OutputForm]) -> list[str]:
     """What the export gives in another form, as a note for the user."""
     if not forms:
         return []
+    maps = ", heatmaps that the runtime reads keypoints from" if any(form.decoded for form in forms) else ""
     return [f"the export gives {'; '.join(map(str, forms))}: the build gives the one form of all builds, boxes as {CORNERS}, "
-            "classes from 0"]  # fmt: skip
+            f"classes from 0{maps}"]  # fmt: skip
 
 
 def hold_forms(forms: tuple[OutputForm, ...], spec: DetectorSpec) -> tuple[OutputForm, ...]:

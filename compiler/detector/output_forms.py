@@ -34,7 +34,8 @@ class OutputForm:
         layout: of boxes, a key of `BOX_LAYOUTS`.
         size: height and width of the image by which boxes are divided; None where they are in pixels.
         first: number of the first class.
-        shape: axes of the file's output, where detectron2 has others; empty where it has the same.
+        shape: axes of the file's output, where detectron2 has others; empty where it has the same. Of keypoints that the
+            file decodes from heatmaps, with what they hold.
         kind: dtype of the file's output, where detectron2 has another; empty where it has the same.
     """
 
@@ -51,6 +52,11 @@ class OutputForm:
     def plain(self) -> bool:
         """Whether it is detectron2's form."""
         return not (self.layout != CORNERS or self.size is not None or self.first or self.shape or self.kind)
+
+    @property
+    def decoded(self) -> bool:
+        """Whether it is decoded from what detectron2's form has, which it does not tell."""
+        return self.role == Role.HEATMAPS.value
 
     def matrix(self) -> NDArray[np.float64]:
         """[4, 4]: what the file's columns are of x1, y1, x2, y2 in pixels."""
@@ -72,6 +78,8 @@ class OutputForm:
         return array.astype(np.int64) - self.first if self.role == Role.CLASSES.value else array
 
     def __str__(self) -> str:
+        if self.decoded:
+            return f"keypoints {self.shape}"
         said = []
         if self.layout != CORNERS:
             said.append(f"as {self.layout}")
@@ -88,7 +96,7 @@ class OutputForm:
 
 def undone(outputs: Mapping[str, NDArray[Any]], forms: Sequence[OutputForm]) -> dict[str, NDArray[Any]]:
     """A file's outputs by name, with those of another form undone and under the names that the spec has for them; their
-    shape and dtype are those of `OutputForm.undo`."""
+    shape and dtype are those of `OutputForm.undo`. What is decoded is left out."""
     other = {form.given: form for form in forms}
     return dict(_named(outputs, other))
 
@@ -96,7 +104,8 @@ def undone(outputs: Mapping[str, NDArray[Any]], forms: Sequence[OutputForm]) -> 
 def _named(outputs: Mapping[str, NDArray[Any]], other: Mapping[str, OutputForm]) -> Iterator[tuple[str, NDArray[Any]]]:
     for name, array in outputs.items():
         form = other.get(name)
-        yield (name, array) if form is None else (form.taken, form.undo(array))
+        if form is None or not form.decoded:
+            yield (name, array) if form is None else (form.taken, form.undo(array))
 
 
 def given_name(taken: str | None, forms: Sequence[OutputForm]) -> str:

@@ -199,3 +199,40 @@ def levels_of(boxes: np.ndarray, pooler: Pooler) -> np.ndarray:
     side = np.sqrt(np.prod(boxes[:, 2:].astype(np.float64) - boxes[:, :2], 1))
     level = pooler.canonical_level + np.log2(side / pooler.canonical_size + pooler.epsilon) + pooler.level_shift
     return np.asarray(level - pooler.min_level)
+
+
+def keypoints(heatmaps: np.ndarray, boxes: np.ndarray, clear: float) -> tuple[np.ndarray, np.ndarray]:
+    """heatmaps_to_keypoints (detectron2 structures/keypoints.py, torchvision models/detection/roi_heads.py).
+
+    Args:
+        heatmaps: logits [n, K, S, S]. boxes: [n, 4], pixels.
+        clear: by which a map's highest pixel exceeds all others, where rounding does not choose between them.
+
+    Returns:
+        x and y in pixels and the logit there, float64 [n, K, 3]; and bool [n, K], where the highest pixel is clear.
+    """
+    found = np.zeros((*heatmaps.shape[:2], 3))
+    sure = np.zeros(heatmaps.shape[:2], bool)
+    for row, box in enumerate(boxes.astype(np.float64)):
+        extent = np.maximum(box[2:] - box[:2], 1)
+        columns, rows = (int(side) for side in np.ceil(extent))
+        large = cubic(heatmaps.shape[2], rows) @ heatmaps[row].astype(np.float64) @ cubic(heatmaps.shape[3], columns).T
+        flat = large.reshape(len(large), -1)
+        best = flat.argmax(1)
+        middle = np.stack([best % columns, best // columns], 1) + 0.5
+        found[row, :, :2] = middle * extent / np.ceil(extent) + box[:2]
+        found[row, :, 2] = flat.max(1)
+        sure[row] = (flat > flat.max(1, keepdims=True) - clear).sum(1) == 1
+    return found, sure
+
+
+def cubic(cells: int, pixels: int) -> np.ndarray:
+    """Bicubic interpolation of one axis as PyTorch's and ONNX's (half pixels, a = -0.75), float64 [pixels, cells]."""
+    position = (np.arange(pixels) + 0.5) * cells / pixels - 0.5
+    matrix = np.zeros((pixels, cells))
+    for tap in range(-1, 3):
+        near = np.floor(position) + tap
+        far, a = np.abs(position - near), -0.75
+        inner, outer = (a + 2) * far**3 - (a + 3) * far**2 + 1, a * (far**3 - 5 * far**2 + 8 * far - 4)
+        np.add.at(matrix, (np.arange(pixels), near.clip(0, cells - 1).astype(int)), np.where(far <= 1, inner, outer))
+    return matrix

@@ -115,11 +115,12 @@ class FileModel:
         semantic = spec.semantic.logits_tensor if spec.semantic is not None else None
         if semantic is not None and not self.find([semantic]):
             semantic = None
+        inner = [semantic, *(form.taken for form in self._forms if form.decoded and self.find([form.taken]))]
         outputs = self.look(picture)
         if spec.outputs.boxes_tensor is None:
             return Detections.of([], [], [], semantic=outputs[semantic or spec.outputs.semantic_tensor or ""][0])
         roles = dataclasses.replace(spec.outputs, semantic_tensor=semantic) if semantic else spec.outputs
-        known = {name: a for name, a in outputs.items() if name in self._own or name == semantic}
+        known = {name: a for name, a in outputs.items() if name in self._own or name in inner}
         found = from_raw_export(known, roles, self._forms)
         if spec.box_head is None and spec.dense is None:  # an RPN on its own gives logits, the build their probabilities
             found = dataclasses.replace(found, scores=(1 / (1 + np.exp(-found.scores))).astype(np.float32))
