@@ -22,9 +22,10 @@ import numpy as np
 import onnx
 import torch
 from torch import nn
-from torchvision.models.detection import FCOS, MaskRCNN, RetinaNet
+from torchvision.models.detection import FCOS, KeypointRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
@@ -35,7 +36,7 @@ from onnxgraft.golden import catalog, pictures
 from onnxgraft.golden.weights import PACKED
 
 SIZE = (256, 320)
-WIDTH, FPN, FC, CLASSES = 8, 16, 32, 7
+WIDTH, FPN, FC, CLASSES, KEYPOINTS = 8, 16, 32, 7, 5
 OPSET = 17
 BACKGROUND = 2.0
 SPREAD = {"rpn.head.cls_logits": 2.0, "rpn.head.bbox_pred": 0.3, "bbox_pred": 0.7, "cls_score": 2.5, "mask_fcn_logits": 2.0,
@@ -66,6 +67,18 @@ def mask_rcnn() -> nn.Module:
     return made.eval()
 
 
+def keypoint_rcnn() -> nn.Module:
+    """Keypoint R-CNN, as thin, with few keypoints; its post-processing and its decoding of keypoints stay."""
+    layers = {name: str(level) for level, name in enumerate(("res2", "res3", "res4", "res5"))}
+    backbone = BackboneWithFPN(_body(), layers, [WIDTH, WIDTH, 2 * WIDTH, 2 * WIDTH], FPN)
+    return KeypointRCNN(
+        backbone, num_classes=None, min_size=SIZE[0], max_size=SIZE[1], box_head=TwoMLPHead(FPN * 49, FC),
+        box_predictor=FastRCNNPredictor(FC, 2), keypoint_head=KeypointRCNNHeads(FPN, (FPN,)),
+        keypoint_predictor=KeypointRCNNPredictor(FPN, KEYPOINTS), rpn_pre_nms_top_n_test=400, rpn_post_nms_top_n_test=200,
+        box_detections_per_img=50,
+    ).eval()  # fmt: skip
+
+
 def retinanet() -> nn.Module:
     """RetinaNet, as thin; its post-processing stays."""
     layers = {name: str(level) for level, name in enumerate(("res3", "res4", "res5"))}
@@ -92,6 +105,7 @@ class Member:
 
 MEMBERS = {
     "mask_rcnn_torchvision_thin": Member(mask_rcnn, "rcnn", 1),
+    "keypoint_rcnn_torchvision_thin": Member(keypoint_rcnn, "keypoint_rcnn", 1),
     "retinanet_torchvision_thin": Member(retinanet, "retinanet", 0),
     "fcos_torchvision_thin": Member(fcos, "fcos", 0, {"bbox_reg": 2.0}),
 }
@@ -138,6 +152,7 @@ def remake(home: Path, member: Member) -> None:
         said = {name: value.numpy() for name, value in made([image])[0].items()}
     found = {"boxes": said["boxes"], "scores": said["scores"], "classes": said["labels"] - member.first}
     found |= {"masks": said["masks"][:, 0]} if "masks" in said else {}
+    found |= {name: said[name] for name in ("keypoints", "keypoints_scores") if name in said}
     np.savez_compressed(home / "answers.npz", **compact(found))
     exporting.write_meta(home, {
         "family": member.family,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,22 +10,27 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from helpers.members import picture
+from helpers.members import answers, picture
 from onnx import numpy_helper
 
 from golden_graphs.zoo import checking
 from onnxgraft.analysis.mask_head import refuse_pasted
 from onnxgraft.detector.spec import DetectorSpec
+from onnxgraft.driver.compile import compile
 from onnxgraft.errors import OnnxgraftError, Refusal
 from onnxgraft.golden import catalog
+from onnxgraft.golden.references import detections_of
 from onnxgraft.ir.graph import Graph
-from onnxgraft.options import CompileOptions
+from onnxgraft.options import CompileOptions, Options
 from onnxgraft.passes.default import default_pipeline
 from onnxgraft.pipeline.context import Context
+from onnxgraft.runtime.comparison import match
+from onnxgraft.runtime.session import Session
 from onnxgraft.targets import OrtRunner
 from onnxgraft.tools.inspect import inspect
 
-MEMBER, DENSE, SIZE = "mask_rcnn_torchvision_thin", "retinanet_torchvision_thin", (256, 320)
+MEMBER, DENSE, KEYPOINTS = "mask_rcnn_torchvision_thin", "retinanet_torchvision_thin", "keypoint_rcnn_torchvision_thin"
+SIZE = (256, 320)
 Change = Callable[[onnx.ModelProto], None]
 
 
@@ -215,6 +221,72 @@ def test_pasted_masks_are_refused_with_how_to_export() -> None:
     gs.Node("Unsqueeze", "channel", inputs=[pasted], outputs=[masks])
     with pytest.raises(Refusal, match=r"pasted into the picture .* model.transform.postprocess .* \(node 'paste'\)"):
         refuse_pasted(masks)
+
+
+def test_keypoints_give_way_to_their_heatmaps(folder: Path) -> None:
+    spec = recognise(None, folder, member=KEYPOINTS)[0]
+    head = spec.keypoint_head
+    assert head is not None
+    assert (spec.family, head.keypoints, head.resolution) == ("keypoint-rcnn-fpn", 5, 56)
+    assert [str(form) for form in spec.output_forms if form.decoded] == [
+        "keypoints [n, K, 3], x, y and 1", "keypoints [n, K], their logits",
+    ]  # fmt: skip
+
+
+def loop_of(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], dict[str, onnx.NodeProto]]:
+    """The nodes of the loop that decodes keypoints, and what makes each tensor there and around it."""
+    bodies = [list(n.attribute[0].g.node) for n in model.graph.node if n.op_type == "Loop"]
+    body = next(nodes for nodes in bodies if any(n.op_type == "Resize" for n in nodes))
+    return body, {o: n for n in (*model.graph.node, *body) for o in n.output}
+
+
+def offset(model: onnx.ModelProto) -> None:
+    """Let a cell's keypoint be at another place than its middle."""
+    body, made = loop_of(model)
+    adds = [made[i].attribute[0].t for n in body if n.op_type == "Add" for i in n.input if made[i].op_type == "Constant"]
+    halves = [t for t in adds if numpy_helper.to_array(t) == 0.5]
+    assert len(halves) == 2
+    halves[0].CopyFrom(numpy_helper.from_array(np.float32(0.25)))
+
+
+def least_side(model: onnx.ModelProto) -> None:
+    """Let maps be enlarged to eight pixels at least, not to one."""
+    body, made = loop_of(model)
+    clip = next(made[n.input[0]] for n in body if n.op_type == "Gather" and made[n.input[0]].op_type == "Clip")
+    made[clip.input[1]].attribute[0].t.CopyFrom(numpy_helper.from_array(np.float32(8)))
+
+
+def elsewhere(model: onnx.ModelProto) -> None:
+    """Let keypoints be decoded on other boxes than those that are given out."""
+    body, made = loop_of(model)
+    corner = next(made[n.input[0]] for n in body if n.op_type == "Gather" and made[n.input[0]].op_type == "Gather")
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(3), "three"))
+    moved = onnx.helper.make_node("Add", [corner.input[0], "three"], ["moved"], "the-change")
+    model.graph.node.insert(list(model.graph.node).index(corner), moved)
+    corner.input[0] = "moved"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (offset, "does not hold keypoints as torchvision's heatmaps_to_keypoints decodes them"),
+        (least_side, "does not hold keypoints as torchvision's heatmaps_to_keypoints decodes them"),
+        (elsewhere, "keypoints are decoded here of .*: export the heatmaps instead"),
+    ],
+)
+def test_keypoints_that_are_decoded_otherwise_are_refused(change: Change, words: str, folder: Path) -> None:
+    with pytest.raises(Refusal, match=rf"{words}.*\(node '.+'\)"):
+        recognise(change, folder, member=KEYPOINTS)
+
+
+@pytest.mark.parametrize("member", [MEMBER, DENSE])
+def test_fp16_rounds_and_loses_nothing(member: str, folder: Path, tmp_path: Path) -> None:
+    options = Options(precision="fp16", size=SIZE, target="onnxruntime", checks=False, proof=False)
+    compile(catalog.resolve(member, folder), tmp_path / "out", options)
+    (result,) = Session(tmp_path / "out", threads=2).run([picture(member)])
+    found = match(detections_of(answers(member)), dataclasses.replace(result.raw, heatmaps=None), iou=0.9, score=0.05, mask=0.1)
+    assert found.matched >= 0.97 * found.reference, found
+    assert found.box_px > 0.005, "rounded"
 
 
 def test_a_dense_head_clips_first_and_its_rows_lie_apart(folder: Path) -> None:

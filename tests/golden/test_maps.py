@@ -9,6 +9,7 @@ import numpy as np
 from helpers.members import answers, picture
 
 from golden_graphs.zoo import checking
+from onnxgraft.detector import reference
 from onnxgraft.golden import catalog
 from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
@@ -37,6 +38,20 @@ def test_keypoints_are_pytorchs(tmp_path: Path) -> None:
     apart = np.abs(stored["keypoints"][pairs[:, 0]] - result.found.keypoints[pairs[:, 1]])
     assert apart[..., :2].max() < 0.01
     assert apart[..., 2].max() < 1e-3
+
+
+def test_keypoints_that_the_file_decodes_are_its_own(tmp_path: Path) -> None:
+    """torchvision's, whose score of a keypoint is the logit there."""
+    name = "keypoint_rcnn_torchvision_thin"
+    result, stored = found(name, tmp_path), answers(name)
+    maps, points = result.raw.heatmaps, result.found.keypoints
+    pairs = match(Detections.of(stored["boxes"], stored["scores"], stored["classes"]), result.found.detections).pairs
+    assert len(pairs) == len(result.raw) == 50
+    assert points is not None
+    assert maps is not None
+    assert np.abs(stored["keypoints"][pairs[:, 0], :, :2] - points[pairs[:, 1], :, :2]).max() < 0.01
+    logits = reference.keypoints(maps, result.raw.boxes, 0)[0][..., 2]
+    assert np.abs(stored["keypoints_scores"][pairs[:, 0]] - logits[pairs[:, 1]]).max() < 1e-3
 
 
 def test_panoptic_segments_are_pytorchs(tmp_path: Path) -> None:
