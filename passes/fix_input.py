@@ -67,6 +67,7 @@ class FixInput(Pass):
             ctx.detector = _with_order(replace(spec, output_forms=hold_forms(forms, spec)), ctx.channel_order)
         except Refusal as refusal:
             if before is not None:
+                _refuse_another_size(graph, before)
                 raise Refusal(f"{refusal}; the export was {before[0]}x{before[1]}: if it was simplified at that size, "
                               f"build with --size {before[0]}x{before[1]} or from the raw export") from refusal  # fmt: skip
             raise
@@ -126,7 +127,7 @@ def _refuse_another_size(graph: Graph, traced: tuple[int, int]) -> None:
     misfit = first_misfit(graph)
     if misfit is not None:
         height, width = traced
-        raise Refusal(f"this trace holds for {height}x{width} only: shapes of that size (of windows, of positions) were traced "
+        raise Refusal(f"this trace holds for {height}x{width} only: shapes of that size (of maps, windows or positions) were traced "
                       f"and do not fit here; take --size {height}x{width}, or export at the size that you build",
                       misfit)  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Undoes keypoints that an export decodes from their heatmaps, as torchvision's Keypoint R-CNN does in a loop over detections."""
+"""Undoes the keypoints that an export decodes from heatmaps, as torchvision's Keypoint R-CNN does in a loop over detections."""
 
 from __future__ import annotations
 

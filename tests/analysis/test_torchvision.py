@@ -175,12 +175,14 @@ def test_width_and_height_with_different_bounds_are_refused(number: float, what:
         recognise(put("GreaterOrEqual", number, 5.0, most=1), folder)
 
 
-def test_proposals_that_meet_their_score_are_kept(folder: Path) -> None:
-    def strictly(model: onnx.ModelProto) -> None:
-        held = _constants(model)
-        nodes = [n for n in model.graph.node if n.op_type == "GreaterOrEqual" and numpy_helper.to_array(held[n.input[1]]) == 0]
-        nodes[0].op_type = "Greater"
+def strictly(model: onnx.ModelProto) -> None:
+    """Let proposals be dropped that meet their threshold."""
+    held = _constants(model)
+    nodes = [n for n in model.graph.node if n.op_type == "GreaterOrEqual" and numpy_helper.to_array(held[n.input[1]]) == 0]
+    nodes[0].op_type = "Greater"
 
+
+def test_proposals_that_meet_their_score_are_kept(folder: Path) -> None:
     with pytest.raises(Refusal, match=r"proposals that meet their threshold are dropped"):
         recognise(strictly, folder)
 
@@ -200,6 +202,25 @@ def _resized(share: float) -> Change:
         resize.input[3] = "other sizes"
 
     return change
+
+
+def test_another_canvas_than_that_of_traced_maps_is_refused_with_what_to_give(folder: Path) -> None:
+    """As exported by a wrapper around backbone and heads, with the sizes of the maps as constants."""
+
+    def cut(model: onnx.ModelProto) -> None:
+        given = next(n for n in model.graph.node if n.name == "/transform/Resize")
+        for node in model.graph.node:
+            node.input[:] = [given.input[0] if name == given.output[0] else name for name in node.input]
+        enlarged = [n for n in model.graph.node if n.op_type == "Resize" and n.name.startswith("/backbone/fpn/")]
+        for level, node in enumerate(enlarged):
+            sizes = np.array([1, 16, 16 * 2**level, 20 * 2**level], np.int64)
+            model.graph.initializer.append(numpy_helper.from_array(sizes, f"sizes {level}"))
+            node.input[3] = f"sizes {level}"
+
+    assert recognise(cut, folder)[0].rpn is not None
+    for change in (cut, together(cut, strictly)):  # which would be refused for another reason, of less use here
+        with pytest.raises(Refusal, match=r"this trace holds for 256x320 only: .* --size 256x320, .*\(node '/backbone/fpn/Add'\)"):
+            recognise(change, folder, (320, 384))
 
 
 def test_an_opset_that_does_not_say_how_roi_align_is_aligned_is_refused(folder: Path) -> None:
