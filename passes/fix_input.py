@@ -127,8 +127,9 @@ def _refuse_another_size(graph: Graph, traced: tuple[int, int]) -> None:
     misfit = first_misfit(graph)
     if misfit is not None:
         height, width = traced
-        raise Refusal(f"this trace holds for {height}x{width} only: shapes of that size (of maps, windows or positions) were traced "
-                      f"and do not fit here; take --size {height}x{width}, or export at the size that you build",
+        raise Refusal(f"this trace holds for {height}x{width} only: shapes of that size (of maps, windows or positions) were "
+                      "traced, or folded by a simplifier, and do not fit here; take "
+                      f"--size {height}x{width}, export at the size that you build, or build from the raw export",
                       misfit)  # fmt: skip
 
 

@@ -219,7 +219,7 @@ def test_another_canvas_than_that_of_traced_maps_is_refused_with_what_to_give(fo
 
     assert recognise(cut, folder)[0].rpn is not None
     for change in (cut, together(cut, strictly)):  # which would be refused for another reason, of less use here
-        with pytest.raises(Refusal, match=r"this trace holds for 256x320 only: .* --size 256x320, .*\(node '/backbone/fpn/Add'\)"):
+        with pytest.raises(Refusal, match=r"holds for 256x320 only: .* --size 256x320, .*\(node '/backbone/fpn/Add'\)"):
             recognise(change, folder, (320, 384))
 
 
