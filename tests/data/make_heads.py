@@ -9,6 +9,7 @@ seeded weights, and what PyTorch says of two pictures: `pictures.blocks(SEED + i
 from __future__ import annotations
 
 import argparse
+import itertools
 import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ class Plain(Backbone):
         super().__init__()
         widths = [3, WIDTH, WIDTH, WIDTH, WIDTH, 2 * WIDTH, 2 * WIDTH]
         steps = [nn.Sequential(nn.Conv2d(a, b, 3, 2 - i % 2, 1), nn.ReLU())
-                 for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))]  # fmt: skip
+                 for i, (a, b) in enumerate(itertools.pairwise(widths))]  # fmt: skip
         self.body = nn.Sequential(*steps)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
