@@ -60,6 +60,7 @@ def selection_of(decoded: gs.Tensor, best: gs.Tensor, labels: gs.Tensor) -> Sele
     threshold = scalar(compare.inputs[1]) if compare is not None and compare.op == "Greater" else None
     if compare is None or threshold is None:
         raise Refusal("the candidates of this TopK are not those above a constant score", topk.name)
+    _refuse_softmax(compare.inputs[0])
     chosen = producer(topk.inputs[0])
     if chosen is None or chosen.op != "GatherND" or chosen.inputs[0] is not compare.inputs[0]:
         raise Refusal("this TopK does not rank the scores that are compared with the threshold", topk.name)
@@ -71,6 +72,14 @@ def selection_of(decoded: gs.Tensor, best: gs.Tensor, labels: gs.Tensor) -> Sele
         scores = before.inputs[0]
     plain = _before_clip(decoded)
     return Selection(topk, _largest_k(topk), round(threshold, 6), scores, pairs.outputs[0], plain, labels, decoded)
+
+
+def _refuse_softmax(scores: gs.Tensor) -> None:
+    """Raises Refusal for scores of a softmax over the classes and a background, as SSD's."""
+    made = first_ancestor(scores, lambda n: n.op in ("Softmax", "Sigmoid", "Conv"))
+    if made is not None and made.op == "Softmax":
+        raise Refusal("the candidates of a dense head are ranked here by a softmax over classes and background, as in SSD: no "
+                      "head that is known here, which are RetinaNet's and FCOS's with a sigmoid each", made.name)  # fmt: skip
 
 
 def _before_clip(boxes: gs.Tensor) -> gs.Tensor:

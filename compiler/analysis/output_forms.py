@@ -36,9 +36,8 @@ def undo_forms(graph: Graph, *sizes: tuple[int, int]) -> tuple[OutputForm, ...]:
     """Let outputs of another form give way, in place, to the tensors that they are made of.
 
     A form is what is measured on the nodes between: boxes of another layout (`BOX_LAYOUTS`), or divided by the image's size;
-    classes counted from 1, or of floating numbers; a batch axis in front of any of them; masks without their one channel;
-    keypoints that are decoded from their heatmaps.
-    What is anything else, or depends on more than one tensor, stays and is refused by the analysis of the detector.
+    classes counted from 1, or of floating numbers; a batch axis in front of any of them; masks without their one channel; and
+    keypoints that are decoded from heatmaps. Anything else stays and is refused by the analysis of the detector.
 
     Args:
         graph: a simplified graph.
@@ -66,9 +65,8 @@ def forms_note(forms: Sequence[OutputForm]) -> list[str]:
     """What the export gives in another form, as a note for the user."""
     if not forms:
         return []
-    maps = ", heatmaps that the runtime reads keypoints from" if any(form.decoded for form in forms) else ""
-    return [f"the export gives {'; '.join(map(str, forms))}: the build gives the one form of all builds, boxes as {CORNERS}, "
-            f"classes from 0{maps}"]  # fmt: skip
+    one = f"boxes as {CORNERS}, classes from 0" + ", keypoints as heatmaps" * any(form.decoded for form in forms)
+    return [f"the export gives {'; '.join(map(str, forms))}: the build gives the one form of all builds, {one}"]
 
 
 def hold_forms(forms: tuple[OutputForm, ...], spec: DetectorSpec) -> tuple[OutputForm, ...]:

@@ -339,6 +339,16 @@ def test_a_dense_head_that_does_not_clip_is_refused(folder: Path) -> None:
         recognise(unclipped, folder, member=DENSE)
 
 
+def test_a_dense_head_of_softmaxes_is_refused_as_ssds(folder: Path) -> None:
+    def softmaxes(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            if node.op_type == "Sigmoid":
+                node.op_type = "Softmax"
+
+    with pytest.raises(Refusal, match=r"ranked here by a softmax over classes and background, as in SSD: .*\(node '.+'\)"):
+        recognise(softmaxes, folder, member=DENSE)
+
+
 def test_inspect_reads_it_too(folder: Path) -> None:
     spec, notes = inspect(catalog.resolve(MEMBER, folder))
     assert spec.box_head is not None
