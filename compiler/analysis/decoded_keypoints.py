@@ -11,7 +11,7 @@ from onnxgraft.detector.outputs import Role
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.traverse import ancestors, ancestors_before, back_through, contains_op, node_inputs, producer
+from onnxgraft.ir.traverse import ancestors, ancestors_before, back_through, contains_op, node_inputs
 
 _CELLS, _KEYPOINTS = 14, 5  # of a heatmap and of a detection, where the graph leaves them open
 _SAME = 2e-3  # pixels, and of logits of about 1
@@ -89,7 +89,7 @@ def _hold(graph: Graph, outputs: list[gs.Tensor], loop: gs.Node, maps: gs.Tensor
             wanted = points if len(output.shape) == 3 else places[..., 2]
             if found.shape != wanted.shape or np.abs(found - wanted)[clear].max(initial=0) > _SAME:
                 raise Refusal(f"output {output.name!r} does not hold keypoints as torchvision's heatmaps_to_keypoints decodes "
-                              "them: export the heatmaps instead", producer(output).name)  # fmt: skip
+                              "them: export the heatmaps instead", output.inputs[0].name)  # fmt: skip
         given = [t for t, found in zip(given, answers[len(outputs) :], strict=True) if np.array_equal(found, _BOXES[:rows])]
     if len(given) != 1:
         raise Refusal("keypoints are decoded here of other boxes than those that are given out: export the heatmaps instead",
