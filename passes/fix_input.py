@@ -10,8 +10,9 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis import analyse_and_account, read
 from onnxgraft.analysis.canvas import added_by, image_paddings, take_resize_out
-from onnxgraft.analysis.output_forms import forms_note, hold_forms, undo_forms
+from onnxgraft.analysis.output_forms import hold_forms, undo_forms
 from onnxgraft.analysis.outputs import sort_outputs
+from onnxgraft.detector.output_forms import forms_note
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import InputError, Refusal
 from onnxgraft.ir.builder import Builder

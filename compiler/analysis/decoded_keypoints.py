@@ -36,12 +36,11 @@ def undo_decoding(graph: Graph) -> tuple[OutputForm, ...]:
         return ()
     outputs, loop = [t for t, _ in found], found[0][1]
     maps, boxes = _read_by(loop)
-    same = _hold(graph, outputs, loop, maps, boxes)  # columns that a post-processing took apart and joined again, perhaps
-    kept = [t for t in graph.gs.outputs if all(t is not other for other in outputs)]
-    graph.gs.outputs[:] = [*(boxes if t is same else t for t in kept), maps]
+    _hold(graph, outputs, loop, maps, boxes)
+    graph.gs.outputs[:] = [*(t for t in graph.gs.outputs if all(t is not other for other in outputs)), maps]
     graph.cleanup()
     shapes = {3: "[n, K, 3], x, y and 1", 2: "[n, K], their logits"}
-    return tuple(OutputForm(Role.HEATMAPS.value, t.name, maps.name, shape=shapes[len(t.shape)]) for t in outputs)
+    return tuple(OutputForm(Role.HEATMAPS.value, t.name, maps.name, shape=shapes[len(t.shape)], decoded=True) for t in outputs)
 
 
 def _decoder(output: gs.Tensor) -> gs.Node | None:
@@ -67,8 +66,7 @@ def _read_by(loop: gs.Node) -> tuple[gs.Tensor, gs.Tensor]:
     return next(iter(maps.values())), next(iter(boxes.values()))
 
 
-def _hold(graph: Graph, outputs: list[gs.Tensor], loop: gs.Node, maps: gs.Tensor, boxes: gs.Tensor) -> gs.Tensor:
-    """The output that gives the boxes on which the outputs are the keypoints of heatmaps."""
+def _hold(graph: Graph, outputs: list[gs.Tensor], loop: gs.Node, maps: gs.Tensor, boxes: gs.Tensor) -> None:
     given = [t for t in graph.gs.outputs if len(t.shape or ()) == 2 and t.shape[1] == 4 and all(t is not o for o in outputs)]
     layer = next((n for n in ancestors(maps) if n.op == "ConvTranspose"), None)
     channels = layer.inputs[1].shape[1] if layer is not None and layer.inputs[1].shape else _KEYPOINTS
@@ -94,4 +92,3 @@ def _hold(graph: Graph, outputs: list[gs.Tensor], loop: gs.Node, maps: gs.Tensor
     if len(given) != 1:
         raise Refusal("keypoints are decoded here of other boxes than those that are given out: export the heatmaps instead",
                       loop.name)  # fmt: skip
-    return given[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import numpy as np
@@ -10,7 +10,9 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.counted_classes import counted_forms
 from onnxgraft.analysis.decoded_keypoints import undo_decoding
-from onnxgraft.detector.output_forms import BOX_LAYOUTS, CORNERS, OutputForm
+from onnxgraft.analysis.pasted_masks import undo_pasting
+from onnxgraft.analysis.provenance import selected_from
+from onnxgraft.detector.output_forms import BOX_LAYOUTS, OutputForm
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import Refusal
@@ -37,7 +39,7 @@ def undo_forms(graph: Graph, *sizes: tuple[int, int]) -> tuple[OutputForm, ...]:
 
     A form is what is measured on the nodes between: boxes of another layout (`BOX_LAYOUTS`), or divided by the image's size;
     classes counted from 1, or of floating numbers; a batch axis in front of any of them; masks without their one channel; and
-    keypoints that are decoded from heatmaps. Anything else stays and is refused by the analysis of the detector.
+    keypoints of heatmaps and pasted masks. Anything else stays and is refused by the analysis of the detector.
 
     Args:
         graph: a simplified graph.
@@ -46,7 +48,7 @@ def undo_forms(graph: Graph, *sizes: tuple[int, int]) -> tuple[OutputForm, ...]:
     Raises:
         Refusal: classes are counted from another number; keypoints are decoded in another way.
     """
-    found = []
+    found, before = [], list(graph.gs.outputs)
     for index, output in enumerate(graph.gs.outputs):
         taken = _undone(graph, output, sizes)
         if taken is not None and not any(taken[0] is other for other in graph.gs.outputs):
@@ -55,18 +57,10 @@ def undo_forms(graph: Graph, *sizes: tuple[int, int]) -> tuple[OutputForm, ...]:
                 raise Refusal(f"classes are counted from {form.first} here, where detectron2 counts from 0: export them as "
                               "they are, and name them afterwards", output.inputs[0].name)  # fmt: skip
             graph.gs.outputs[index] = source
-            found.append(form)
-    if found:
+            found += [] if form.plain else [form]
+    if any(now is not was for now, was in zip(graph.gs.outputs, before, strict=True)):
         graph.cleanup()
-    return (*found, *undo_decoding(graph))
-
-
-def forms_note(forms: Sequence[OutputForm]) -> list[str]:
-    """What the export gives in another form, as a note for the user."""
-    if not forms:
-        return []
-    one = f"boxes as {CORNERS}, classes from 0" + ", keypoints as heatmaps" * any(form.decoded for form in forms)
-    return [f"the export gives {'; '.join(map(str, forms))}: the build gives the one form of all builds, {one}"]
+    return (*found, *undo_decoding(graph), *(undo_pasting(graph, sizes[0]) if sizes else ()))
 
 
 def hold_forms(forms: tuple[OutputForm, ...], spec: DetectorSpec) -> tuple[OutputForm, ...]:
@@ -104,7 +98,8 @@ def _undone(graph: Graph, output: gs.Tensor, sizes: tuple[tuple[int, int], ...])
         except (Refusal, ValueError, TypeError, LookupError):  # an operator that does not take such rows: no form
             continue
         if form is not None:
-            return None if form.plain else (source, form)
+            same = form.plain and (not _four(output) or id(source) in selected_from(output))
+            return None if same else (source, form)  # boxes whose columns are only joined again give way, too
     return None
 
 

@@ -34,9 +34,10 @@ class OutputForm:
         layout: of boxes, a key of `BOX_LAYOUTS`.
         size: height and width of the image by which boxes are divided; None where they are in pixels.
         first: number of the first class.
-        shape: axes of the file's output, where detectron2 has others; empty where it has the same. Of keypoints that the
-            file decodes from heatmaps, with what they hold.
+        shape: axes of the file's output, where detectron2 has others; empty where it has the same.
         kind: dtype of the file's output, where detectron2 has another; empty where it has the same.
+        decoded: whether it is made of what detectron2 gives and does not tell it: keypoints of heatmaps, masks in the picture;
+            `shape` says what it holds, too.
     """
 
     role: str
@@ -47,16 +48,12 @@ class OutputForm:
     first: int = 0
     shape: str = ""
     kind: str = ""
+    decoded: bool = False
 
     @property
     def plain(self) -> bool:
         """Whether it is detectron2's form."""
         return not (self.layout != CORNERS or self.size is not None or self.first or self.shape or self.kind)
-
-    @property
-    def decoded(self) -> bool:
-        """Whether it is decoded from what detectron2's form has, which it does not tell."""
-        return self.role == Role.HEATMAPS.value
 
     def matrix(self) -> NDArray[np.float64]:
         """[4, 4]: what the file's columns are of x1, y1, x2, y2 in pixels."""
@@ -79,7 +76,7 @@ class OutputForm:
 
     def __str__(self) -> str:
         if self.decoded:
-            return f"keypoints {self.shape}"
+            return f"{'keypoints' if self.role == Role.HEATMAPS.value else self.role} {self.shape}"
         said = []
         if self.layout != CORNERS:
             said.append(f"as {self.layout}")
@@ -106,6 +103,15 @@ def _named(outputs: Mapping[str, NDArray[Any]], other: Mapping[str, OutputForm])
         form = other.get(name)
         if form is None or not form.decoded:
             yield (name, array) if form is None else (form.taken, form.undo(array))
+
+
+def forms_note(forms: Sequence[OutputForm]) -> list[str]:
+    """What the export gives in another form, as a note for the user."""
+    if not forms:
+        return []
+    one = f"boxes as {CORNERS}, classes from 0" + ", keypoints as heatmaps" * any(f.role == Role.HEATMAPS.value for f in forms)
+    one += ", masks as M x M probabilities" * any(f.decoded and f.role == Role.MASKS.value for f in forms)
+    return [f"the export gives {'; '.join(map(str, forms))}: the build gives the one form of all builds, {one}"]
 
 
 def given_name(taken: str | None, forms: Sequence[OutputForm]) -> str:

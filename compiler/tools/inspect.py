@@ -8,7 +8,8 @@ from typing import Literal
 
 from onnxgraft.analysis import Account, analyse_and_account
 from onnxgraft.analysis.canvas import take_resize_out
-from onnxgraft.analysis.output_forms import forms_note, hold_forms, undo_forms
+from onnxgraft.analysis.output_forms import hold_forms, undo_forms
+from onnxgraft.detector.output_forms import forms_note
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.folding import settle

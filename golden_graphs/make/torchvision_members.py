@@ -2,8 +2,8 @@
 
     python -m golden_graphs.make.torchvision_members [NAME ...]
 
-They are exported as torchvision's users do it: the whole model, whose resize changes nothing at its own size, without the
-post-processing that pastes masks. Their answers have classes counted from 0, as a build gives them.
+They are exported as torchvision's users do it: the whole model, whose resize changes nothing at its own size; Mask R-CNN without
+the post-processing that pastes masks, and once more with it. Their answers have classes counted from 0, as a build gives them.
 """
 
 from __future__ import annotations
@@ -143,13 +143,18 @@ def remake(home: Path, member: Member) -> None:
     image = torch.from_numpy(np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1))).float() / 255
     made = member.build()
     stripped = seeding.Stripped(made, seed(made, image, member.mean))
-    packed = lzma.compress(stripped.strip("model.onnx", export(made, image)), preset=9)
-    (home / f"model.onnx{PACKED}").write_bytes(packed)
-    stripped.write(home / "weights.json")
-    with tempfile.TemporaryDirectory() as folder:
-        digest = hashlib.sha256(catalog.materialise(home, "model.onnx", Path(folder)).read_bytes()).hexdigest()
     with torch.no_grad():
         said = {name: value.numpy() for name, value in made([image])[0].items()}
+    exports = {"model.onnx": export(made, image)}
+    if "postprocess" in vars(made.transform):  # it was left out
+        del made.transform.postprocess
+        exports["model_pasted.onnx"] = export(made, image)
+    for file, exported in exports.items():
+        (home / f"{file}{PACKED}").write_bytes(lzma.compress(stripped.strip(file, exported), preset=9))
+    stripped.write(home / "weights.json")
+    with tempfile.TemporaryDirectory() as folder:
+        digests = {file: hashlib.sha256(catalog.materialise(home, file, Path(folder)).read_bytes()).hexdigest()
+                   for file in exports}  # fmt: skip
     found = {"boxes": said["boxes"], "scores": said["scores"], "classes": said["labels"] - member.first}
     found |= {"masks": said["masks"][:, 0]} if "masks" in said else {}
     found |= {name: said[name] for name in ("keypoints", "keypoints_scores") if name in said}
@@ -158,12 +163,12 @@ def remake(home: Path, member: Member) -> None:
         "family": member.family,
         "from": f"torchvision.models.detection.{type(made).__name__}",
         "input": {"shape": [3, *SIZE], "dtype": "float32", "range": [0, 1], "layout": "CHW"},
-        "opset": {"model.onnx": OPSET},
+        "opset": dict.fromkeys(exports, OPSET),
         "class_names": None,
         "config": {"channel_order": "RGB", "shortest_edge": SIZE[0], "longest_edge": SIZE[1]},
         "picture": {"seed": SEED, "sha256": hashlib.sha256(picture.tobytes()).hexdigest()},
         "detections": len(found["boxes"]),
-        "complete_sha256": {"model.onnx": digest},
+        "complete_sha256": digests,
     })  # fmt: skip
 
 

@@ -236,6 +236,43 @@ def test_an_opset_that_does_not_say_how_roi_align_is_aligned_is_refused(folder: 
         recognise(older, folder)
 
 
+def test_masks_in_the_picture_give_way_to_their_probabilities(folder: Path) -> None:
+    """The answers are those of the same model without its post-processing."""
+    path = catalog.resolve(f"{MEMBER}@pasted", folder)
+    found = checking.check(path, "plugin", picture(MEMBER), answers(MEMBER), folder, threads=1)
+    assert found.exact, found
+    _, notes = inspect(path)
+    assert any("masks [n, 1, H, W], pasted into the picture" in note and "masks as M x M" in note for note in notes)
+
+
+def pasted(model: onnx.ModelProto) -> tuple[onnx.NodeProto, dict[str, onnx.NodeProto]]:
+    """The loop that pastes masks, and what makes each tensor."""
+    (loop,) = [n for n in model.graph.node if n.op_type == "Loop"]
+    return loop, {o: n for n in (*model.graph.node, *loop.attribute[0].g.node) for o in n.output}
+
+
+def nearest(model: onnx.ModelProto) -> None:
+    loop, _ = pasted(model)
+    (resize,) = [n for n in loop.attribute[0].g.node if n.op_type == "Resize"]
+    next(a for a in resize.attribute if a.name == "mode").s = b"nearest"
+
+
+def lower(model: onnx.ModelProto) -> None:
+    """Let masks lie a pixel lower than their boxes."""
+    loop, made = pasted(model)
+    box = next(n.input[0] for n in loop.attribute[0].g.node if n.op_type == "Gather" and made[n.input[0]].op_type == "Cast")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 1, 0, 1], np.int64), "down"))
+    for node in loop.attribute[0].g.node:
+        node.input[:] = ["lower" if name == box else name for name in node.input]
+    model.graph.node.insert(list(model.graph.node).index(loop), onnx.helper.make_node("Add", [box, "down"], ["lower"]))
+
+
+@pytest.mark.parametrize("change", [nearest, lower])
+def test_masks_that_are_pasted_otherwise_are_refused(change: Change, folder: Path) -> None:
+    with pytest.raises(Refusal, match=r"pasted into the picture .* model.transform.postprocess .*\(node '.+'\)"):
+        recognise(change, folder, member=f"{MEMBER}@pasted")
+
+
 def test_pasted_masks_are_refused_with_how_to_export() -> None:
     pasted, masks = gs.Variable("pasted", np.float32), gs.Variable("masks", np.float32)
     gs.Node("Loop", "paste", inputs=[], outputs=[pasted])
