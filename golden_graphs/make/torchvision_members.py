@@ -2,7 +2,7 @@
 
     python -m golden_graphs.make.torchvision_members [NAME ...]
 
-They are exported as torchvision's users do it: the whole model, whose resize changes nothing at its own size; Mask R-CNN without
+They are exported as users do it: the whole model, whose resize changes nothing at its own size; Mask R-CNN without
 the post-processing that pastes masks, and once more with it. Their answers have classes counted from 0, as a build gives them.
 """
 
