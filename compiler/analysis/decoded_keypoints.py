@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.detector import reference
+from onnxgraft.detector import decoding
 from onnxgraft.detector.output_forms import OutputForm
 from onnxgraft.detector.outputs import Role
 from onnxgraft.errors import Refusal
@@ -25,7 +25,7 @@ def undo_decoding(graph: Graph) -> tuple[OutputForm, ...]:
     """Let keypoints [n, K, 3] and their logits [n, K] give way, in place, to the heatmaps [n, K, S, S] that they are read from.
 
     The build gives the heatmaps, as of detectron2's Keypoint R-CNN, and the runtime finds the same points in them. What is
-    held, on heatmaps and boxes of all kinds: the outputs are `reference.keypoints` of the heatmaps and of those boxes that
+    held, on heatmaps and boxes of all kinds: the outputs are `decoding.keypoints` of the heatmaps and of those boxes that
     the file gives, and of nothing else.
 
     Raises:
@@ -75,7 +75,7 @@ def _hold(graph: Graph, outputs: list[gs.Tensor], loop: gs.Node, maps: gs.Tensor
     rng = np.random.Generator(np.random.Philox(_SEED))
     for rows in (len(_BOXES), 1):
         logits = rng.normal(0, 1, (rows, *counts)).astype(np.float32)
-        places, clear = reference.keypoints(logits, _BOXES[:rows], _CLEAR)
+        places, clear = decoding.keypoints(logits, _BOXES[:rows], _CLEAR)
         feeds = {maps.name: logits, boxes.name: _BOXES[:rows]}
         try:
             answers = evaluate(graph, [*outputs, *given], feeds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.detector import reference
+from onnxgraft.detector import decoding
 from onnxgraft.detector.output_forms import OutputForm
 from onnxgraft.detector.outputs import Role
 from onnxgraft.errors import Refusal
@@ -23,7 +23,7 @@ _SEED = 14
 def undo_pasting(graph: Graph, size: tuple[int, int]) -> tuple[OutputForm, ...]:
     """Let masks [n, 1, H, W] give way, in place, to the probabilities [n, 1, M, M] that they are pasted from.
 
-    What is held, on masks and boxes of all kinds: the output is `reference.pasted` of the probabilities and of those boxes
+    What is held, on masks and boxes of all kinds: the output is `decoding.pasted` of the probabilities and of those boxes
     that the file gives, and of nothing else. Where it is not, it stays and is refused by the analysis of the detector.
 
     Args:
@@ -57,7 +57,7 @@ def _held(graph: Graph, output: gs.Tensor, maps: gs.Tensor, boxes: gs.Tensor, si
     drawn = (_SHARES * [width, height, width, height]).astype(np.float32)
     for cells in known[:1] or _CELLS:
         masks = rng.uniform(0, 1, (len(drawn), 1, cells, cells)).astype(np.float32)
-        wanted = reference.pasted(masks[:, 0], drawn, size)
+        wanted = decoding.pasted(masks[:, 0], drawn, size)
         try:
             (found,) = evaluate(graph, [output], {maps.name: masks, boxes.name: drawn})
         except Refusal:

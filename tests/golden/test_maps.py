@@ -9,7 +9,7 @@ import numpy as np
 from helpers.members import answers, picture
 
 from golden_graphs.zoo import checking
-from onnxgraft.detector import reference
+from onnxgraft.detector import decoding
 from onnxgraft.golden import catalog
 from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
@@ -50,7 +50,7 @@ def test_keypoints_that_the_file_decodes_are_its_own(tmp_path: Path) -> None:
     assert points is not None
     assert maps is not None
     assert np.abs(stored["keypoints"][pairs[:, 0], :, :2] - points[pairs[:, 1], :, :2]).max() < 0.01
-    logits = reference.keypoints(maps, result.raw.boxes, 0)[0][..., 2]
+    logits = decoding.keypoints(maps, result.raw.boxes, 0)[0][..., 2]
     assert np.abs(stored["keypoints_scores"][pairs[:, 0]] - logits[pairs[:, 1]]).max() < 1e-3
 
 
