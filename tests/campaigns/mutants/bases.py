@@ -74,7 +74,8 @@ class Form:
 
 PLAIN = Form()
 FORMS = (*[PLAIN] * 7, Form(batch=2), Form(exact_padding=True), Form(more=(64, 32)))
-WHOLE = {"semantic_fpn_thin", "panoptic_fpn_thin", "fcos_thin"}  # their GroupNorm reads the canvas: no exact padding
+WHOLE = {"semantic_fpn_thin", "panoptic_fpn_thin", "fcos_thin",  # their GroupNorm reads the canvas: no exact padding
+         "mask_rcnn_torchvision_thin", "retinanet_torchvision_thin", "fcos_torchvision_thin"}  # and these resize pictures
 
 
 @dataclasses.dataclass(frozen=True)
