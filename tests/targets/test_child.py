@@ -48,9 +48,10 @@ def test_a_child_imports_from_where_its_parent_does(tmp_path: Path, monkeypatch:
 @needs_rtx
 def test_leaving_the_block_ends_the_build(tmp_path: Path) -> None:
     model = write(tmp_path / "mixed.onnx", MIXED)
+    before = set(psutil.Process().children())  # what runs command lines for other tests lives on
     with RTX.building(model, tmp_path / "e"):
-        assert len(psutil.Process().children()) == 1
-    assert psutil.Process().children() == []
+        assert len(set(psutil.Process().children()) - before) == 1
+    assert set(psutil.Process().children()) <= before
     assert [path.name for path in tmp_path.iterdir()] == ["mixed.onnx"]
 
 
