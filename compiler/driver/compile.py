@@ -108,7 +108,7 @@ def compile(
         graph, ctx = Graph.load(source, bounds), Context(range_source=ranges, channel_order=beside.channel_order)
         recorder = Recorder(output.with_name(output.name + ".reproducer"))
         numeric = NumericCheck(images, progress=progress) if images else None
-        watching = [*instruments, witness := Witness(keeps=options.proof), shared := Shared()]
+        watching = [*instruments, witness := Witness(keeps=options.proof), shared := Shared(pipeline.passes)]
         observers = _observers(options, recorder, source, numeric, watching, progress)
         report = _run_passes(graph, ctx, pipeline, options, observers, beside)
         surgery = time.perf_counter() - started

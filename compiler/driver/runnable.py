@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnxgraft.ir.bounds import Bounds
@@ -45,22 +46,18 @@ class Shared(Instrument):
     """Keeps the graph before the first pass that has another form for ONNX Runtime: up to there both builds are one.
 
     Attributes:
-        common: how many passes they share.
-        kept: what they go on from; None where the first pass differs, or none does.
+        common: how many passes they share; 0, too, where no pass has another form.
+        kept: what they go on from; None where there is nothing to go on from.
     """
 
-    def __init__(self) -> None:
-        self.common = 0
+    def __init__(self, passes: Sequence[Pass]) -> None:
+        parting = [index for index, step in enumerate(passes) if step.portable() != step]
+        self.common = parting[0] if parting else 0
         self.kept: tuple[Snapshot, Context] | None = None
-        self._parted = False
+        self._last = passes[self.common] if self.common else None
 
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
-        if self._parted:
-            return
-        self._parted = step.portable() != step
-        if not self._parted:
-            self.common += 1
-        elif self.common:  # else all is run again
+        if step is self._last:
             self.kept = Snapshot.of(graph), ctx.copy()
 
 
@@ -77,24 +74,12 @@ def write_runnable(
         bounds: what the model may ask for.
         shared: kept of that run; only what comes after it is run again.
     """
-    done = 0
+    steps = [step.portable() for step in pipeline.passes]
     if shared is not None and shared.kept is not None:
         snapshot, ctx = shared.kept
-        graph, ctx.range_source, done = snapshot.graph(), first.ranges, shared.common
+        graph, ctx.range_source, steps = snapshot.graph(), first.ranges, steps[shared.common :]
     else:
         graph = Graph.load(source, bounds)
         ctx = Context(range_source=first.ranges, channel_order=first.channel_order, held=first.held)
-    steps = [step.portable() for step in pipeline.passes]
-    PassManager(steps, [_From(done)], fingerprints=False).run(graph, ctx)
+    PassManager(steps, given=ctx.facts, fingerprints=False).run(graph, ctx)
     graph.save(folder / RUNNABLE)
-
-
-class _From(Instrument):
-    """Passes over the first passes, which were run."""
-
-    def __init__(self, done: int) -> None:
-        self._left = done
-
-    def should_run(self, step: Pass, graph: Graph, ctx: Context) -> bool:
-        self._left -= 1
-        return self._left < 0
