@@ -35,14 +35,10 @@ class Cut:
     """
 
     def __init__(self, graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        names = _Names(graph)
-        starts = {name: names.tensor(name) for name in inputs}
-        ends = [names.tensor(name) for name in outputs]
-        nodes, constants = _between(starts, ends)
-        self.nodes = tuple(node.name for node in nodes)
-        self.inputs = tuple(name for name in starts if _is_read(name, nodes, ends))
+        model = model_between(graph, inputs, outputs)
+        self.nodes = tuple(node.name for node in model.graph.node)
+        self.inputs = tuple(value.name for value in model.graph.input)
         self.outputs = tuple(outputs)
-        model = _model(graph, nodes, constants, {name: starts[name] for name in self.inputs}, ends)
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
@@ -63,6 +59,20 @@ class Cut:
         except Exception as error:  # as above
             raise CutError(f"ONNX Runtime cannot run the part: {_line(error)}") from None
         return dict(zip(self.outputs, found, strict=True))
+
+
+def model_between(graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
+    """The nodes between tensors as a model, whose inputs are those of `inputs` that it reads, of open sizes.
+
+    Raises:
+        CutError: the part needs a graph input besides `inputs`, or the graph has no tensor of a name.
+    """
+    names = _Names(graph)
+    starts = {name: names.tensor(name) for name in inputs}
+    ends = [names.tensor(name) for name in outputs]
+    nodes, constants = _between(starts, ends)
+    read = {name: tensor for name, tensor in starts.items() if _is_read(name, nodes, ends)}
+    return _model(graph, nodes, constants, read, ends)
 
 
 class _Names:

@@ -26,9 +26,11 @@ from numpy.typing import NDArray
 
 from onnxgraft.files import CACHE
 from onnxgraft.golden import catalog, references
+from onnxgraft.ir.graph import Graph
 from onnxgraft.manifest import Manifest
 from onnxgraft.passes.default import parse_pipeline
 from onnxgraft.proof import witness
+from onnxgraft.proof.cut import CutError, model_between
 from onnxgraft.proof.parts import Part
 from onnxgraft.proof.plan import parts_of
 from onnxgraft.runtime.comparison import match
@@ -111,15 +113,15 @@ def by_parts(name: str, folder: Path, run: Runner) -> Iterator[dict[str, Any]]:
     steps = [step.as_exported() for step in parse_pipeline(manifest.pipeline).passes]
     seen = witness.run(catalog.resolve(name, CACHE), steps, None)
     assert seen.recognised is not None
-    delivered = onnx.load(folder / manifest.model)
+    delivered = Graph.load(folder / manifest.model)
     for part in parts_of(seen.sides(seen.recognised)):
         try:
             yield {"part": part.name, **_part(part, delivered, folder / f"{part.name.replace(' ', '-')}.onnx", run)}
-        except LookupError as error:
+        except CutError as error:
             yield {"part": part.name, "ok": False, "error": str(error)}
 
 
-def _part(part: Part, delivered: onnx.ModelProto, file: Path, run: Runner) -> dict[str, Any]:
+def _part(part: Part, delivered: Graph, file: Path, run: Runner) -> dict[str, Any]:
     probes = list(part.probes())
     fed = [part.feeds_of_build([probe]) for probe in probes]
     model = cut(delivered, fed[0], list(part.build.outputs))
@@ -132,37 +134,14 @@ def _part(part: Part, delivered: onnx.ModelProto, file: Path, run: Runner) -> di
     return {**row, "probes": len(words), "differ": differ}
 
 
-def cut(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> onnx.ModelProto:
-    """What a delivered graph computes between tensors. Raises LookupError where it has none of that name."""
-    made = {name: node for node in model.graph.node for name in node.output}
-    weights = {i.name: i for i in model.graph.initializer}
-    kinds = {v.name: v for v in (*model.graph.value_info, *model.graph.output)}
-    taken, nodes, held, stack = set(), set(), {}, list(outputs)
-    while stack:
-        name = stack.pop()
-        if name in feeds:
-            taken.add(name)
-        elif name in weights:
-            held[name] = weights[name]
-        elif name and name not in made:
-            raise LookupError(f"the delivered graph has no tensor {name!r}")
-        elif name and id(made[name]) not in nodes:
-            nodes.add(id(made[name]))
-            stack += [*made[name].input, *_captured(made[name])]
-    graph = onnx.GraphProto(name="part", initializer=held.values())
-    graph.node.extend(node for node in model.graph.node if id(node) in nodes)
-    for name in sorted(taken):
-        kind = np.dtype(np.int32) if feeds[name].dtype == np.int64 else feeds[name].dtype
-        shape = feeds[name].shape
-        graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(kind), shape))
-    graph.output.extend(kinds.get(name) or onnx.ValueInfoProto(name=name) for name in outputs)
-    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-
-
-def _captured(node: onnx.NodeProto) -> Iterator[str]:
-    for inner in (attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH):
-        own = {name for each in inner.node for name in each.output} | {v.name for v in (*inner.input, *inner.initializer)}
-        yield from (name for each in inner.node for name in (*each.input, *_captured(each)) if name not in own)
+def cut(graph: Graph, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> onnx.ModelProto:
+    """What a delivered graph computes between tensors, for feeds of these shapes. Raises CutError."""
+    model = model_between(graph, list(feeds), outputs)
+    del model.opset_import[1:]  # of our functions, which a delivered graph has none of
+    for value in model.graph.input:
+        shape = onnx.helper.make_tensor_type_proto(value.type.tensor_type.elem_type, feeds[value.name].shape)
+        value.type.CopyFrom(shape)
+    return model
 
 
 def main() -> None:

@@ -65,6 +65,7 @@ def test_its_numbers_are_read_and_its_answers_pytorchs(name: str, form: str, bat
     for row, own in enumerate(answers(name)[:batch]):
         report = match(detections_of(own), from_outputs(outputs, ctx.io, row))
         assert report.exact, report
+        assert report.reference
 
 
 def test_the_stored_models_are_small() -> None:
