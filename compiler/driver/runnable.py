@@ -77,9 +77,9 @@ def write_runnable(
     steps = [step.portable() for step in pipeline.passes]
     if shared is not None and shared.kept is not None:
         snapshot, ctx = shared.kept
-        graph, ctx.range_source, steps = snapshot.graph(), first.ranges, steps[shared.common :]
+        graph, ctx.range_source, done = snapshot.graph(), first.ranges, shared.common
     else:
-        graph = Graph.load(source, bounds)
+        graph, done = Graph.load(source, bounds), 0
         ctx = Context(range_source=first.ranges, channel_order=first.channel_order, held=first.held)
-    PassManager(steps, given=ctx.facts, fingerprints=False).run(graph, ctx)
+    PassManager(steps, fingerprints=False).run(graph, ctx, done)
     graph.save(folder / RUNNABLE)

@@ -43,8 +43,8 @@ class PassManager:
         self.given = facts(given)
         check_order(self.passes, self.given)
 
-    def run(self, graph: Graph, ctx: Context | None = None) -> Report:
-        """Run all passes over `graph`, in place.
+    def run(self, graph: Graph, ctx: Context | None = None, done: int = 0) -> Report:
+        """Run all passes over `graph`, in place, but the first `done`, which ran over it before, with `ctx`.
 
         Raises:
             PassError: a pass failed, or left a graph that an instrument found broken; names the pass.
@@ -56,7 +56,7 @@ class PassManager:
         for instrument in self.instruments:
             instrument.start(graph, ctx)
         seen = _seen(graph) if self.fingerprints else None
-        for step in self.passes:
+        for step in self.passes[done:]:
             if not all(i.should_run(step, graph, ctx) for i in self.instruments):
                 continue
             record, seen = self._run_one(step, graph, ctx, len(report.records) + 1, seen)
