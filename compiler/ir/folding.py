@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.bounds import bytes_of
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.identities import remove_identities, sweep
 from onnxgraft.ir.normal_forms import normalise
 from onnxgraft.ir.ops import RANDOM
 from onnxgraft.ir.shape_inference import infer_shapes, is_static, size_known
@@ -47,14 +47,6 @@ def settle(graph: Graph, shapes: bool = True) -> dict[str, int]:
     raise Refusal(f"folding did not come to rest in {_ROUNDS} rounds")
 
 
-def _sweep(graph: gs.Graph) -> None:
-    """Drop nodes that lost all their outputs, so that no tensor counts them among its consumers."""
-    for node in graph.nodes:
-        if not node.outputs:
-            node.inputs.clear()
-    graph.nodes[:] = [node for node in graph.nodes if node.outputs]
-
-
 def constants_to_initializers(graph: Graph) -> int:
     """Turn Constant nodes of the main graph into constants. Returns how many."""
     made = 0
@@ -71,7 +63,7 @@ def constants_to_initializers(graph: Graph) -> int:
         node.outputs.clear()
         output.to_constant(array)
         made += 1
-    _sweep(graph.gs)
+    sweep(graph.gs)
     return made
 
 
@@ -126,7 +118,7 @@ def _evaluate_small(graph: Graph, foldable: Sequence[gs.Node], limit: int) -> in
         tensor.inputs.clear()
         tensor.to_constant(value)
         folded += 1
-    _sweep(graph.gs)
+    sweep(graph.gs)
     return folded
 
 
@@ -150,61 +142,8 @@ def _fold_shapes(graph: Graph) -> int:
         node.outputs.clear()
         output.to_constant(np.array(shape, np.int64))
         folded += 1
-    _sweep(graph.gs)
+    sweep(graph.gs)
     return folded
-
-
-def remove_identities(graph: Graph) -> int:
-    """Let consumers read the input of Identity, of Concat of one, and of Casts that change nothing, in branches as well.
-
-    Returns the count.
-    """
-    every = [graph.gs, *graph.subgraphs()]
-    handed_out = {id(t) for held in every for t in held.outputs}
-    gone = [n for held in every for n in held.nodes if _changes_nothing(n) and id(n.outputs[0]) not in handed_out]
-    if not gone:
-        return 0
-    sources = {id(node.outputs[0]): node.inputs[0] for node in gone}
-    names = {id(node.outputs[0]): node.name for node in gone}
-
-    def source(tensor: gs.Tensor) -> gs.Tensor:
-        passed: list[int] = []
-        while id(tensor) in sources:
-            passed.append(id(tensor))
-            if len(passed) > len(sources):
-                raise Refusal("the graph has a cycle", names[id(tensor)])
-            tensor = sources[id(tensor)]
-        sources.update(dict.fromkeys(passed, tensor))  # so that a long chain is walked once
-        return tensor
-
-    dead = {id(node) for node in gone}
-    for held in every:
-        for node in held.nodes:
-            if id(node) not in dead:
-                _redirect(node.inputs, sources, source)
-        _redirect(held.outputs, sources, source)
-    for node in gone:
-        node.outputs.clear()
-    for held in every:
-        _sweep(held)
-    return len(gone)
-
-
-def _redirect(tensors: list[gs.Tensor], sources: Mapping[int, gs.Tensor], source: Callable[[gs.Tensor], gs.Tensor]) -> None:
-    for index, tensor in enumerate(tensors):
-        if id(tensor) in sources:
-            tensors[index] = source(tensor)
-
-
-def _changes_nothing(node: gs.Node) -> bool:
-    if node.domain or len(node.inputs) != 1 or len(node.outputs) != 1:
-        return False
-    if node.op in ("Identity", "Concat"):
-        return True
-    dtype = node.inputs[0].dtype
-    if node.op != "Cast" or dtype is None or isinstance(dtype, int):
-        return False
-    return bool(np.dtype(dtype) == onnx.helper.tensor_dtype_to_np_dtype(int(node.attrs["to"])))
 
 
 def inline_constant_ifs(graph: Graph) -> int:

@@ -30,8 +30,10 @@ def normalise(graph: Graph, rare: bool = False) -> int:
     for node in list(graph.gs.nodes):
         if node.domain or not node.outputs or not node.inputs:
             continue
-        same = None if id(node.outputs[0]) in kept else same_value(node, rare)
-        if same is not None:
+        same = same_value(node, rare)
+        if same is not None and id(node.outputs[0]) in kept:
+            node.op, node.attrs, node.inputs = "Identity", {}, [same]
+        elif same is not None:
             graph.replace(node.outputs[0], same)
             node.outputs.clear()
         elif not any(rule(graph, node) for rule in (_USUAL + _RARE if rare else _USUAL)):
