@@ -34,7 +34,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from campaigns.harness import workers
 from campaigns.mutants import forks
-from campaigns.mutants.bases import FORMS, PLAIN, WEIGHTS, WHOLE, Answers, Base, Form, base, one_thread_each, resized
+from campaigns.mutants.bases import FORMS, PLAIN, WEIGHTS, Answers, Base, Form, base, has_form, one_thread_each, resized
 from campaigns.mutants.changing import CHANGING
 from campaigns.mutants.edit import Edit, NoPlaceError
 from campaigns.mutants.preserving import PRESERVING
@@ -79,7 +79,7 @@ def mutants(seed: int, kind: str, case: int) -> Iterator[Mutant]:
         more = chance.choice([0, 0, 0, 1, 2]) if kind in PRESERVING else chance.choice([0, 0, 0, 0, 1])
         steps = [(chance.choice([k for k in PRESERVING if k != "other names"]), str(chance.random())) for _ in range(more)]
         form = random.Random(f"{seed}/{kind}/{case}/form").choice(FORMS)
-        if not form.of_one_size and (settled or (form.exact_padding and name in WHOLE)):  # settled, it runs at one size alone
+        if not has_form(name, settled, form):
             form = PLAIN
         yield Mutant((name, settled), (*steps, (kind, str(chance.random()))), form)
 

@@ -74,8 +74,13 @@ class Form:
 
 PLAIN = Form()
 FORMS = (*[PLAIN] * 7, Form(batch=2), Form(exact_padding=True), Form(more=(64, 32)))
-WHOLE = {"semantic_fpn_thin", "panoptic_fpn_thin", "fcos_thin",  # their GroupNorm reads the canvas: no exact padding
-         "mask_rcnn_torchvision_thin", "retinanet_torchvision_thin", "fcos_torchvision_thin"}  # and these resize pictures
+WHOLE = {"semantic_fpn_thin", "panoptic_fpn_thin", "fcos_thin"}  # their GroupNorm reads the canvas: no exact padding
+RESIZING = {"mask_rcnn_torchvision_thin", "retinanet_torchvision_thin", "fcos_torchvision_thin"}  # pictures, to one size
+
+
+def has_form(name: str, settled: bool, form: Form) -> bool:
+    """Whether a base is built in a form at all; settled, it runs at one size alone."""
+    return form.of_one_size or not (settled or name in RESIZING or (form.exact_padding and name in WHOLE))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +137,9 @@ def _run(name: str, settled: bool) -> list[tuple[np.ndarray, Detections | str]]:
             found += [(picture, answer) for answer in model([picture])]
         if len(found) == PICTURES:
             break
+    unread = [answer for _, answer in found if isinstance(answer, str)]
+    if unread:
+        raise LookupError(f"{name}: {unread[0]}; nothing could be told from its changes")
     return found
 
 
@@ -237,7 +245,16 @@ def _made(name: str, settled: bool, path: Path) -> Base:
     recognised, context = Graph.load(path), Context()
     for step in steps[:4]:
         step.perform(recognised, context)
-    return Base(name, settled, size, model.SerializeToString(), context.spec(), None)
+    return Base(name, settled, size, model.SerializeToString(), _as_handed_out(context.spec(), model), None)
+
+
+def _as_handed_out(spec: DetectorSpec, model: onnx.ModelProto) -> DetectorSpec:
+    """The spec with the boxes that the file hands out, where it scales them by the ratio of sizes, which is 1 here."""
+    handed = {o.name: o.type.tensor_type.shape.dim for o in model.graph.output}
+    if spec.outputs.boxes_tensor is None or spec.outputs.boxes_tensor in handed:
+        return spec
+    (boxes,) = [name for name, dims in handed.items() if len(dims) == 2 and dims[1].dim_value == 4]
+    return dataclasses.replace(spec, outputs=dataclasses.replace(spec.outputs, boxes_tensor=boxes))
 
 
 def inline(graph: Graph, model: onnx.ModelProto) -> None:
