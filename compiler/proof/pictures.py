@@ -18,6 +18,8 @@ from onnxgraft.runtime.detections import Detections
 
 ENOUGH = 20  # detections, for a comparison to say something
 _CANDIDATES = (300, 3000)  # how many class scores lie above a lowered threshold
+_CROWDED = "too few detections, and no lower score threshold gives more: give --images"
+_MORE = 4  # pictures that are made where one has too few detections and a lower threshold gives no more
 _SHAKES = 4  # runs that tell what the file itself is not sure of
 _SEED = 20_261_128
 
@@ -80,6 +82,10 @@ def compare_pictures(
     enough = min(ENOUGH, _most(spec) * len(pictures))
     if _detects(spec) and sum(map(len, expected)) < enough:
         lowered, missing = _lower(models, build, pictures)
+        if missing == _CROWDED:
+            pictures, expected = _with_more(models[size], pictures, expected, enough)
+            own = list(expected)
+            missing = missing if sum(map(len, expected)) < enough else None
         if lowered is not None:
             expected = [models[p.shape[0], p.shape[1]](p) for p in pictures]
         if lowered is not None and sum(map(len, expected)) < enough:
@@ -97,6 +103,19 @@ def compare_pictures(
         undecided.append(excused or 0)
     ran = build.delivered.path.name if build.delivered is not None else None
     return Compared(tuple(reports), tuple(undecided), difference, lowered, missing, ran, tuple(distance), tuple(delivered))
+
+
+def _with_more(
+    file: FileModel, pictures: Sequence[Picture], expected: list[Detections], enough: int
+) -> tuple[list[Picture], list[Detections]]:
+    """Pictures with made ones of the last one's size, and what the file finds on each, until that is enough."""
+    shown, found = list(pictures), list(expected)
+    for picture in pictures_of((), (shown[-1].shape[0], shown[-1].shape[1]), len(shown) + _MORE)[len(shown) :]:
+        if sum(map(len, found)) >= enough:
+            break
+        shown.append(picture)
+        found.append(file(picture))
+    return shown, found
 
 
 def in_batches(build: BuildModel, pictures: Sequence[Picture]) -> list[Detections]:
@@ -147,7 +166,9 @@ def _lower(
         return None, "too few detections, and where the file's scores are compared was not found: give --images"
     outputs = first.look(pictures[0])
     new = _threshold(_class_scores(spec, [outputs[name] for name in names]), old)
-    if new is None or not all(model.lower(old, new) for model in models.values()) or not build.lower(old, new):
+    if new is None:
+        return None, _CROWDED
+    if not all(model.lower(old, new) for model in models.values()) or not build.lower(old, new):
         return None, "too few detections, and the score threshold could not be lowered on both sides: give --images"
     return new, None
 

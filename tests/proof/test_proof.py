@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from onnx import numpy_helper
 
 from onnxgraft.driver.compile import compile
 from onnxgraft.errors import ProofError, Refusal
 from onnxgraft.golden import catalog
+from onnxgraft.ir.graph import Graph
 from onnxgraft.options import CompileOptions, Options, Size
 from onnxgraft.passes.default import default_pipeline
 from onnxgraft.proof.proof import Proof
@@ -99,6 +101,18 @@ def test_the_smallest_canvas_is_proved(model: str, tmp_path: Path) -> None:
     steps = default_pipeline(CompileOptions(size=Size(64, 64)), "onnxruntime").passes
     proof = prove(catalog.resolve(model, tmp_path), steps)
     assert proof.whole, str(proof)
+    assert proof.matched == proof.detections >= 20
+
+
+def test_pictures_are_made_until_there_is_enough_to_compare(tmp_path: Path) -> None:
+    """Boxes that hardly touch suppress each other: one picture has few, whatever the threshold."""
+    graph = Graph.load(catalog.resolve("retinanet_thin", tmp_path))
+    (node,) = [n for held in [graph.gs, *graph.subgraphs()] for n in held.nodes if n.op == "NonMaxSuppression"]
+    node.inputs[3] = gs.Constant("another_iou", np.array([0.02], np.float32))
+    graph.save(tmp_path / "changed.onnx")
+    proof = proved(str(tmp_path / "changed.onnx"), tmp_path)
+    assert proof.whole, str(proof)
+    assert proof.pictures > 1
     assert proof.matched == proof.detections >= 20
 
 
