@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.identities import sweep
 from onnxgraft.ir.neutral import same_value
 from onnxgraft.ir.ops import RANDOM
 from onnxgraft.ir.traverse import producer, scalar, value
@@ -16,31 +17,35 @@ _OPPOSITE = {"Less": "GreaterOrEqual", "LessOrEqual": "Greater", "Greater": "Les
 
 
 def normalise(graph: Graph, rare: bool = False) -> int:
-    """Bring nodes of the main graph into the form that analyses read. Returns how many changed.
+    """Bring nodes into the form that analyses read. Returns how many changed.
 
-    What only hands on its input goes (see neutral.py); a comparison has its constant second; Min and Max with constants are a
-    Clip.
+    What only hands on its input goes, in branches as well (see neutral.py); in the main graph a comparison has its constant
+    second, and Min and Max with constants are a Clip.
 
     Args:
         rare: also what exporters seldom write: a Not of a comparison is the opposite one, Max with 0 a Relu, one column is
             taken by a Gather, a Conv adds its bias itself, axes count from the start, nothing is computed twice.
     """
-    kept = {id(t) for t in graph.gs.outputs}
+    every = [graph.gs, *graph.subgraphs()]
+    kept = {id(t) for held in every for t in held.outputs}
     changed = 0
-    for node in list(graph.gs.nodes):
-        if node.domain or not node.outputs or not node.inputs:
-            continue
-        same = same_value(node, rare)
-        if same is not None and id(node.outputs[0]) in kept:
-            node.op, node.attrs, node.inputs = "Identity", {}, [same]
-        elif same is not None:
-            graph.replace(node.outputs[0], same)
-            node.outputs.clear()
-        elif not any(rule(graph, node) for rule in (_USUAL + _RARE if rare else _USUAL)):
-            continue
-        changed += 1
+    for held in every:
+        for node in list(held.nodes):
+            if node.domain or not node.outputs or not node.inputs:
+                continue
+            same = same_value(node, rare)
+            if same is not None and id(node.outputs[0]) in kept:
+                node.op, node.attrs, node.inputs = "Identity", {}, [same]
+            elif same is not None:
+                graph.replace(node.outputs[0], same)
+                node.outputs.clear()
+            elif held is not graph.gs or not any(rule(graph, node) for rule in (_USUAL + _RARE if rare else _USUAL)):
+                continue
+            changed += 1
     changed += _merge_twins(graph, kept) if rare else 0
     if changed:
+        for held in every:
+            sweep(held)
         graph.cleanup()
     return changed
 

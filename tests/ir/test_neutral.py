@@ -83,6 +83,21 @@ def test_an_output_that_is_handed_on_is_made_under_its_own_name(name: str) -> No
     np.testing.assert_array_equal(answers(graph), before)
 
 
+@pytest.mark.parametrize("name", GONE)
+def test_what_hands_on_its_input_in_a_branch_goes(name: str) -> None:
+    branch = f"{{ b () => (float[?, ?] w) {{ {GONE[name].replace('y = ', 'u = ')} w = Exp(u) }} }}"
+    graph = graph_of(f"s = ReduceSum<keepdims = 0>(x) chosen = Greater(s, none) y = If(chosen)<then_branch = {branch[1:-1]}, "
+                     f"else_branch = c () => (float[?, ?] v) {{ v = Neg(x) }}>")  # fmt: skip
+    before = answers(graph)
+    settle(graph, shapes=False)
+    while normalise(graph, rare=True):
+        settle(graph, shapes=False)
+    held = next(n for n in graph.nodes if n.op == "If").attrs["then_branch"]
+    assert [t.inputs[0].op for t in held.outputs] == ["Exp"]
+    assert held.outputs[0].inputs[0].inputs[0].name == "x"
+    np.testing.assert_array_equal(answers(graph), before)
+
+
 @pytest.mark.parametrize(("body", "left"), [("", ["Identity"]), ("y = Exp(x) w = Identity(y)", ["Exp", "Identity"])])
 def test_one_tensor_has_one_name(body: str, left: list[str]) -> None:
     """The input itself as an output, and one tensor as two outputs, keep the node that gives it another name."""
