@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.box_coder import Decode, measure_coder
+from onnxgraft.analysis.class_columns import first_class
 from onnxgraft.analysis.provenance import (
     iou_threshold,
     just_below,
@@ -54,7 +55,7 @@ def analyse_box_head(graph: Graph, outputs: Outputs, stages: list[Pooler], image
     refuse_change(scores, lambda t: t is final, "scores of the detections")
     compared = _compared(scores, final, stop, nms[0])
     classes = _last_dim(logits, activation) - 1
-    first = _first_class(graph, compared, final, proposals, classes)
+    first = first_class(graph, compared, final, proposals, classes)
     decoded = _decoded_boxes(nms[0], proposals, pooled)
     refuse_change(graph.tensor(outputs.boxes_tensor or ""), lambda t: t is decoded, "boxes of the detections")
     labels = graph.tensor(outputs.classes_tensor or "")
@@ -121,22 +122,6 @@ def _compared(scores: gs.Tensor, final: gs.Tensor, stop: list[gs.Tensor], nms: g
     if not compared:
         raise Refusal("no constant score threshold filters the detections", nms.name)
     return max(compared, key=lambda n: scalar(n.inputs[1]) or 0.0)
-
-
-def _first_class(graph: Graph, compared: gs.Node, final: gs.Tensor, proposals: gs.Tensor, classes: int) -> int:
-    """The first of the columns [1, C + 1] that are compared: 0 where the background is the last, 1 where it comes first.
-
-    Raises:
-        Refusal: other columns are left out.
-    """
-    columns = np.arange(classes + 1, dtype=np.float32)[None]
-    feeds = {final.name: columns, proposals.name: np.array([[1, 1, 9, 9]], np.float32)}
-    taken = evaluate(graph, [compared.inputs[0]], feeds)[0].reshape(-1)
-    for first in (0, 1):
-        if np.array_equal(taken, columns[0, first : first + classes]):
-            return first
-    raise Refusal(f"the columns {taken[:8].astype(int).tolist()} of {classes + 1} class scores are compared, where the last "
-                  "one (detectron2) or the first one (torchvision) is the background", compared.name)  # fmt: skip
 
 
 def _number_of_column(tensor: gs.Tensor) -> bool:

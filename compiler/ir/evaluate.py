@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import onnx
@@ -109,6 +109,7 @@ def part_between(
     nodes: list[gs.Node] = []
     seen: set[int] = set()
     constants: dict[str, gs.Constant] = {}
+    unfed: gs.Tensor | None = None
     stack: list[tuple[gs.Tensor, bool]] = [(t, False) for t in outputs]
     while stack:
         tensor, done = stack.pop()
@@ -118,9 +119,7 @@ def part_between(
             constants[tensor.name] = tensor
             continue
         if not tensor.inputs:
-            if tensor.name:
-                reader = tensor.outputs[0].name if tensor.outputs else None
-                raise Refusal(f"tensor {tensor.name!r} depends on an input that is not known offline", reader)
+            unfed = unfed or (tensor if tensor.name else None)
             continue
         node = tensor.inputs[0]
         if id(node) in seen:
@@ -131,7 +130,30 @@ def part_between(
             continue
         stack.append((tensor, True))
         stack += [(t, False) for t in node_inputs(node)]
+    if unfed is not None:
+        _refuse_unfed(nodes, feeds, unfed)
     return nodes, constants
+
+
+def _refuse_unfed(nodes: Sequence[gs.Node], feeds: Mapping[str, np.ndarray], unfed: gs.Tensor) -> NoReturn:
+    """Raises Refusal with the last node that reads, beside what follows from what is fed, what depends on another input.
+
+    Args:
+        nodes: of a part, in order.
+        unfed: such an input.
+    """
+    of_feeds, of_others, last = set(feeds), {unfed.name}, None
+    for node in nodes:
+        reads = [t.name for t in node_inputs(node) if not isinstance(t, gs.Constant) and t.name]
+        others = [name for name in reads if name in of_others or name not in of_feeds]
+        (of_others if others else of_feeds).update(t.name for t in node.outputs)
+        if others and len(others) < len(reads):
+            last = node.name, others[0]
+    if last is not None:
+        given = ", ".join(repr(name) for name in [*feeds][:3])
+        raise Refusal(f"{last[1]!r} is read here, which does not follow from {given} alone but from {unfed.name!r}", last[0])
+    reader = unfed.outputs[0].name if unfed.outputs else None
+    raise Refusal(f"tensor {unfed.name!r} depends on an input that is not known offline", reader)
 
 
 def _model(

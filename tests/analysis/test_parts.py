@@ -177,6 +177,11 @@ def wide_ones(graph: Graph, found: dict[str, gs.Tensor]) -> gs.Tensor:
     return layer(graph, "Squeeze", [layer(graph, "NonZero", [wide], np.int64), constant("axis", [0], np.int64)], np.int64)
 
 
+def sure_ones(graph: Graph, found: dict[str, gs.Tensor]) -> gs.Tensor:
+    sure = layer(graph, "Greater", [found["scores"], constant("sure", 0.3, np.float32)], bool)
+    return layer(graph, "Squeeze", [layer(graph, "NonZero", [sure], np.int64), constant("axis", [0], np.int64)], np.int64)
+
+
 def of_class_1(graph: Graph, found: dict[str, gs.Tensor]) -> gs.Tensor:
     own = layer(graph, "Equal", [found["classes"], constant("one", 1, np.int64)], bool)
     return layer(graph, "Squeeze", [layer(graph, "NonZero", [own], np.int64), constant("axis", [0], np.int64)], np.int64)
@@ -268,6 +273,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a filter that no probe reaches": (filtered(without_large_ones), r"^no probe of the detections shows what this \w+ does"),
     "a head that mixes rows": (mixed_rows, r"^the box head mixes rows here: .*\(node 'layer-(ReduceMean|Sub)"),
     "a filter of small boxes": (filtered(wide_ones), r"detections differ .*\(node '(layer|filter)-"),
+    "a filter of scores": (
+        filtered(sure_ones), r"no class scores: .*Slice_7_output_0' is read here, .*\(node 'layer-Greater-"),
     "a filter of classes": (filtered(of_class_1), r"detections differ .*\(node '(layer|filter)-"),
     "the first five alone": (filtered(five), r"5 rows where 100 are expected"),
     "corners in another order": (behind("boxes", "Gather", ([1, 0, 3, 2], np.int64), axis=1),
