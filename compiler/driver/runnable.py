@@ -54,10 +54,10 @@ class Shared(Instrument):
         parting = [index for index, step in enumerate(passes) if step.portable() != step]
         self.common = parting[0] if parting else 0
         self.kept: tuple[Snapshot, Context] | None = None
-        self._last = passes[self.common] if self.common else None
+        self._parting = passes[self.common] if self.common else None
 
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
-        if step is self._last:
+        if step is self._parting:
             self.kept = Snapshot.of(graph), ctx.copy()
 
 

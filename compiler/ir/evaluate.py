@@ -142,12 +142,13 @@ def _refuse_unfed(nodes: Sequence[gs.Node], feeds: Mapping[str, np.ndarray], unf
         nodes: of a part, in order.
         unfed: such an input.
     """
-    of_feeds, of_others, last = set(feeds), {unfed.name}, None
+    follows, last = set(feeds), None
     for node in nodes:
         reads = [t.name for t in node_inputs(node) if not isinstance(t, gs.Constant) and t.name]
-        others = [name for name in reads if name in of_others or name not in of_feeds]
-        (of_others if others else of_feeds).update(t.name for t in node.outputs)
-        if others and len(others) < len(reads):
+        others = [name for name in reads if name not in follows]
+        if not others:
+            follows.update(t.name for t in node.outputs)
+        elif len(others) < len(reads):
             last = node.name, others[0]
     if last is not None:
         given = ", ".join(repr(name) for name in [*feeds][:3])

@@ -18,7 +18,7 @@ from onnxgraft.runtime.detections import Detections
 
 ENOUGH = 20  # detections, for a comparison to say something
 _CANDIDATES = (300, 3000)  # how many class scores lie above a lowered threshold
-_CROWDED = "too few detections, and no lower score threshold gives more: give --images"
+_NO_LOWER = "too few detections, and no lower score threshold gives more: give --images"
 _MORE = 4  # pictures that are made where one has too few detections and a lower threshold gives no more
 _SHAKES = 4  # runs that tell what the file itself is not sure of
 _SEED = 20_261_128
@@ -82,7 +82,7 @@ def compare_pictures(
     enough = min(ENOUGH, _most(spec) * len(pictures))
     if _detects(spec) and sum(map(len, expected)) < enough:
         lowered, missing = _lower(models, build, pictures)
-        if missing == _CROWDED:
+        if missing == _NO_LOWER:
             pictures, expected = _with_more(models[size], pictures, expected, enough)
             own = list(expected)
             missing = missing if sum(map(len, expected)) < enough else None
@@ -167,7 +167,7 @@ def _lower(
     outputs = first.look(pictures[0])
     new = _threshold(_class_scores(spec, [outputs[name] for name in names]), old)
     if new is None:
-        return None, _CROWDED
+        return None, _NO_LOWER
     if not all(model.lower(old, new) for model in models.values()) or not build.lower(old, new):
         return None, "too few detections, and the score threshold could not be lowered on both sides: give --images"
     return new, None
