@@ -11,7 +11,7 @@ from onnxgraft.detector.geometry import decode, decode_linear
 from onnxgraft.detector.spec import BoxCoder
 from onnxgraft.errors import Refusal
 
-_COMPARED = 20_000  # boxes of a level that are compared with the formula: spread over all of them
+_COMPARED = 20_000  # boxes of a level, chosen at random, that are compared with the formula for small deltas, and around the clamp
 _AROUND_CLAMP = (-0.05, 0.0, 0.05, 1.0, 30.0)  # where dw and dh are compared, from the clamp on
 _SHARE = 2e-3  # of a box's size, by which its edges may be off there
 _FAR_SHARE, _FAR = 0.2, 4.0  # of distances to sides, those beyond a few anchors, and the power of ten that they reach
@@ -47,8 +47,8 @@ def measure_coder(
     centre0, size0 = extent(respond(np.zeros((n, 4), np.float32)))
     centre1, size1 = extent(respond(np.full((n, 4), 0.5, np.float32)))
     with np.errstate(all="ignore"):
-        shift = np.quantile(0.5 * size / (centre1 - centre0), 0.5, axis=0)
-        scale = np.quantile(0.5 / np.log(size1 / size0), 0.5, axis=0)
+        shift = np.median(0.5 * size / (centre1 - centre0), axis=0)
+        scale = np.median(0.5 / np.log(size1 / size0), axis=0)
     measured = [*shift, *scale]
     weights = [snap(float(m), constants) if np.isfinite(m) else None for m in measured]
     if any(w is None for w in weights):
@@ -59,13 +59,17 @@ def measure_coder(
     huge[:, 2:] = 40.0 * max(w for w in weights if w)
     _, grown = extent(respond_tiny(huge))
     with np.errstate(all="ignore"):
-        clamp_measured = float(np.quantile(np.log(grown / extent(boxes)[1]), 0.5))
+        clamp_measured = float(np.median(np.log(grown / extent(boxes)[1])))
     clamp = snap(clamp_measured, constants, 1e-3)
     if clamp is None:
         raise Refusal(f"dw and dh are clamped near {clamp_measured:.4f}, which no constant of the graph explains", node)
     coder = BoxCoder((_tidy(weights[0]), _tidy(weights[1]), _tidy(weights[2]), _tidy(weights[3])), clamp)
-    _verify_within(respond, reference, coder, node)
-    _verify_clamp(respond_tiny, boxes, coder, node)
+    if tiny is None:
+        verify_coder(respond, reference, coder, node)
+    else:
+        near, around = _near(n), _around_clamp(len(boxes), coder)
+        _hold_near(respond(near), near, reference, coder, node)
+        _hold_around_clamp(respond_tiny(around), around, boxes, coder, node)
     return coder
 
 
@@ -74,38 +78,48 @@ def _tidy(number: float | None) -> float:
 
 
 def verify_coder(respond: Decode, reference: np.ndarray, coder: BoxCoder, node: str) -> None:
-    """Hold a graph's decoder against Box2BoxTransform on random deltas.
+    """Hold a graph's decoder against Box2BoxTransform on random deltas, of up to 2 * _COMPARED boxes.
 
     Args:
-        respond: deltas float32 [n, 4] to boxes float32 [n, 4] x1, y1, x2, y2 in pixels.
+        respond: deltas float32 [n, 4] to boxes float32 [n, 4] x1, y1, x2, y2 in pixels; called once.
         reference: the boxes [n, 4] that the deltas move.
 
     Raises:
         Refusal: they differ, for small deltas or around the clamp of dw or dh; names `node`.
     """
-    _verify_within(respond, reference, coder, node)
-    _verify_clamp(respond, reference, coder, node)
+    chosen = np.random.Generator(np.random.Philox(6)).permutation(len(reference))[: 2 * _COMPARED]
+    near, around = np.array_split(chosen, 2)
+    deltas = np.zeros(reference.shape, np.float32)
+    deltas[near], deltas[around] = _near(len(near)), _around_clamp(len(around), coder)
+    boxes = respond(deltas)
+    _hold_near(boxes[near], deltas[near], reference[near], coder, node)
+    _hold_around_clamp(boxes[around], deltas[around], reference[around], coder, node)
 
 
-def _verify_within(respond: Decode, reference: np.ndarray, coder: BoxCoder, node: str) -> None:
-    deltas = np.random.Generator(np.random.Philox(7)).uniform(-1, 1, reference.shape).astype(np.float32)
-    rows = slice(None, None, max(1, len(reference) // _COMPARED))
-    error = np.abs(respond(deltas)[rows] - decode(reference[rows], deltas[rows], coder)).max()
-    if not error < 2e-3 * max(1.0, float(np.abs(reference).max()) / 1000):
+def _near(count: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(7)).uniform(-1, 1, (count, 4)).astype(np.float32)
+
+
+def _around_clamp(count: int, coder: BoxCoder) -> np.ndarray:
+    """Deltas [count, 4] whose dw and dh are at the clamp, just below and beyond it."""
+    rng = np.random.Generator(np.random.Philox(8))
+    deltas = rng.uniform(-1, 1, (count, 4))
+    deltas[:, 2:] = (coder.scale_clamp + rng.choice(_AROUND_CLAMP, (count, 2))) * np.array(coder.weights[2:])
+    return deltas.astype(np.float32)
+
+
+def _hold_near(boxes: np.ndarray, deltas: np.ndarray, reference: np.ndarray, coder: BoxCoder, node: str) -> None:
+    error = np.abs(boxes - decode(reference, deltas, coder)).max(initial=0.0)
+    if not error < 2e-3 * max(1.0, float(np.abs(reference).max(initial=0.0)) / 1000):
         raise Refusal(f"box decoding differs from Box2BoxTransform by {error:.3g} pixels", node)
 
 
-def _verify_clamp(respond: Decode, reference: np.ndarray, coder: BoxCoder, node: str) -> None:
-    rng = np.random.Generator(np.random.Philox(8))
-    weights = np.array(coder.weights)
-    deltas = rng.uniform(-1, 1, reference.shape)
-    deltas[:, 2:] = (coder.scale_clamp + rng.choice(_AROUND_CLAMP, (len(reference), 2))) * weights[2:]
-    deltas = deltas.astype(np.float32)
-    expected = decode(reference, deltas, coder).astype(np.float64)
+def _hold_around_clamp(boxes: np.ndarray, deltas: np.ndarray, reference: np.ndarray, coder: BoxCoder, node: str) -> None:
+    expected = decode(reference, deltas, coder)
     with np.errstate(all="ignore"):
-        error = np.abs(respond(deltas) - expected) / np.tile(expected[:, 2:] - expected[:, :2], 2)
+        error = np.abs(boxes - expected) / np.tile(expected[:, 2:] - expected[:, :2], 2)
     for side, columns in (("dw", slice(0, None, 2)), ("dh", slice(1, None, 2))):
-        worst = error[:, columns].max()
+        worst = error[:, columns].max(initial=0.0)
         if not worst < _SHARE:
             raise Refusal(f"{side} is clamped otherwise than at {coder.scale_clamp:.6g}, as elsewhere in this detector: "
                           f"beyond it edges of boxes are off by {worst:.3g} of their size", node)  # fmt: skip

@@ -78,7 +78,7 @@ def _both(
     graph: Graph, tensors: Sequence[gs.Tensor], fed: str, first: np.ndarray, second: np.ndarray
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The values of tensors with either array fed."""
-    part = Part(graph, tensors, {fed: first})
+    part = Part(graph, tensors, {fed: first}, threads=None)
     before, after = part.run({fed: first}), part.run({fed: second})
     return [before[t.name] for t in tensors], [after[t.name] for t in tensors]
 

@@ -94,7 +94,7 @@ def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder 
     def respond(offsets: np.ndarray) -> np.ndarray:
         planes = offsets.reshape(1, height, width, per_cell * 4).transpose(0, 3, 1, 2)
         feeds = {**others, deltas.name: np.ascontiguousarray(planes)}
-        return evaluate(graph, [decoded], feeds)[0].reshape(-1, 4)[own]
+        return evaluate(graph, [decoded], feeds, threads=None)[0].reshape(-1, 4)[own]
 
     generated, anchors = _generated(graph, decoded, deltas, others, own)
     reference = anchors if anchors is not None else respond(np.zeros((count, 4), np.float32))

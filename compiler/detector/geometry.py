@@ -43,11 +43,20 @@ def decode_linear(reference: np.ndarray, deltas: np.ndarray) -> np.ndarray:
     return np.concatenate([centre - reach[:, :2], centre + reach[:, 2:]], 1)
 
 
-def grid_anchors(level: RPNLevel | DenseLevel) -> np.ndarray:
-    """DefaultAnchorGenerator's anchors (detectron2 modeling/anchor_generator.py): float32 [H * W * A, 4], pixels."""
+def grid_anchors(level: RPNLevel | DenseLevel, rows: np.ndarray | None = None) -> np.ndarray:
+    """DefaultAnchorGenerator's anchors (detectron2 modeling/anchor_generator.py): float32 [H * W * A, 4], pixels.
+
+    Args:
+        rows: int64 [k], those of them that are wanted, [k, 4]; None for all.
+    """
     down = level.stride_y or level.stride
+    cells = np.array(level.cell_anchors, np.float32)
     x = np.arange(level.width, dtype=np.float32) * np.float32(level.stride) + np.float32(level.anchor_offset * level.stride)
     y = np.arange(level.height, dtype=np.float32) * np.float32(down) + np.float32(level.anchor_offset * down)
+    if rows is not None:
+        place, anchor = np.divmod(rows, len(cells))
+        shift_y, shift_x = y[place // level.width], x[place % level.width]
+        return np.asarray(np.stack([shift_x, shift_y, shift_x, shift_y], -1) + cells[anchor])
     grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
     shifts = np.stack([grid_x, grid_y, grid_x, grid_y], -1).reshape(-1, 1, 4)
-    return (shifts + np.array(level.cell_anchors, np.float32)).reshape(-1, 4)
+    return (shifts + cells).reshape(-1, 4)

@@ -119,7 +119,7 @@ def proposal_candidates(
     for number, level in enumerate(rpn.levels):
         flat = by_location(logits[number], 1)[:, 0]
         best = surest(flat, level.topk)
-        boxes.append(clip(decode(grid_anchors(level)[best], rows_of(deltas[number], 4, best), rpn.coder), image))
+        boxes.append(clip(decode(grid_anchors(level, best), rows_of(deltas[number], 4, best), rpn.coder), image))
         scores.append(sigmoid(flat[best]) if rpn.probabilities else flat[best])
         levels.append(np.full(len(best), number))
         rows.append(before + best)
@@ -183,7 +183,7 @@ def dense_candidates(
         above = np.nonzero(flat > head.score_threshold)[0]
         best = above[np.argsort(-flat[above], kind="stable")[: level.topk]]
         anchors, label = best // head.num_classes, best % head.num_classes
-        reference, offsets = grid_anchors(level)[anchors], rows_of(deltas, 4, anchors)
+        reference, offsets = grid_anchors(level, anchors), rows_of(deltas, 4, anchors)
         made = decode_linear(reference, offsets) if head.coder is None else decode(reference, offsets, head.coder)
         boxes.append(clip(made, image) if head.clipped_first else made)
         scores.append(flat[best])
