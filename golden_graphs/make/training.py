@@ -1,22 +1,25 @@
-"""Train the small detectors of shapes that have no trained weights: a RetinaNet and a Cascade Mask R-CNN. Needs detectron2.
+"""Train the small detectors of shapes that have no trained weights: RetinaNet, Cascade Mask R-CNN, ViTDet. Needs detectron2.
 
     python -m golden_graphs.make.training retinanet --shapes-weights model.pth --output retinanet.pth
 
-Both begin as the trained Mask R-CNN of shapes: what they share with it is kept as it is, the rest starts there where it
-fits. Scenes of SIDE x SIDE pixels are drawn from seeds below 10^8. Less than half an hour each on two cores.
+They begin as the trained Mask R-CNN of shapes: what they share with it is kept as it is, the rest starts there where it
+fits. Scenes of SIDE x SIDE pixels are drawn from seeds below 10^8. Less than half an hour each on two cores; ViTDet, whose
+transformer starts from nothing, takes hours.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2 import model_zoo
+from detectron2.config import instantiate
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -48,10 +51,31 @@ class Recipe:
     kept: tuple[str, ...]
     iterations: int
     rate: float
+    build: Callable[[str], Source] | None = None  # of a LazyConfig, whose widths stand in many places
 
     def source(self) -> Source:
         """The untrained model."""
+        if self.build is not None:
+            return self.build(self.config)
         return configs.load(self.config, [*WIDTHS, *self.overrides])
+
+
+def _vitdet(name: str) -> Source:
+    """ViTDet at SIDE: six blocks, of which the third and the last see the whole map; its windows reach beyond the map."""
+    config = model_zoo.get_config(name)
+    model = config.model
+    net, heads, rpn = model.backbone.net, model.roi_heads, model.proposal_generator
+    net.img_size = model.backbone.square_pad = SIDE
+    net.embed_dim, net.num_heads, net.depth, net.window_block_indexes, net.drop_path_rate = 128, 4, 6, [0, 1, 3, 4], 0.0
+    model.backbone.out_channels = rpn.head.in_channels = 64
+    model.input_format = "BGR"  # as scenes are drawn
+    heads.num_classes, heads.batch_size_per_image, rpn.batch_size_per_image = len(scenes.CLASSES), 64, 128
+    for head, edge in ((heads.box_head, 7), (heads.mask_head, 14)):
+        head.input_shape = ShapeSpec(channels=64, height=edge, width=edge)
+        head.conv_dims = [64] * len(head.conv_dims)
+    heads.box_head.fc_dims, heads.box_predictor.input_shape = [256], ShapeSpec(channels=256)
+    torch.manual_seed(0)
+    return Source(config, instantiate(model).eval())
 
 
 RECIPES = {
@@ -63,6 +87,9 @@ RECIPES = {
         "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml",
         (f"MODEL.ROI_HEADS.NUM_CLASSES={len(scenes.CLASSES)}", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE=128"),
         kept=("backbone", "proposal_generator", "roi_heads.mask_head"), iterations=800, rate=5e-4,
+    ),
+    "mask_rcnn_vitdet": Recipe(
+        "common/models/mask_rcnn_vitdet.py", (), kept=(), iterations=6000, rate=1e-3, build=_vitdet,
     ),
 }  # fmt: skip
 

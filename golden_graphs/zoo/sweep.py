@@ -52,6 +52,7 @@ LEFT_OUT = re.compile(r"Base|torchvision|mmdet|quick_schedules/|common/|new_base
 SEED = 20262
 DEEP = 40  # residual blocks; through more of them random weights let rounding grow, unless the branches are small
 PICTURES = 3  # that are tried when rounding decides what is detected
+BATCH, TRIED = 4, 9  # pictures of a batch, and how many more are tried for them
 SPREAD_OF_SCORES = 2.5
 CANDIDATES = 3000  # boxes and classes above the score threshold, about
 CALIBRATION = 1  # picture: the builds must succeed, their AP is not judged here
@@ -217,16 +218,31 @@ def _exports(
     row.data |= {"family": family.name, "detections": len(truth.get("boxes", ()))}
     row.step("export", lambda: _export(source, image, proposals, family, work / "model.onnx", size))
     if batch and "error" not in row.data["export"]:
-        other = pictures.blocks(SEED + PICTURES, size)
-        both = [truth, answers.answers(source.model, answers.as_trained(source, other), proposals)]
-        if "boxes" in truth:
-            report = rounding.against_double(source.model, answers.as_trained(source, other), both[1])
-            if not report.exact:
-                row.data.setdefault("undecided", []).append(f"the batch's second picture, PyTorch in float64: {report}")
-        row.step("batch", lambda: _batch(work / "model.onnx", [image, other], both, work, threads))
+        images, truths = _others(source, size, proposals, row)
+        row.step("batch", lambda: _batch(work / "model.onnx", [image, *images], [truth, *truths], work, threads))
+        source.model.float()
     if script:
         row.step("script", lambda: _script(source, image, work, truth, threads))
     return truth
+
+
+def _others(
+    source: configs.Source, size: tuple[int, int], proposals: np.ndarray | None, row: Row
+) -> tuple[list[np.ndarray], list[dict[str, np.ndarray]]]:
+    """Other pictures for a batch and PyTorch's answers, those that rounding decides last. It may leave the model in float64."""
+    decided, undecided = [], []
+    for number in range(PICTURES, PICTURES + TRIED):
+        image = pictures.blocks(SEED + number, size)
+        given = answers.as_trained(source, image)
+        truth = answers.answers(source.model.float(), given, proposals)
+        report = rounding.against_double(source.model, given, truth) if "boxes" in truth else None
+        (decided if report is None or report.exact else undecided).append((image, truth))
+        if report is not None and not report.exact:
+            row.data.setdefault("undecided", []).append(f"for the batch, PyTorch in float64: {report}")
+        if len(decided) == BATCH - 1:
+            break
+    chosen = [*decided, *undecided][: BATCH - 1]
+    return [image for image, _ in chosen], [truth for _, truth in chosen]
 
 
 def _export(source: Any, image: Any, proposals: Any, family: Any, path: Path, size: tuple[int, int]) -> dict[str, Any]:

@@ -39,9 +39,9 @@ these {count} were run (`=` counted):
     make zoo SIZE={size} ARGS='--beyond DETECTRON2'     # DETECTRON2 is its source tree; the projects need timm too
 
 under the same conditions. ViTDet, Swin and MViT are traced at {size}, which they hold for; their position tables have random
-values. *Batch 2* is two different pictures in one batch, in plugin form, each against PyTorch.
+values. *Batch 4* is four different pictures in one batch, in plugin form, each against PyTorch.
 
-| model | exported | detections | plugin | native | batch 2 | RTX fp32 | fp16 | int8 | surgery s |
+| model | exported | detections | plugin | native | batch 4 | RTX fp32 | fp16 | int8 | surgery s |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
@@ -85,7 +85,7 @@ def write_beyond(names: Sequence[str], results: Path, table: Path) -> None:
     if notes:
         text += "\nWhat is not 1.00, and why:\n\n" + "\n".join(notes) + "\n"
     if passed_over:
-        text += "\nPictures on which rounding decides, passed over but for the second ones of batches:\n\n"
+        text += "\nPictures on which rounding decides, passed over (a batch takes them last):\n\n"
         text += "\n".join(passed_over) + "\n"
     before = table.read_text()
     _, mark, parts = before.partition(_PARTS)
