@@ -11,7 +11,7 @@ from onnxgraft.detector.geometry import decode, decode_linear
 from onnxgraft.detector.spec import BoxCoder
 from onnxgraft.errors import Refusal
 
-_COMPARED = 20_000  # boxes of a level, chosen at random, that are compared with the formula for small deltas, and around the clamp
+_COMPARED = 20_000  # boxes of a level, chosen at random, that are compared with the formula in each of two ranges of deltas
 _AROUND_CLAMP = (-0.05, 0.0, 0.05, 1.0, 30.0)  # where dw and dh are compared, from the clamp on
 _SHARE = 2e-3  # of a box's size, by which its edges may be off there
 _FAR_SHARE, _FAR = 0.2, 4.0  # of distances to sides, those beyond a few anchors, and the power of ten that they reach

@@ -15,7 +15,7 @@ from onnxgraft.analysis.provenance import POSTPROCESSING, iou_threshold, kept_af
 from onnxgraft.detector.geometry import cell_anchors, grid_anchors
 from onnxgraft.detector.spec import RPN, BoxCoder, RPNLevel
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.evaluate import evaluate
+from onnxgraft.ir.evaluate import Part, evaluate
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ops import RESHAPING
 from onnxgraft.ir.traverse import (
@@ -91,10 +91,14 @@ def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder 
     if (k := value(topk.inputs[1])) is None:
         raise Refusal("the number of boxes that this TopK keeps is not fixed", topk.name)
 
+    part: Part | None = None
+
     def respond(offsets: np.ndarray) -> np.ndarray:
+        nonlocal part
         planes = offsets.reshape(1, height, width, per_cell * 4).transpose(0, 3, 1, 2)
         feeds = {**others, deltas.name: np.ascontiguousarray(planes)}
-        return evaluate(graph, [decoded], feeds, threads=None)[0].reshape(-1, 4)[own]
+        part = part or Part(graph, [decoded], feeds, threads=None)
+        return part.run(feeds)[decoded.name].reshape(-1, 4)[own]
 
     generated, anchors = _generated(graph, decoded, deltas, others, own)
     reference = anchors if anchors is not None else respond(np.zeros((count, 4), np.float32))

@@ -32,7 +32,7 @@ def run_everywhere(graph: Graph) -> None:
 
 
 def evaluate(
-    graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray] | None = None, threads: int | None = 1
+    graph: Graph, outputs: Sequence[gs.Tensor], feeds: dict[str, np.ndarray] | None = None
 ) -> list[np.ndarray]:
     """Run the part of the graph between `feeds` and `outputs` in ONNX Runtime, once.
 
@@ -40,7 +40,6 @@ def evaluate(
         graph: whose opset counts.
         outputs: tensors whose values are wanted.
         feeds: values of tensors that are known, by name, in the tensors' own shapes and dtypes.
-        threads: of one operator; None for as many as there are cores, which maps of a whole canvas are worth.
 
     Returns:
         The values, one array an output.
@@ -50,7 +49,7 @@ def evaluate(
             Runtime cannot run it.
     """
     feeds = feeds or {}
-    values = Part(graph, outputs, feeds, threads).run(feeds)
+    values = Part(graph, outputs, feeds).run(feeds)
     return [values[t.name] for t in outputs]
 
 

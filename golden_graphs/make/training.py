@@ -1,10 +1,10 @@
-"""Train the small detectors of shapes that have no trained weights: RetinaNet, Cascade Mask R-CNN, ViTDet. Needs detectron2.
+"""Train the small detectors of shapes that have no trained weights: RetinaNet, Cascade and Swin Mask R-CNN. Needs detectron2.
 
     python -m golden_graphs.make.training retinanet --shapes-weights model.pth --output retinanet.pth
 
 They begin as the trained Mask R-CNN of shapes: what they share with it is kept as it is, the rest starts there where it
-fits. Scenes of SIDE x SIDE pixels are drawn from seeds below 10^8. Less than half an hour each on two cores; ViTDet, whose
-transformer starts from nothing, takes hours.
+fits. Scenes of SIDE x SIDE pixels are drawn from seeds below 10^8. Less than half an hour each on two cores. The
+transformer starts from nothing: first it learns to give the trained FPN's maps, which needs no heads.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2 import model_zoo
-from detectron2.config import instantiate
+from detectron2.config import LazyCall, instantiate
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import SwinTransformer
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -52,6 +53,7 @@ class Recipe:
     iterations: int
     rate: float
     build: Callable[[str], Source] | None = None  # of a LazyConfig, whose widths stand in many places
+    imitated: int = 0  # iterations before, in which its backbone learns the trained one's maps
 
     def source(self) -> Source:
         """The untrained model."""
@@ -60,20 +62,21 @@ class Recipe:
         return configs.load(self.config, [*WIDTHS, *self.overrides])
 
 
-def _vitdet(name: str) -> Source:
-    """ViTDet at SIDE: six blocks, of which the third and the last see the whole map; its windows reach beyond the map."""
+def _swin(name: str) -> Source:
+    """Mask R-CNN over a Swin transformer of the trained ResNet's widths; at SIDE, windows reach beyond every map but one."""
     config = model_zoo.get_config(name)
     model = config.model
-    net, heads, rpn = model.backbone.net, model.roi_heads, model.proposal_generator
-    net.img_size = model.backbone.square_pad = SIDE
-    net.embed_dim, net.num_heads, net.depth, net.window_block_indexes, net.drop_path_rate = 128, 4, 6, [0, 1, 3, 4], 0.0
-    model.backbone.out_channels = rpn.head.in_channels = 64
-    model.input_format = "BGR"  # as scenes are drawn
-    heads.num_classes, heads.batch_size_per_image, rpn.batch_size_per_image = len(scenes.CLASSES), 64, 128
+    model.backbone.bottom_up = LazyCall(SwinTransformer)(
+        embed_dim=64, depths=[2, 2, 2, 2], num_heads=[2, 4, 8, 16], drop_path_rate=0.0
+    )
+    model.backbone.in_features = ("p0", "p1", "p2", "p3")
+    model.backbone.out_channels = model.proposal_generator.head.in_channels = 64
+    heads = model.roi_heads
+    heads.num_classes, heads.batch_size_per_image = len(scenes.CLASSES), 128
     for head, edge in ((heads.box_head, 7), (heads.mask_head, 14)):
         head.input_shape = ShapeSpec(channels=64, height=edge, width=edge)
         head.conv_dims = [64] * len(head.conv_dims)
-    heads.box_head.fc_dims, heads.box_predictor.input_shape = [256], ShapeSpec(channels=256)
+    heads.box_head.fc_dims, heads.box_predictor.input_shape = [256, 256], ShapeSpec(channels=256)
     torch.manual_seed(0)
     return Source(config, instantiate(model).eval())
 
@@ -88,8 +91,9 @@ RECIPES = {
         (f"MODEL.ROI_HEADS.NUM_CLASSES={len(scenes.CLASSES)}", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE=128"),
         kept=("backbone", "proposal_generator", "roi_heads.mask_head"), iterations=800, rate=5e-4,
     ),
-    "mask_rcnn_vitdet": Recipe(
-        "common/models/mask_rcnn_vitdet.py", (), kept=(), iterations=6000, rate=1e-3, build=_vitdet,
+    "mask_rcnn_swin": Recipe(
+        "common/models/mask_rcnn_fpn.py", (), kept=("roi_heads.mask_head",), iterations=200, rate=3e-4, build=_swin,
+        imitated=400,
     ),
 }  # fmt: skip
 
@@ -125,13 +129,46 @@ def batch(rng: np.random.Generator) -> list[dict[str, object]]:
 
 
 def train(model: nn.Module, kept: Sequence[str], iterations: int, rate: float, seed: int = 0) -> None:
-    """AdamW over drawn scenes, the rate falling as a cosine."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    """All losses of detectron2 on what is not kept."""
     for name in kept:
         model.get_submodule(name).requires_grad_(False)
     if "roi_heads.mask_head" in kept:
         model.roi_heads.mask_on = False  # no loss of what is not trained
+    with EventStorage() as storage:
+
+        def loss(drawn: list[dict[str, object]]) -> torch.Tensor:
+            storage.step()
+            return torch.stack(list(model(drawn).values())).sum()
+
+        _descend(model, loss, iterations, rate, seed)
+    if "roi_heads.mask_head" in kept:
+        model.roi_heads.mask_on = True
+
+
+def imitate(model: nn.Module, weights: Weights, iterations: int, rate: float) -> None:
+    """Let a backbone give the maps of the trained one, each weighted by its own spread."""
+    teacher = configs.load(
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
+        [*WIDTHS, f"MODEL.ROI_HEADS.NUM_CLASSES={len(scenes.CLASSES)}", "MODEL.RESNETS.NORM=BN"],
+    ).model.eval()
+    teacher.load_state_dict(dict(weights))
+
+    def loss(drawn: list[dict[str, object]]) -> torch.Tensor:
+        images = model.preprocess_image(drawn).tensor
+        with torch.no_grad():
+            wanted = teacher.backbone(images)
+        given = model.backbone(images)
+        return torch.stack([((given[p] - wanted[p]) ** 2).mean() / wanted[p].var() for p in ("p2", "p3", "p4", "p5")]).sum()
+
+    _descend(model, loss, iterations, rate, seed=1)
+
+
+def _descend(
+    model: nn.Module, loss_of: Callable[[list[dict[str, object]]], torch.Tensor], iterations: int, rate: float, seed: int
+) -> None:
+    """AdamW on what is free in a model, over drawn scenes, the rate falling as a cosine; it is in evaluation mode then."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
     free = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(free, lr=rate, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -139,21 +176,17 @@ def train(model: nn.Module, kept: Sequence[str], iterations: int, rate: float, s
     )
     model.train()
     started, recent = time.monotonic(), []
-    with EventStorage() as storage:
-        for step in range(iterations):
-            loss = sum(model(batch(rng)).values())
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(free, LARGEST_NORM)
-            optimiser.step()
-            schedule.step()
-            storage.step()
-            recent.append(float(loss))
-            if step % 50 == 49:
-                seconds = time.monotonic() - started
-                print(f"{step + 1}/{iterations} loss {np.mean(recent[-50:]):.4f} {seconds:.0f} s", flush=True)
-    if "roi_heads.mask_head" in kept:
-        model.roi_heads.mask_on = True
+    for step in range(iterations):
+        loss = loss_of(batch(rng))
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(free, LARGEST_NORM)
+        optimiser.step()
+        schedule.step()
+        recent.append(float(loss))
+        if step % 50 == 49:
+            seconds = time.monotonic() - started
+            print(f"{step + 1}/{iterations} loss {np.mean(recent[-50:]):.4f} {seconds:.0f} s", flush=True)
     model.eval()
 
 
@@ -184,7 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     recipe = RECIPES[args.name]
     source = recipe.source()
-    begin(source.model, torch.load(args.shapes_weights, weights_only=True)["model"])
+    trained = torch.load(args.shapes_weights, weights_only=True)["model"]
+    begin(source.model, trained)
+    if recipe.imitated:
+        imitate(source.model, trained, recipe.imitated, 1e-3)
     train(source.model, recipe.kept, args.iterations or recipe.iterations, recipe.rate)
     torch.save({"model": source.model.state_dict()}, args.output)
 
