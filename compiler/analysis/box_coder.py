@@ -37,15 +37,9 @@ def measure_coder(
     Raises:
         Refusal: the decoder is no Box2BoxTransform, or no constant explains what was measured.
     """
-    size = (reference[:, 2:] - reference[:, :2]).astype(np.float64)
-    n = len(reference)
-
-    def extent(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        boxes = boxes.astype(np.float64)
-        return 0.5 * (boxes[:, 2:] + boxes[:, :2]), boxes[:, 2:] - boxes[:, :2]
-
-    centre0, size0 = extent(respond(np.zeros((n, 4), np.float32)))
-    centre1, size1 = extent(respond(np.full((n, 4), 0.5, np.float32)))
+    n, size = len(reference), _extent(reference)[1]
+    centre0, size0 = _extent(respond(np.zeros((n, 4), np.float32)))
+    centre1, size1 = _extent(respond(np.full((n, 4), 0.5, np.float32)))
     with np.errstate(all="ignore"):
         shift = np.median(0.5 * size / (centre1 - centre0), axis=0)
         scale = np.median(0.5 / np.log(size1 / size0), axis=0)
@@ -55,14 +49,7 @@ def measure_coder(
         raise Refusal(f"box decoding answers to deltas as with weights {np.round(measured, 4)}, which no constant "
                       "of the graph explains: another box coder than Box2BoxTransform?", node)  # fmt: skip
     respond_tiny, boxes = tiny or (respond, reference)
-    huge = np.zeros((len(boxes), 4), np.float32)
-    huge[:, 2:] = 40.0 * max(w for w in weights if w)
-    _, grown = extent(respond_tiny(huge))
-    with np.errstate(all="ignore"):
-        clamp_measured = float(np.median(np.log(grown / extent(boxes)[1])))
-    clamp = snap(clamp_measured, constants, 1e-3)
-    if clamp is None:
-        raise Refusal(f"dw and dh are clamped near {clamp_measured:.4f}, which no constant of the graph explains", node)
+    clamp = _measure_clamp(respond_tiny, boxes, max(w for w in weights if w), constants, node)
     coder = BoxCoder((_tidy(weights[0]), _tidy(weights[1]), _tidy(weights[2]), _tidy(weights[3])), clamp)
     if tiny is None:
         verify_coder(respond, reference, coder, node)
@@ -71,6 +58,24 @@ def measure_coder(
         _hold_near(respond(near), near, reference, coder, node)
         _hold_around_clamp(respond_tiny(around), around, boxes, coder, node)
     return coder
+
+
+def _measure_clamp(respond: Decode, boxes: np.ndarray, weight: float, constants: Sequence[float], node: str) -> float:
+    huge = np.zeros((len(boxes), 4), np.float32)
+    huge[:, 2:] = 40.0 * weight
+    _, grown = _extent(respond(huge))
+    with np.errstate(all="ignore"):
+        measured = float(np.median(np.log(grown / _extent(boxes)[1])))
+    clamp = snap(measured, constants, 1e-3)
+    if clamp is None:
+        raise Refusal(f"dw and dh are clamped near {measured:.4f}, which no constant of the graph explains", node)
+    return clamp
+
+
+def _extent(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and sizes, float64 [n, 2] each."""
+    boxes = boxes.astype(np.float64)
+    return 0.5 * (boxes[:, 2:] + boxes[:, :2]), boxes[:, 2:] - boxes[:, :2]
 
 
 def _tidy(number: float | None) -> float:

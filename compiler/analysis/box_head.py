@@ -21,7 +21,7 @@ from onnxgraft.analysis.provenance import (
 )
 from onnxgraft.detector.spec import BoxCoder, BoxHead, CascadeStage, Outputs, Pooler
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.evaluate import Part
+from onnxgraft.ir.evaluate import repeated
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ops import LINEAR, RESHAPING
 from onnxgraft.ir.traverse import (
@@ -223,14 +223,12 @@ def _coder(
         row = [centre[0] - half, centre[1] - half, centre[0] + half, centre[1] + half]
         return np.array([row] * 8, np.float32)
 
-    part: Part | None = None
+    decode = repeated(graph, [decoded])
 
     def responder(reference: np.ndarray) -> Decode:
         def respond(offsets: np.ndarray) -> np.ndarray:
-            nonlocal part
             feeds = {deltas.name: np.tile(offsets.astype(np.float32), (1, per_box)), proposals.name: reference}
-            part = part or Part(graph, [decoded], feeds)
-            return part.run(feeds)[decoded.name].reshape(len(reference), -1, 4)[:, -1]
+            return decode(feeds)[0].reshape(len(reference), -1, 4)[:, -1]
 
         return respond
 

@@ -25,7 +25,7 @@ from onnxgraft.detector.geometry import cell_anchors
 from onnxgraft.detector.reference import by_location, sigmoid
 from onnxgraft.detector.spec import BoxCoder, DenseHead, DenseLevel, DetectorSpec, Outputs
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.evaluate import evaluate
+from onnxgraft.ir.evaluate import evaluate, repeated
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ops import RESHAPING
 from onnxgraft.ir.traverse import ancestors, ancestors_before, contains_op, dims
@@ -118,12 +118,13 @@ def _level(graph: Graph, chosen: Selection, image: tuple[int, int], known: Coder
     if len(generated) != count:
         raise Refusal(f"{len(generated)} anchors for {count} predictions", node)
 
+    decode = repeated(graph, [chosen.decoded, chosen.labels], threads=None)
+
     def respond(offsets: np.ndarray) -> np.ndarray:
         planes = offsets.reshape(1, height, width, per_cell * 4).transpose(0, 3, 1, 2)
         pairs = np.stack([np.arange(count), np.arange(count)[::-1] % classes], 1)
         fed = pairs if len(chosen.pairs.shape or ()) == 2 else pairs @ [classes, 1]
-        feeds = {deltas.name: np.ascontiguousarray(planes), chosen.pairs.name: fed}
-        boxes, labels = evaluate(graph, [chosen.decoded, chosen.labels], feeds)
+        boxes, labels = decode({deltas.name: np.ascontiguousarray(planes), chosen.pairs.name: fed})
         if not np.array_equal(labels.reshape(-1), pairs[:, 1]):
             raise Refusal("the classes of candidates are not those of their scores", node)
         return boxes.reshape(-1, 4)

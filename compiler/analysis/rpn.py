@@ -15,7 +15,7 @@ from onnxgraft.analysis.provenance import POSTPROCESSING, iou_threshold, kept_af
 from onnxgraft.detector.geometry import cell_anchors, grid_anchors
 from onnxgraft.detector.spec import RPN, BoxCoder, RPNLevel
 from onnxgraft.errors import Refusal
-from onnxgraft.ir.evaluate import Part, evaluate
+from onnxgraft.ir.evaluate import evaluate, repeated
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ops import RESHAPING
 from onnxgraft.ir.traverse import (
@@ -85,23 +85,19 @@ def _level(graph: Graph, topk: gs.Node, image: tuple[int, int], known: BoxCoder 
     _, per_cell, height, width = dims(logits, 4, "the objectness logits")
     gather = _gathered_by(topk)
     decoded = gather.inputs[0]
-    count = height * width * per_cell
-    own = slice(start, start + count)
+    own = slice(start, start + height * width * per_cell)
     deltas, others = _deltas(graph, decoded, topk, (4 * per_cell, height, width), own)
     if (k := value(topk.inputs[1])) is None:
         raise Refusal("the number of boxes that this TopK keeps is not fixed", topk.name)
 
-    part: Part | None = None
+    decode = repeated(graph, [decoded], threads=None)
 
     def respond(offsets: np.ndarray) -> np.ndarray:
-        nonlocal part
         planes = offsets.reshape(1, height, width, per_cell * 4).transpose(0, 3, 1, 2)
-        feeds = {**others, deltas.name: np.ascontiguousarray(planes)}
-        part = part or Part(graph, [decoded], feeds, threads=None)
-        return part.run(feeds)[decoded.name].reshape(-1, 4)[own]
+        return decode({**others, deltas.name: np.ascontiguousarray(planes)})[0].reshape(-1, 4)[own]
 
     generated, anchors = _generated(graph, decoded, deltas, others, own)
-    reference = anchors if anchors is not None else respond(np.zeros((count, 4), np.float32))
+    reference = anchors if anchors is not None else respond(np.zeros((own.stop - start, 4), np.float32))
     if known is None:
         known = measure_coder(respond, reference, scalars_near(decoded, {"Conv"}), topk.name)
     else:

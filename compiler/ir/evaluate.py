@@ -98,6 +98,25 @@ class Part:
         return values
 
 
+def repeated(
+    graph: Graph, outputs: Sequence[gs.Tensor], threads: int | None = 1
+) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:
+    """As `evaluate`, for several feeds of the same tensors: the part is opened with the first ones.
+
+    Args:
+        threads: of one operator; None for as many as there are cores.
+    """
+    part: Part | None = None
+
+    def run(feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        nonlocal part
+        part = part or Part(graph, outputs, feeds, threads)
+        values = part.run(feeds)
+        return [values[t.name] for t in outputs]
+
+    return run
+
+
 def part_between(
     outputs: Sequence[gs.Tensor], feeds: Mapping[str, np.ndarray]
 ) -> tuple[list[gs.Node], dict[str, gs.Constant]]:
