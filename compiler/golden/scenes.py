@@ -7,6 +7,7 @@ redrawn instead of being stored. Levels (grey values 0 to 255) are counted in LE
 The seeds are kept apart: below 10^8 training, 1e9 calibration, 2e9 evaluation, 3e9 golden scenes.
 
     python -m onnxgraft.golden.scenes DIR --seeds evaluation --scenes 24    # PNGs and annotations.json
+    python -m onnxgraft.golden.scenes DIR --scenes 100 --size 320x320       # of one tile of this size each
 """
 
 from __future__ import annotations
@@ -94,18 +95,21 @@ def scene_instances(index: int, base: int = GOLDEN) -> list[Instance]:
     return placed
 
 
-def coco(indices: Iterable[int], base: int = EVALUATION) -> dict[str, Any]:
+def coco(indices: Iterable[int], base: int = EVALUATION, size: tuple[int, int] | None = None) -> dict[str, Any]:
     """Ground truth of scenes as a COCO annotation dictionary, ready for `json.dump`.
+
+    With `size` (height, width in pixels), a scene is what `draw(base + index, size)` draws.
 
     Image ids are the scene indices and files are named `scene_<index>.png`; category ids count from
     0, as the detector's classes do. Masks are compressed RLE with text counts.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    height, width = size or (GRID * TILE, GRID * TILE)
     for index in indices:
         name = f"scene_{index}.png"
-        images.append({"id": index, "file_name": name, "height": GRID * TILE, "width": GRID * TILE})
-        for shape in scene_instances(index, base):
+        images.append({"id": index, "file_name": name, "height": height, "width": width})
+        for shape in draw(base + index, size)[1] if size else scene_instances(index, base):
             x1, y1, x2, y2 = shape.box
             segmentation = rle.encode(np.asfortranarray(shape.mask))
             counts = segmentation["counts"]
@@ -165,18 +169,25 @@ def _bounds(mask: np.ndarray) -> tuple[float, float, float, float]:
     return float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)
 
 
+def _size(text: str) -> tuple[int, int]:
+    height, width = (int(side) for side in text.split("x"))
+    return height, width
+
+
 def main() -> None:
     bases = {"calibration": CALIBRATION, "evaluation": EVALUATION, "golden": GOLDEN}
     parser = argparse.ArgumentParser(description="Draw scenes with their COCO annotations.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", choices=bases, default="golden")
     parser.add_argument("--scenes", type=int, default=6, help="how many, counted from 0")
+    parser.add_argument("--size", type=_size, metavar="HEIGHTxWIDTH", help="one tile of this size instead of nine")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     base = bases[args.seeds]
     for index in range(args.scenes):
-        Image.fromarray(scene(index, base)[..., ::-1]).save(args.folder / f"scene_{index}.png")
-    annotations = json.dumps(coco(range(args.scenes), base))
+        image = draw(base + index, args.size)[0] if args.size else scene(index, base)
+        Image.fromarray(image[..., ::-1]).save(args.folder / f"scene_{index}.png")
+    annotations = json.dumps(coco(range(args.scenes), base, args.size))
     (args.folder / "annotations.json").write_text(annotations)
 
 
