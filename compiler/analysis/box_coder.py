@@ -11,7 +11,7 @@ from onnxgraft.detector.geometry import decode, decode_linear
 from onnxgraft.detector.spec import BoxCoder
 from onnxgraft.errors import Refusal
 
-_COMPARED = 20_000  # boxes of a level, chosen at random, that are compared with the formula in each of two ranges of deltas
+_COMPARED = 20_000  # boxes of a large level, chosen at random, that are compared in each of two ranges of deltas
 _AROUND_CLAMP = (-0.05, 0.0, 0.05, 1.0, 30.0)  # where dw and dh are compared, from the clamp on
 _SHARE = 2e-3  # of a box's size, by which its edges may be off there
 _FAR_SHARE, _FAR = 0.2, 4.0  # of distances to sides, those beyond a few anchors, and the power of ten that they reach
@@ -54,9 +54,7 @@ def measure_coder(
     if tiny is None:
         verify_coder(respond, reference, coder, node)
     else:
-        near, around = _near(n), _around_clamp(len(boxes), coder)
-        _hold_near(respond(near), near, reference, coder, node)
-        _hold_around_clamp(respond_tiny(around), around, boxes, coder, node)
+        _verify_apart((respond, reference), tiny, coder, node)
     return coder
 
 
@@ -83,22 +81,35 @@ def _tidy(number: float | None) -> float:
 
 
 def verify_coder(respond: Decode, reference: np.ndarray, coder: BoxCoder, node: str) -> None:
-    """Hold a graph's decoder against Box2BoxTransform on random deltas, of up to 2 * _COMPARED boxes.
+    """Hold a graph's decoder against Box2BoxTransform on random deltas: of all boxes, or of many where there are many.
 
     Args:
-        respond: deltas float32 [n, 4] to boxes float32 [n, 4] x1, y1, x2, y2 in pixels; called once.
+        respond: deltas float32 [n, 4] to boxes float32 [n, 4] x1, y1, x2, y2 in pixels.
         reference: the boxes [n, 4] that the deltas move.
 
     Raises:
         Refusal: they differ, for small deltas or around the clamp of dw or dh; names `node`.
     """
+    if len(reference) <= 2 * _COMPARED:
+        _verify_apart((respond, reference), (respond, reference), coder, node)
+        return
     chosen = np.random.Generator(np.random.Philox(6)).permutation(len(reference))[: 2 * _COMPARED]
-    near, around = np.array_split(chosen, 2)
+    near, around = np.split(chosen, 2)
     deltas = np.zeros(reference.shape, np.float32)
     deltas[near], deltas[around] = _near(len(near)), _around_clamp(len(around), coder)
     boxes = respond(deltas)
     _hold_near(boxes[near], deltas[near], reference[near], coder, node)
     _hold_around_clamp(boxes[around], deltas[around], reference[around], coder, node)
+
+
+def _verify_apart(
+    near: tuple[Decode, np.ndarray], around: tuple[Decode, np.ndarray], coder: BoxCoder, node: str
+) -> None:
+    """As `verify_coder`, in two runs: of all boxes [n, 4] of one decoder for small deltas, of another around the clamp."""
+    (respond, boxes), (respond_there, boxes_there) = near, around
+    small, clamped = _near(len(boxes)), _around_clamp(len(boxes_there), coder)
+    _hold_near(respond(small), small, boxes, coder, node)
+    _hold_around_clamp(respond_there(clamped), clamped, boxes_there, coder, node)
 
 
 def _near(count: int) -> np.ndarray:
@@ -114,8 +125,8 @@ def _around_clamp(count: int, coder: BoxCoder) -> np.ndarray:
 
 
 def _hold_near(boxes: np.ndarray, deltas: np.ndarray, reference: np.ndarray, coder: BoxCoder, node: str) -> None:
-    error = np.abs(boxes - decode(reference, deltas, coder)).max(initial=0.0)
-    if not error < 2e-3 * max(1.0, float(np.abs(reference).max(initial=0.0)) / 1000):
+    error = np.abs(boxes - decode(reference, deltas, coder)).max()
+    if not error < 2e-3 * max(1.0, float(np.abs(reference).max()) / 1000):
         raise Refusal(f"box decoding differs from Box2BoxTransform by {error:.3g} pixels", node)
 
 
@@ -124,7 +135,7 @@ def _hold_around_clamp(boxes: np.ndarray, deltas: np.ndarray, reference: np.ndar
     with np.errstate(all="ignore"):
         error = np.abs(boxes - expected) / np.tile(expected[:, 2:] - expected[:, :2], 2)
     for side, columns in (("dw", slice(0, None, 2)), ("dh", slice(1, None, 2))):
-        worst = error[:, columns].max(initial=0.0)
+        worst = error[:, columns].max()
         if not worst < _SHARE:
             raise Refusal(f"{side} is clamped otherwise than at {coder.scale_clamp:.6g}, as elsewhere in this detector: "
                           f"beyond it edges of boxes are off by {worst:.3g} of their size", node)  # fmt: skip

@@ -196,20 +196,16 @@ def compare_found(expected: Found, boxes: np.ndarray, scores: np.ndarray | None,
         return "the rows are not the surest first"
     if classes is not None and classes.shape != expected.classes.shape:
         return f"classes of shape {classes.shape}"
-    in_place = np.abs(expected.boxes - boxes).max(1, initial=0.0) < PIXELS
-    if scores is not None:
-        in_place &= np.abs(expected.scores - scores) < SCORE
-    if classes is not None:
-        in_place &= classes == expected.classes
-    for row in np.nonzero(~in_place)[0]:
-        near = np.abs(expected.boxes[row] - boxes).max(1) < PIXELS
+
+    def near(rows: slice | int) -> np.ndarray:
+        """Which of the results agree with an expected row, or each with the one in its place."""
+        alike = np.abs(expected.boxes[rows] - boxes).max(1, initial=0.0) < PIXELS
         if scores is not None:
-            near &= np.abs(expected.scores[row] - scores) < SCORE
-        if classes is not None:
-            near &= classes == expected.classes[row]
-        if scores is None:  # proposals: their order is the only sign of their scores
-            near &= np.abs(np.arange(len(boxes)) - row) == 0
-        if not near.any():
+            alike &= np.abs(expected.scores[rows] - scores) < SCORE
+        return alike if classes is None else alike & (classes == expected.classes[rows])
+
+    for row in np.nonzero(~near(slice(None)))[0]:
+        if scores is None or not near(int(row)).any():  # of proposals their order is the only sign of their scores
             label = "" if classes is None else f" of class {expected.classes[row]}"
             corners = np.round(expected.boxes[row], 1).tolist()
             return f"the box {corners}{label} with score {expected.scores[row]:.4g} is not among them"

@@ -7,7 +7,7 @@ redrawn instead of being stored. Levels (grey values 0 to 255) are counted in LE
 The seeds are kept apart: below 10^8 training, 1e9 calibration, 2e9 evaluation, 3e9 golden scenes.
 
     python -m onnxgraft.golden.scenes DIR --seeds evaluation --scenes 24    # PNGs and annotations.json
-    python -m onnxgraft.golden.scenes DIR --scenes 100 --size 320x320       # of one tile of this size each
+    python -m onnxgraft.golden.scenes DIR --scenes 100 --size 320 320       # of one tile of this size each
 """
 
 from __future__ import annotations
@@ -169,18 +169,13 @@ def _bounds(mask: np.ndarray) -> tuple[float, float, float, float]:
     return float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, width = (int(side) for side in text.split("x"))
-    return height, width
-
-
 def main() -> None:
     bases = {"calibration": CALIBRATION, "evaluation": EVALUATION, "golden": GOLDEN}
     parser = argparse.ArgumentParser(description="Draw scenes with their COCO annotations.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", choices=bases, default="golden")
     parser.add_argument("--scenes", type=int, default=6, help="how many, counted from 0")
-    parser.add_argument("--size", type=_size, metavar="HEIGHTxWIDTH", help="one tile of this size instead of nine")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="one tile of this size instead of nine")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     base = bases[args.seeds]

@@ -48,9 +48,7 @@ def evaluate(
         Refusal: when the part needs a graph input that is not fed, makes more than `graph.bytes_to_fold` bytes, or ONNX
             Runtime cannot run it.
     """
-    feeds = feeds or {}
-    values = Part(graph, outputs, feeds).run(feeds)
-    return [values[t.name] for t in outputs]
+    return repeated(graph, outputs)(feeds or {})
 
 
 class Part:
@@ -101,10 +99,13 @@ class Part:
 def repeated(
     graph: Graph, outputs: Sequence[gs.Tensor], threads: int | None = 1
 ) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:
-    """As `evaluate`, for several feeds of the same tensors: the part is opened with the first ones.
+    """What runs a part as `evaluate` does, on several feeds of the same tensors; it is opened with the first ones.
 
     Args:
         threads: of one operator; None for as many as there are cores.
+
+    Returns:
+        A function of feeds that gives the values, one array an output. Raises Refusal as `evaluate` does.
     """
     part: Part | None = None
 

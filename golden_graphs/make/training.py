@@ -34,6 +34,7 @@ BATCH = 4
 DECAY = 1e-4
 WARMUP = 50  # iterations
 LARGEST_NORM = 5.0  # of the gradient
+IMITATED_RATE = 1e-3
 
 WIDTHS = (
     "MODEL.RESNETS.RES2_OUT_CHANNELS=64", "MODEL.RESNETS.STEM_OUT_CHANNELS=16", "MODEL.RESNETS.WIDTH_PER_GROUP=16",
@@ -53,7 +54,7 @@ class Recipe:
     iterations: int
     rate: float
     build: Callable[[str], Source] | None = None  # of a LazyConfig, whose widths stand in many places
-    imitated: int = 0  # iterations before, in which its backbone learns the trained one's maps
+    imitated: int = 0  # iterations before, at IMITATED_RATE, in which its backbone learns the trained one's maps
 
     def source(self) -> Source:
         """The untrained model."""
@@ -145,7 +146,7 @@ def train(model: nn.Module, kept: Sequence[str], iterations: int, rate: float, s
         model.roi_heads.mask_on = True
 
 
-def imitate(model: nn.Module, weights: Weights, iterations: int, rate: float) -> None:
+def imitate(model: nn.Module, weights: Weights, iterations: int) -> None:
     """Let a backbone give the maps of the trained one, each weighted by its own spread."""
     teacher = configs.load(
         "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
@@ -160,7 +161,7 @@ def imitate(model: nn.Module, weights: Weights, iterations: int, rate: float) ->
         given = model.backbone(images)
         return torch.stack([((given[p] - wanted[p]) ** 2).mean() / wanted[p].var() for p in ("p2", "p3", "p4", "p5")]).sum()
 
-    _descend(model, loss, iterations, rate, seed=1)
+    _descend(model, loss, iterations, IMITATED_RATE, seed=1)
 
 
 def _descend(
@@ -220,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trained = torch.load(args.shapes_weights, weights_only=True)["model"]
     begin(source.model, trained)
     if recipe.imitated:
-        imitate(source.model, trained, recipe.imitated, 1e-3)
+        imitate(source.model, trained, recipe.imitated)
     train(source.model, recipe.kept, args.iterations or recipe.iterations, recipe.rate)
     torch.save({"model": source.model.state_dict()}, args.output)
 

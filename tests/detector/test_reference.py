@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxgraft.detector.geometry import grid_anchors
 from onnxgraft.detector.reference import Found, by_location, overlaps, rows_of, suppress, surest
+from onnxgraft.detector.spec import RPNLevel
+
+
+@pytest.mark.parametrize("stride_y", [None, 9])
+def test_anchors_of_rows_are_those_of_the_grid(stride_y: int | None) -> None:
+    cells = ((-8.0, -4.0, 8.0, 4.0), (-5.0, -5.0, 5.0, 5.0))
+    level = RPNLevel(8, 3, 5, (8.0,), (0.5, 1.0), cells, 0.5, 30, "", "", "", None, "", "", stride_y)
+    rows = np.array([29, 0, 7, 11, 11])
+    np.testing.assert_array_equal(grid_anchors(level, rows), grid_anchors(level)[rows])
 
 
 def test_rows_are_those_of_all_locations() -> None:
