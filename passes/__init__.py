@@ -18,6 +18,7 @@ from onnxgraft.passes.mask_head import MaskHead
 from onnxgraft.passes.mask_padding import MaskPadding
 from onnxgraft.passes.name_outputs import NameOutputs
 from onnxgraft.passes.normalize_input import NormalizeInput
+from onnxgraft.passes.point_head import PointHead
 from onnxgraft.passes.quantize import Quantize
 from onnxgraft.passes.repair_roi_align import RepairRoiAlign
 from onnxgraft.passes.roi_align import RoiAlign
@@ -42,6 +43,7 @@ BUILT_IN = (
     BoxNMS,
     DenseDecode,
     DenseNMS,
+    PointHead,
     MaskHead,
     KeypointHead,
     DeformConv,

@@ -58,6 +58,7 @@ def default_pipeline(options: CompileOptions, target: str, registry: Registry | 
         step("box-nms"),
         step("dense-decode"),
         step("dense-nms"),
+        step("point-head"),
         step("mask-head"),
         step("keypoint-head"),
         step("deform-conv"),

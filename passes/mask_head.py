@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.detector.spec import MaskHead as Masks
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.value import constant
+from onnxgraft.passes.emit.rows import of_classes
 from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.facts import DETECTIONS, Fact
@@ -40,14 +38,12 @@ class MaskHead(DetectorPass[Masks]):
         n, d, m = ctx.batch, int(classes.shape[1]), head.resolution
         box_head = ctx.spec().box_head
         before = box_head.first_class if box_head is not None else 0  # a background in front has a mask of its own
-        channels = 1 if head.class_agnostic else (ctx.spec().num_classes or 1) + before
+        picked = head.class_agnostic or ctx.spec().point_head is not None  # whose points were, one by one
+        channels = 1 if picked else (ctx.spec().num_classes or 1) + before
         b = Builder(graph, "mask_head", [node.name for node in old.inputs])
-        logits = b.of(head.logits_tensor)
+        logits = b.of(ctx.current(head.logits_tensor))
         if channels > 1:
-            flat = logits.reshape(n * d * channels, m * m, hint="per_class").named("per_class")
-            kinds = b.of(classes).reshape(n * d, hint="rows").named("class")
-            first = constant("first_of_row", np.arange(n * d, dtype=np.int32) * np.int32(channels) + np.int32(before))
-            logits = flat.take((kinds + first).named("index")).named("of_class")
+            logits = of_classes(b, logits, classes, channels, m * m, before)
         masks = logits.reshape(n, d, m, m, hint="masks").named("logits").sigmoid().named("masks").handle
         graph.gs.outputs[:] = [masks if t is old else t for t in graph.gs.outputs]
         ctx.values.results[Role.MASKS] = masks.name

@@ -10,10 +10,21 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis import parts
 from onnxgraft.analysis.evidence import Evidence
+from onnxgraft.analysis.point_parts import hold_grid, hold_step
 from onnxgraft.analysis.pooling_part import hold_pooler
 from onnxgraft.analysis.rows import hold_rows
 from onnxgraft.analysis.semantic_head import hold_semantic
-from onnxgraft.detector.spec import RPN, BoxCoder, BoxHead, DenseHead, DetectorSpec, MaskHead, Pooler, SemanticHead
+from onnxgraft.detector.spec import (
+    RPN,
+    BoxCoder,
+    BoxHead,
+    DenseHead,
+    DetectorSpec,
+    MaskHead,
+    PointHead,
+    Pooler,
+    SemanticHead,
+)  # fmt: skip
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import ancestors, node_inputs
@@ -80,6 +91,8 @@ def account(graph: Graph, spec: DetectorSpec) -> Account:
         found.detections(spec.box_head, spec.box_pooler)
     if spec.dense is not None:
         found.dense(spec.dense)
+    if spec.point_head is not None:
+        found.points(spec.point_head)
     if spec.mask_head is not None and spec.box_head is not None and spec.outputs.masks_tensor:
         found.masks(spec.mask_head, spec.box_head)
     if spec.semantic is not None:
@@ -137,6 +150,21 @@ class _Accounting:
         known = [head.score_threshold, *(_of_coder(head.coder) if head.coder else ()), *(float(v.topk) for v in head.levels)]
         self._add("detections", self._spec.dense_tensors(), self._detected, seen, known, f"score > {head.score_threshold:.6g}",
                   f"IoU {head.nms_threshold:.6g}", f"{head.detections_per_image} kept")  # fmt: skip
+
+    def points(self, head: PointHead) -> None:
+        outputs, seen = self._spec.outputs, Evidence()
+        hold_grid(self._graph, outputs, head, self._size, seen)
+        maps = [each.feature_tensor for each in (*head.maps, *head.point_maps)]
+        starts = [*self._detected, *maps]
+        self._add("grid of the coarse masks", starts, head.sampled_tensors, seen, [], f"{head.side}x{head.side}")
+        before: list[str] = []
+        for number, step in enumerate(head.steps):
+            seen = Evidence()
+            hold_step(self._graph, outputs, head, number, self._size, seen)
+            ends = [*step.sampled_tensors, step.coarse_tensor, step.refined_tensor]
+            self._add(f"points of round {number + 1}", [*starts, head.coarse_tensor, step.logits_tensor, *before], ends, seen, [],
+                      f"{step.points} of {step.side}x{step.side}")  # fmt: skip
+            before = [step.refined_tensor]
 
     def masks(self, head: MaskHead, box_head: BoxHead) -> None:
         seen, outputs = Evidence(), self._spec.outputs

@@ -10,6 +10,7 @@ from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.keypoint_head import analyse_keypoint_head
 from onnxgraft.analysis.mask_head import analyse_mask_head, refuse_pasted
 from onnxgraft.analysis.outputs import recognise_outputs
+from onnxgraft.analysis.point_head import analyse_point_head, masks_of_points, samples_points
 from onnxgraft.analysis.provenance import refuse_change, selected_from
 from onnxgraft.analysis.roi_pooler import analyse_poolers
 from onnxgraft.analysis.rpn import analyse_rpn
@@ -56,8 +57,11 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
     detected = selected_from(graph.tensor(outputs.boxes_tensor or ""))
     for pooler in (p for p in (of_masks, of_heatmaps) if p is not None):
         refuse_change(graph.tensor(pooler.boxes_tensor), lambda t: id(t) in detected, "boxes that this head is pooled from")
-    mask_head = keypoint_head = None
-    if outputs.masks_tensor:
+    mask_head = keypoint_head = point_head = None
+    if outputs.masks_tensor and of_masks is None:
+        point_head = analyse_point_head(graph, outputs)
+        mask_head = masks_of_points(point_head, graph, box_head)
+    elif outputs.masks_tensor:
         mask_head = analyse_mask_head(graph, graph.tensor(outputs.masks_tensor), box_head)
     if outputs.heatmaps_tensor:
         keypoint_head = analyse_keypoint_head(graph, graph.tensor(outputs.heatmaps_tensor))
@@ -72,6 +76,7 @@ def analyse_rcnn(graph: Graph) -> DetectorSpec:
         box_head=box_head,
         mask_pooler=of_masks,
         mask_head=mask_head,
+        point_head=point_head,
         keypoint_pooler=of_heatmaps,
         keypoint_head=keypoint_head,
         semantic=semantic,
@@ -128,8 +133,9 @@ def _by_head(
     found: dict[str, Pooler | None] = {}
     for role, name in (("masks", outputs.masks_tensor), ("heatmaps", outputs.heatmaps_tensor)):
         own = [p for p in _upstream(graph, poolers, graph.tensor(name)) if p not in of_boxes] if name else []
-        if name and not own:
-            _refuse_points(graph, role, name)
+        if name and not own and role == "masks" and samples_points(graph.tensor(name)) is not None:
+            found[role] = None
+            continue
         if name and len(own) != 1:
             raise Refusal(f"{len(own)} RoI poolers feed the {role}, expected one", name)
         found[role] = own[0] if own else None
@@ -137,15 +143,6 @@ def _by_head(
     if unused:
         raise Refusal("this RoI pooler belongs to no head that is known", unused[0].pooled_tensor)
     return of_boxes, found["masks"], found["heatmaps"]
-
-
-def _refuse_points(graph: Graph, role: str, name: str) -> None:
-    """Raises Refusal for a head that samples the features at points instead of pooling them."""
-    for node in ancestors(graph.tensor(name)):
-        if node.op == "GridSample":
-            raise Refusal(f"the {role} are sampled from the feature maps point by point, as in PointRend, and not pooled by "
-                          "RoiAlign: no head that is known here; train with detectron2's MaskRCNNConvUpsampleHead, or export "
-                          "the model without this head", node.name)  # fmt: skip
 
 
 def _upstream(graph: Graph, poolers: list[Pooler], tensor: gs.Tensor) -> list[Pooler]:

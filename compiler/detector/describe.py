@@ -30,8 +30,11 @@ def spec_rows(spec: DetectorSpec) -> list[Row]:
         rows += _box_head_rows(spec.box_head)
     if spec.dense is not None:
         rows += _dense_rows(spec.dense)
-    if spec.mask_pooler is not None and spec.mask_head is not None:
+    if spec.mask_pooler is not None:
         rows += _pooler_rows("mask pooler", spec.mask_pooler)
+    if spec.point_head is not None:
+        rows.append(("point head", "points", ", ".join(f"{s.points} of {s.side} x {s.side}" for s in spec.point_head.steps)))
+    if spec.mask_head is not None:
         rows += [
             ("mask head", "mask size", f"{spec.mask_head.resolution} x {spec.mask_head.resolution}"),
             ("mask head", "masks", "class-agnostic" if spec.mask_head.class_agnostic else "per class"),

@@ -185,6 +185,40 @@ class MaskHead:
 
 
 @dataclass(frozen=True)
+class PointMap:
+    """A feature map that is read between its cells, and how many pixels it covers."""
+
+    feature_tensor: str  # [1, C, H, W]
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class PointStep:
+    """A round of PointRend: logits of each box on a grid twice as fine as before, predicted anew at some of its points."""
+
+    side: int  # of the grid
+    points: int  # that are predicted: all of the first grid, of later ones those with the smallest logits of the box's class
+    sampled_tensors: tuple[str, ...]  # [1, C, D, P], features at the points, of each map
+    coarse_tensor: str  # [D, K, P, 1], coarse logits at the points
+    logits_tensor: str  # [D, K | 1, P]
+    refined_tensor: str  # [D, K | 1, side, side]
+
+
+@dataclass(frozen=True)
+class PointHead:
+    """PointRend: features on a regular grid in each box give a coarse mask of every class; points of the mask are predicted
+    from it and from features at the points."""
+
+    side: int  # of the grid
+    maps: tuple[PointMap, ...]  # sampled on the grid
+    sampled_tensors: tuple[str, ...]  # [1, C, D, side * side], of each map
+    coarse_tensor: str  # [D, K, S, S]
+    point_maps: tuple[PointMap, ...]  # sampled at points
+    steps: tuple[PointStep, ...]
+
+
+@dataclass(frozen=True)
 class KeypointHead:
     """One heatmap per detection and keypoint."""
 
@@ -284,6 +318,7 @@ class DetectorSpec:
     box_head: BoxHead | None = None
     mask_pooler: Pooler | None = None
     mask_head: MaskHead | None = None
+    point_head: PointHead | None = None  # makes the mask head's logits
     keypoint_pooler: Pooler | None = None
     keypoint_head: KeypointHead | None = None
     dense: DenseHead | None = None
@@ -316,7 +351,10 @@ class DetectorSpec:
     def feature_tensors(self) -> list[str]:
         """The feature maps that heads read, each once."""
         maps = [level.feature_tensor for level in self.anchor_levels()]
-        return list(dict.fromkeys([*maps, *(name for pooler in self.poolers() for name in pooler.feature_tensors)]))
+        maps += [name for pooler in self.poolers() for name in pooler.feature_tensors]
+        if self.point_head is not None:
+            maps += [each.feature_tensor for each in (*self.point_head.maps, *self.point_head.point_maps)]
+        return list(dict.fromkeys(maps))
 
     def dense_tensors(self) -> list[str]:
         """Predictions at every location ([1, channels, H, W]) from which boxes are decoded."""

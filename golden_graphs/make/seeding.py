@@ -36,6 +36,7 @@ SPREAD = {
     "bbox_pred": 0.7,
     "predictor": 2.0,
     "score_lowres": 2.0,
+    "coarse_head.prediction": 2.0,
     "conv2_offset": 0.25,
 }
 # Mean of a layer's output, by the end of its name; 0 for all others.
@@ -44,7 +45,7 @@ MEAN: dict[str, float] = {}
 POSITIONS = ("pos_embed", "rel_pos_h", "rel_pos_w", "relative_position_bias_table", "absolute_pos_embed")
 
 Recipe = dict[str, tuple[int, float]]  # parameter name: (stream, scale)
-LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv, ModulatedDeformConv)
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv, ModulatedDeformConv)
 NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -202,4 +203,6 @@ def _linear(layer: Any, inputs: tuple[torch.Tensor, ...], weight: torch.Tensor) 
     if isinstance(layer, (DeformConv, ModulatedDeformConv)):
         mask = inputs[2] if len(inputs) > 2 else None
         return deform_conv2d(x, inputs[1], weight, None, layer.stride, layer.padding, layer.dilation, mask)
+    if isinstance(layer, nn.Conv1d):
+        return nn.functional.conv1d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
     return nn.functional.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxgraft.detector.spec import DenseLevel, RPNLevel
 from onnxgraft.ir.builder import Builder
@@ -32,6 +33,19 @@ def rows_of(table: Value, index: Value, hints: tuple[str, str]) -> Value:
     """Rows [N, k, size] of each image's own table [N, rows, size], by int64 [N, k]."""
     rows, selected = hints
     return table.take_nd(index.unsqueeze(2, hint="last").named(rows), batch_dims=1).named(selected)
+
+
+def of_classes(b: Builder, per_class: Value, classes: gs.Tensor, channels: int, size: int, first: int = 0) -> Value:
+    """Of values [rows, channels, ...], `size` a channel, those of each row's class: [rows, size].
+
+    Args:
+        classes: int32 [N, D], N * D = rows, counted from 0; class 0 is in channel `first`.
+    """
+    rows = int(np.prod(classes.shape))
+    flat = per_class.reshape(rows * channels, size, hint="per_class").named("per_class")
+    kinds = b.of(classes).reshape(rows, hint="rows").named("class")
+    of_row = constant("first_of_row", np.arange(rows, dtype=np.int32) * np.int32(channels) + np.int32(first))
+    return flat.take((kinds + of_row).named("index")).named("of_class")
 
 
 def first_valid_rows(b: Builder, valid: Value, batch: int) -> Value:
