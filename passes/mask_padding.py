@@ -29,10 +29,11 @@ class MaskPadding(Pass):
 
     detectron2 pads an image to the next multiple of 32 and no further; what a larger canvas holds beyond that is zero at
     the input, but not after the first bias. This pass gives every convolution (deformable ones too) and pooling zeros
-    (the lowest value) there, rules out anchors there, and repeats the last row and column for RoIAlign, which clamps at
-    the edge of a map, and for bilinear upsampling, which does so too. Legal when (1) image sizes are an input
-    (normalize-input{image-sizes=true}), (2) every node up to the heads looks at one cell or at a window of it: nothing
-    averages over the whole canvas (GroupNorm, squeeze and excitation) or lets distant cells meet (attention).
+    (the lowest value) there, as it does maps that are sampled at points; it rules out anchors there, and repeats the last
+    row and column for RoIAlign, which clamps at the edge of a map, and for bilinear upsampling, which does so too. Legal
+    when (1) image sizes are an input (normalize-input{image-sizes=true}), (2) every node up to the heads looks at one cell
+    or at a window of it: nothing averages over the whole canvas (GroupNorm, squeeze and excitation) or lets distant cells
+    meet (attention).
     """
 
     requires: ClassVar[tuple[Fact | str, ...]] = (NORMALIZED_INPUT,)
@@ -64,6 +65,11 @@ class MaskPadding(Pass):
             graph.redirect([n for n in list(feature.outputs) if n.op == "RoiAlign"], feature, repeated)
             ctx.replaced[name] = repeated.name
             ctx.count("edges repeated")
+        for each in (*spec.point_head.maps, *spec.point_head.point_maps) if spec.point_head else ():
+            if each.feature_tensor not in ctx.values.point_maps:
+                filled_map = masks.fill(graph.tensor(each.feature_tensor), 0.0)
+                ctx.values.point_maps[each.feature_tensor] = filled_map.name
+                ctx.count("maps masked")
 
 
 def _trunk(graph: Graph, ctx: Context) -> list[gs.Node]:

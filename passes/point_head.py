@@ -45,10 +45,8 @@ class PointHead(DetectorPass[Points]):
         grid: Value | None = None
         for number, step in enumerate(head.steps, start=1):
             grid = made.refined(f"round{number}", step, grid)
+            made.hand_over(step.refined_tensor, grid)
             ctx.count("points predicted", made.boxes * step.points)
-        assert grid is not None
-        ctx.replaced[head.steps[-1].refined_tensor] = grid.name
-        graph.replace(graph.tensor(head.steps[-1].refined_tensor), grid.handle)
         graph.cleanup()
         infer_shapes(graph)
 
@@ -64,6 +62,7 @@ class _Points:
         self.graph, self.ctx, self.head = graph, ctx, head
         results = ctx.values.results
         self._boxes, self._classes = graph.tensor(results[Role.BOXES]), graph.tensor(results[Role.CLASSES])
+        ctx.replaced[ctx.spec().outputs.boxes_tensor or ""] = self._boxes.name
         self.images, self.detections = ctx.batch, int(self._classes.shape[1])
         self.boxes = self.images * self.detections
 
@@ -82,12 +81,12 @@ class _Points:
         for source, name in zip(maps, old, strict=True):
             share = (placed / constant("covered", np.array([source.width, source.height], np.float32))).named("within_map")
             grid = _outwards(share).reshape(self.images, self.detections, count, 2, hint="per_image").named("grid")
-            features = b.of(self.ctx.current(source.feature_tensor))
+            features = b.of(self.ctx.values.point_maps.get(source.feature_tensor, source.feature_tensor))
             found = _sampled(features, grid)
             if self.images > 1:
                 found = found.transpose(1, 0, 2, 3).named("sampled_by_channel")
                 found = found.reshape(1, -1, self.boxes, count, hint="all_boxes").named("sampled_of_all")
-            self._hand_over(name, found)
+            self.hand_over(name, found)
 
     def refined(self, part: str, step: PointStep, before: Value | None) -> Value:
         """The grid [N * D, 1, side, side] of logits of each detection's class after a round."""
@@ -96,12 +95,12 @@ class _Points:
         if before is None:
             points: Value | np.ndarray = self.regular(side)
         else:
-            larger, places = self._least_certain(before, step)
+            larger, places = self._least_certain(b.of(before.handle), step)
             points = self._of_grid(places, side)
         self.sample(part, points, self.head.point_maps, step.sampled_tensors)
         coarse = b.of(self.head.coarse_tensor)
         inside = points if isinstance(points, Value) else b.of(b.const("points", np.repeat(points, self.boxes, 0)))
-        self._hand_over(step.coarse_tensor, _sampled(coarse, _outwards(inside.unsqueeze(2, hint="row").named("points"))))
+        self.hand_over(step.coarse_tensor, _sampled(coarse, _outwards(inside.unsqueeze(2, hint="row").named("points"))))
         logits = b.of(step.logits_tensor)
         own = self._of_class(b, logits, step)
         if larger is None or places is None:
@@ -136,7 +135,7 @@ class _Points:
             return logits.reshape(self.boxes, step.points, hint="one_class").named("of_class")
         return of_classes(b, logits, self._classes, channels, step.points)
 
-    def _hand_over(self, name: str, new: Value) -> None:
+    def hand_over(self, name: str, new: Value) -> None:
         self.graph.replace(self.graph.tensor(name), new.handle)
         self.ctx.replaced[name] = new.name
 

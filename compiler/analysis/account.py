@@ -162,8 +162,9 @@ class _Accounting:
             seen = Evidence()
             hold_step(self._graph, outputs, head, number, self._size, seen)
             ends = [*step.sampled_tensors, step.coarse_tensor, step.refined_tensor]
-            self._add(f"points of round {number + 1}", [*starts, head.coarse_tensor, step.logits_tensor, *before], ends, seen, [],
-                      f"{step.points} of {step.side}x{step.side}")  # fmt: skip
+            begins = [*starts, head.coarse_tensor, step.logits_tensor, *before]
+            said = f"{step.points} of {step.side}x{step.side}"
+            self._add(f"points of round {number + 1}", begins, ends, seen, [], said)
             before = [step.refined_tensor]
 
     def masks(self, head: MaskHead, box_head: BoxHead) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
+from onnxgraft.detector.spec import PointHead
 from onnxgraft.errors import InputError
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ops import RESHAPING, WEIGHTED
@@ -80,7 +81,8 @@ def find_regions(graph: Graph, ctx: Context) -> Regions:
             *(name for stage in spec.cascade for name in (stage.logits_tensor, stage.deltas_tensor)),
             *([spec.box_head.logits_tensor, spec.box_head.deltas_tensor] if spec.box_head else []),
         ],
-        "mask-head": [spec.mask_head.logits_tensor] if spec.mask_head else [],
+        "mask-head": _of_points(graph, spec.point_head) if spec.point_head else
+                     [spec.mask_head.logits_tensor] if spec.mask_head else [],
         "keypoint-head": [spec.keypoint_head.logits_tensor] if spec.keypoint_head else [],
         "semantic-head": [ctx.current(spec.semantic.logits_tensor)] if spec.semantic else [],
     }
@@ -89,6 +91,9 @@ def find_regions(graph: Graph, ctx: Context) -> Regions:
     features = [graph.tensor(name) for name in dict.fromkeys(maps)]
     pooled = [t for node in graph.nodes if _pools(node) for t in node.outputs]
     pooled += [t for node in graph.nodes if _zeroes_empty(node) for t in node.outputs]
+    if spec.point_head is not None:  # whose heads also read how many boxes there are
+        pooled += [graph.tensor(ctx.current(name)) for name in spec.point_head.read()]
+        pooled += [t for node in graph.nodes if node.op == "Shape" for t in node.outputs]
     regions = Regions()
     for region, names in ends.items():
         tensors = [graph.tensor(name) for name in names]
@@ -101,6 +106,11 @@ def find_regions(graph: Graph, ctx: Context) -> Regions:
     regions.predictors.update(layer.outputs[0].name for node in graph.nodes for layer in offset_layers(node))
     _number(graph, regions)
     return regions
+
+
+def _of_points(graph: Graph, head: PointHead) -> list[str]:
+    """What the heads of coarse masks and of points predict, before it is laid out."""
+    return [back_through(graph.tensor(name), RESHAPING).name for name in head.predicted()]
 
 
 def _pools(node: gs.Node) -> bool:

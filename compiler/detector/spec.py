@@ -217,6 +217,14 @@ class PointHead:
     point_maps: tuple[PointMap, ...]  # sampled at points
     steps: tuple[PointStep, ...]
 
+    def read(self) -> list[str]:
+        """The tensors that its heads read: features and coarse logits, sampled."""
+        return [*self.sampled_tensors, *(n for step in self.steps for n in (*step.sampled_tensors, step.coarse_tensor))]
+
+    def predicted(self) -> list[str]:
+        """The tensors that its heads predict: coarse masks and logits of points."""
+        return [self.coarse_tensor, *(step.logits_tensor for step in self.steps)]
+
 
 @dataclass(frozen=True)
 class KeypointHead:

@@ -78,6 +78,7 @@ class DetectorValues:
         proposals: what the box head pools first.
         head_boxes: [N, P, 4] in pixels of the canvas, what the last box head pooled.
         pooled: features of the detections, by the head that reads them.
+        point_maps: by the name of a map that is sampled at points, the one that is sampled instead.
         results: the outputs.
     """
 
@@ -90,6 +91,7 @@ class DetectorValues:
 
     def __init__(self, results: dict[Role, str] | None = None) -> None:
         self.results = ResultValues(results or {})
+        self.point_maps: dict[str, str] = {}
 
     def has(self, name: str) -> bool:
         """Whether a value was made: has("proposals")."""

@@ -9,7 +9,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.proof.compare import compare_values
 from onnxgraft.proof.cut import Cut, CutError
 from onnxgraft.proof.feeds import build_feeds, file_feeds
-from onnxgraft.proof.plan import Sides
+from onnxgraft.proof.sides import Sides
 
 _LIMIT = 1e-6  # of the largest magnitude: one rounding of a subtraction and a division
 

@@ -11,6 +11,7 @@ from onnxgraft.detector.spec import CascadeStage, DetectorSpec, Pooler
 from onnxgraft.proof.probes import Probe, clamp_deltas, rng_of
 from onnxgraft.proof.scenes import Boxes, Stage
 
+_MOST = 2**26  # numbers of one array
 _TILE = 10_007  # a prime, so that rows of a map do not repeat each other
 
 
@@ -29,10 +30,15 @@ def pooling_probes(spec: DetectorSpec, pooler: Pooler, maps: Sequence[Sequence[i
     """Boxes and feature maps: roles boxes, map0, map1, ..."""
     rng = rng_of(4)
     feeds: dict[str, NDArray[np.generic]] = {f"map{i}": feature_map(rng, shape) for i, shape in enumerate(maps)}
-    boxes = np.concatenate([_at_levels(spec, pooler, rng), _shapes(spec), _anywhere(spec, rng)])
+    boxes = np.concatenate([_at_levels(spec, pooler, rng), pooled_boxes(spec, rng)])
     rows = min(rows, 100)
     for start in range(0, len(boxes), rows):
         yield Probe("boxes of all sizes", {**feeds, "boxes": boxes[start : start + rows].astype(np.float32)})
+
+
+def pooled_boxes(spec: DetectorSpec, rng: np.random.Generator) -> Boxes:
+    """float64 [n, 4] within the canvas: odd shapes, and some anywhere."""
+    return np.concatenate([_shapes(spec), _anywhere(spec, rng)])
 
 
 def _at_levels(spec: DetectorSpec, pooler: Pooler, rng: np.random.Generator) -> Boxes:
@@ -92,13 +98,23 @@ def refinement_probes(spec: DetectorSpec, stage: CascadeStage, rows: int) -> Ite
 
 
 def mask_probes(spec: DetectorSpec, channels: int, rows: int, first: int) -> Iterator[Probe]:
-    """Logits [D, C, M, M] that differ in every cell, and classes that take every value from `first` on."""
+    """Logits [D, C, M, M] that differ in every cell, and classes that take every value from `first` on; role picked: those of
+    each row's class, [D, 1, M, M]."""
     assert spec.mask_head is not None
     rng, m = rng_of(6), spec.mask_head.resolution
-    logits = rng.normal(0, 2, (rows, channels, m, m)).astype(np.float32)
-    classes = first + rng.permutation(np.arange(rows) % (spec.num_classes or 1))
-    boxes = np.concatenate([_anywhere(spec, rng)] * (1 + rows // 24))[:rows].astype(np.float32)
-    yield Probe("every class", {"logits": logits, "classes": classes.astype(np.int64), "boxes": boxes})
+    every = first + rng.permutation(np.arange(rows) % (spec.num_classes or 1))
+    each = at_once(rows, channels * m * m)
+    for start in range(0, rows, each):
+        classes = every[start : start + each].astype(np.int64)
+        logits = rng.normal(0, 2, (len(classes), channels, m, m)).astype(np.float32)
+        boxes = np.concatenate([_anywhere(spec, rng)] * (1 + len(classes) // 24))[: len(classes)].astype(np.float32)
+        picked = logits[np.arange(len(classes)), classes if channels > 1 else 0][:, None]
+        yield Probe("every class", {"logits": logits, "classes": classes, "boxes": boxes, "picked": picked})
+
+
+def at_once(rows: int, size: int) -> int:
+    """How many rows of so many numbers are fed in one probe."""
+    return min(rows, max(1, _MOST // size))
 
 
 def heatmap_probes(spec: DetectorSpec, rows: int) -> Iterator[Probe]:

@@ -28,7 +28,7 @@ from onnxgraft.passes.emit.plain_input import make_plain
 from onnxgraft.passes.fix_input import resize_image
 from onnxgraft.plugins.efficient_nms import DENSE
 from onnxgraft.proof.feeds import Picture, build_feeds, file_feeds
-from onnxgraft.proof.plan import Sides
+from onnxgraft.proof.sides import Sides
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.read_outputs import from_outputs, from_raw_export
 from onnxgraft.targets import OrtRunner

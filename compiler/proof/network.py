@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.ir.weights import weight_of
-from onnxgraft.proof.plan import Sides
+from onnxgraft.proof.sides import Sides
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,13 @@ def compare_network(sides: Sides, normalized: str) -> Network:
     the spec at which parts begin. A batch may write the first dimension of a Reshape anew."""
     spec, ctx = sides.spec, sides.ctx
     starts = {normalized: ctx.values.normalized}
-    starts |= {p.pooled_tensor: ctx.current(p.pooled_tensor) for p in spec.poolers()}
+    read = [*(pooler.pooled_tensor for pooler in spec.poolers()), *(spec.point_head.read() if spec.point_head else ())]
+    starts |= {name: ctx.current(name) for name in read}
     heads = [spec.box_head.scores_tensor, spec.box_head.deltas_tensor] if spec.box_head else []
     heads += [name for stage in spec.cascade for name in (stage.scores_tensor, stage.deltas_tensor)]
-    heads += [head.logits_tensor for head in (spec.mask_head, spec.keypoint_head, spec.semantic) if head is not None]
+    masks = None if spec.point_head else spec.mask_head
+    heads += [head.logits_tensor for head in (masks, spec.keypoint_head, spec.semantic) if head is not None]
+    heads += spec.point_head.predicted() if spec.point_head else []
     ends = dict.fromkeys([*spec.dense_tensors(), *spec.feature_tensors(), *heads])
     return _Comparison(sides, starts).run(ends)
 

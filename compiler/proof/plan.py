@@ -3,73 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnxgraft.detector.outputs import Role
-from onnxgraft.detector.spec import BoxHead, DetectorSpec, Pooler
-from onnxgraft.ir.graph import Graph
-from onnxgraft.manifest import IMAGE_SIZES
-from onnxgraft.pipeline.context import Context
+from onnxgraft.detector.spec import BoxHead, Pooler
 from onnxgraft.proof import map_probes, parts, probes
 from onnxgraft.proof.parts import Part, Port
-
-
-@dataclass
-class Sides:
-    """The file's graph after folding at the build's size (one image), the compiled one with plugin ops as functions."""
-
-    file: Graph
-    build: Graph
-    ctx: Context
-
-    def __post_init__(self) -> None:
-        self.spec: DetectorSpec = self.ctx.spec()
-        self._tensors = {t.name: t for t in self.build.gs.inputs}
-        self._tensors |= {t.name: t for node in self.build.nodes for t in node.outputs}
-        self._of_file = {t.name: t for t in self.file.gs.inputs}
-        self._of_file |= {t.name: t for node in self.file.nodes for t in node.outputs}
-
-    def now(self, name: str) -> str:
-        """The compiled graph's name for a tensor of the spec: its own where it is still there, else what took its place."""
-        return name if name in self._tensors else self.ctx.current(name)
-
-    def tensor(self, name: str) -> gs.Tensor:
-        """A tensor of the compiled graph."""
-        return self._tensors[name]
-
-    def file_tensor(self, name: str) -> gs.Tensor:
-        """A tensor of the file's graph."""
-        return self._of_file[name]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor of the compiled graph; -1 where a dimension is not known."""
-        known = self._tensors[name].shape if name in self._tensors else None
-        return tuple(d if isinstance(d, int) else -1 for d in known or ())
-
-    def port(self, role: str, name: str, lay: parts.Layout) -> Port:
-        """A tensor of the spec on both sides."""
-        now = self.now(name)
-        return Port(role, name, now, lay, self.shape(now))
-
-    def site(self, role: str, name: str, lay: parts.Layout, file: str | None = None) -> Port:
-        """A tensor that passes made for all images, and what it stands for in the file."""
-        return Port(role, file, name, lay, self.shape(name))
-
-    @property
-    def graphs(self) -> tuple[Graph, Graph]:
-        return self.file, self.build
-
-    def whole_canvas(self) -> list[Port]:
-        """The true size of each image, where that is an input: all of the canvas."""
-        if not self.ctx.io.image_sizes:
-            return []
-        image = self.spec.image
-        size = np.array([image.height, image.width], np.float32)
-        return [Port("", None, IMAGE_SIZES, lambda _, shape: np.broadcast_to(size, shape), self.shape(IMAGE_SIZES))]
+from onnxgraft.proof.point_parts import point_parts
+from onnxgraft.proof.sides import Sides, with_rows
 
 
 def parts_of(sides: Sides, only: str | None = None) -> Iterator[Part]:
@@ -87,6 +30,8 @@ def parts_of(sides: Sides, only: str | None = None) -> Iterator[Part]:
     for head, pooler in spec.detection_poolers().items():
         name = f"pooling of the {head.value}s"
         makers[name] = partial(_pooling, sides, name, pooler)
+    if spec.point_head is not None:
+        makers |= point_parts(sides, spec.point_head)
     if spec.mask_head is not None:
         makers["masks"] = partial(_masks, sides)
     if spec.keypoint_head is not None:
@@ -157,12 +102,8 @@ def _detections(sides: Sides, head: BoxHead) -> Part:
         sides.site("boxes", values.proposals.valid, parts.valid),
         *sides.whole_canvas(),
     ]
-    ports = [p if p.lay is not parts.rows else _with_rows(p, sides.ctx.batch * number) for p in ports]
+    ports = [p if p.lay is not parts.rows else with_rows(p, sides.ctx.batch * number) for p in ports]
     return _detected(sides, "detections", ports, partial(probes.detection_probes, spec, head, number))
-
-
-def _with_rows(port: Port, number: int) -> Port:
-    return Port(port.role, port.file, port.build, port.lay, (number, *port.shape[1:]))
 
 
 def _proposal_heads(sides: Sides) -> dict[str, Callable[[], Part]]:
@@ -197,7 +138,7 @@ def _refinement(sides: Sides, name: str, number: int) -> Part:
     rows = sides.shape(boxes)[1]
     ports = [
         sides.site("boxes", boxes, parts.per_image, stage.pooler.boxes_tensor),
-        _with_rows(sides.port("deltas", stage.deltas_tensor, parts.rows), sides.ctx.batch * rows),
+        with_rows(sides.port("deltas", stage.deltas_tensor, parts.rows), sides.ctx.batch * rows),
         *sides.whole_canvas(),
     ]
     ends = {"value": following}, {"value": sides.ctx.current(following)}
@@ -211,8 +152,12 @@ def _masks(sides: Sides) -> Part:
     first = spec.box_head.first_class if spec.box_head is not None else 0
     channels = 1 if spec.mask_head.class_agnostic else (spec.num_classes or 1) + first
     logits = sides.port("logits", spec.mask_head.logits_tensor, parts.rows)
+    if spec.point_head is not None and channels > 1:  # whose class was picked at each point
+        picked = Port("picked", None, logits.build, parts.rows, logits.shape)
+        logits = Port("logits", logits.file, None, parts.rows)
     ports = [
-        _with_rows(logits, sides.ctx.batch * number),
+        with_rows(logits, sides.ctx.batch * number),
+        *([with_rows(picked, sides.ctx.batch * number)] if logits.build is None else []),
         sides.site("classes", results[Role.CLASSES], partial(parts.classes, first=first), spec.outputs.classes_tensor),
         Port("boxes", spec.outputs.boxes_tensor, None, parts.rows),  # only their number is read
     ]
@@ -225,6 +170,6 @@ def _heatmaps(sides: Sides) -> Part:
     spec, results = sides.spec, sides.ctx.values.results
     assert spec.keypoint_head is not None
     number = sides.shape(results[Role.CLASSES])[1]
-    logits = _with_rows(sides.port("logits", spec.keypoint_head.logits_tensor, parts.rows), sides.ctx.batch * number)
+    logits = with_rows(sides.port("logits", spec.keypoint_head.logits_tensor, parts.rows), sides.ctx.batch * number)
     ends = {"value": spec.outputs.heatmaps_tensor or ""}, {"value": results[Role.HEATMAPS]}
     return parts.Valued("heatmaps", sides.graphs, [logits], ends, partial(map_probes.heatmap_probes, spec, number))

@@ -21,9 +21,10 @@ from onnxgraft.proof.models import BuildModel, Delivered, FileModel, forms_at
 from onnxgraft.proof.network import compare_network
 from onnxgraft.proof.parts import Part
 from onnxgraft.proof.pictures import Compared, compare_pictures, in_batches, pictures_of
-from onnxgraft.proof.plan import Sides, parts_of
+from onnxgraft.proof.plan import parts_of
 from onnxgraft.proof.probes import Probe
 from onnxgraft.proof.proof import Proof
+from onnxgraft.proof.sides import Sides
 from onnxgraft.proof.witness import Kept, Witness
 from onnxgraft.runtime.comparison import MatchReport, match
 from onnxgraft.runtime.detections import Detections

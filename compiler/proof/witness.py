@@ -18,7 +18,7 @@ from onnxgraft.pipeline.instrument import Instrument
 from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.pipeline.record import PassRecord
 from onnxgraft.proof.own_cuts import check_cut, declares_cut
-from onnxgraft.proof.plan import Sides
+from onnxgraft.proof.sides import Sides
 
 
 @dataclasses.dataclass(frozen=True)

@@ -222,7 +222,7 @@ def pooler(head: CfgNode) -> dict[str, Any]:
 
 
 def main() -> None:
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     parser = argparse.ArgumentParser(description="Remake the golden graphs from detectron2.")
     parser.add_argument("--shapes-weights", type=Path, help="state dict of the trained detector")
     parser.add_argument("--config", type=Path, help="its detectron2 config")

@@ -29,6 +29,12 @@ THIN = [
 ]  # fmt: skip
 CLASSES = "MODEL.ROI_HEADS.NUM_CLASSES=7"
 SEMANTIC = ["MODEL.SEM_SEG_HEAD.CONVS_DIM=32", "MODEL.SEM_SEG_HEAD.NUM_CLASSES=11"]
+POINTS = [
+    "MODEL.ROI_MASK_HEAD.NAME=PointRendMaskHead", "MODEL.ROI_MASK_HEAD.POOLER_TYPE=''", "MODEL.ROI_MASK_HEAD.FC_DIM=64",
+    "MODEL.ROI_MASK_HEAD.POINT_HEAD_ON=True", "MODEL.POINT_HEAD.NUM_CLASSES=7", "MODEL.POINT_HEAD.FC_DIM=32",
+    "MODEL.POINT_HEAD.IN_FEATURES=['p2','p3']", "MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS=196",
+    "MODEL.POINT_HEAD.SUBDIVISION_STEPS=3",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,10 @@ MEMBERS: dict[str, Member] = {
     ),
     "mask_rcnn_vitdet_thin": Member(
         "common/models/mask_rcnn_vitdet.py", build=_vitdet, size=(256, 256), background=2.0,
+    ),
+    "pointrend_thin": Member(
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
+        (CLASSES, *POINTS, "TEST.DETECTIONS_PER_IMAGE=50"), background=2.0,
     ),
     "keypoint_rcnn_thin": Member(
         "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml", (f"MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS={[32] * 8}",), background=1.0,

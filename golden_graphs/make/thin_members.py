@@ -82,7 +82,7 @@ def compact(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Remake the thin members of all families.")
     parser.add_argument("names", nargs="*", help="members to remake [all]")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of the golden graphs")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1], help="folder of the golden graphs")
     args = parser.parse_args()
     for name in args.names or members.MEMBERS:
         remake(name, members.MEMBERS[name], args.output / name)

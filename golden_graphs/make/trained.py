@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Store a trained detector of shapes as a golden graph.")
     parser.add_argument("name", choices=train_shapes.RECIPES)
     parser.add_argument("--weights", type=Path, help="state dict; without it the export stays, and only answers are renewed")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of the golden graphs")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1], help="folder of the golden graphs")
     args = parser.parse_args()
     home = args.output / args.name
     if args.weights is None:

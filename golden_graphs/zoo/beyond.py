@@ -14,6 +14,7 @@ from onnxgraft.errors import InputError
 from onnxgraft.frontends.detectron2 import configs
 
 _MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+_POINTS = "projects/PointRend/configs/InstanceSegmentation/pointrend_rcnn_R_50_FPN_1x_coco.yaml"
 _VITDET, _MVIT = "projects/ViTDet/configs/COCO", "projects/MViTv2/configs"
 _SIZES = ("model.backbone.square_pad={side}",)
 
@@ -51,6 +52,7 @@ ROWS: dict[str, Beyond] = {
         f"{_VITDET}/cascade_mask_rcnn_mvitv2_b_in21k_100ep.py", _SIZES,
     ),
     f"{_MVIT}/mask_rcnn_mvitv2_t_3x.py": Beyond(f"{_MVIT}/mask_rcnn_mvitv2_t_3x.py"),
+    _POINTS: Beyond(_POINTS),
     "Mask R-CNN, boxes pooled from p4": Beyond(_MASK, ("MODEL.ROI_HEADS.IN_FEATURES=['p4']",)),
     "Mask R-CNN, boxes pooled from p2, p3": Beyond(_MASK, ("MODEL.ROI_HEADS.IN_FEATURES=['p2','p3']",)),
     "Mask R-CNN, boxes pooled from p3 to p5": Beyond(_MASK, ("MODEL.ROI_HEADS.IN_FEATURES=['p3','p4','p5']",)),

@@ -19,8 +19,9 @@ from onnxgraft.passes.default import default_pipeline
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.proof import witness
-from onnxgraft.proof.plan import Sides, parts_of
+from onnxgraft.proof.plan import parts_of
 from onnxgraft.proof.prove import first_failure, prove
+from onnxgraft.proof.sides import Sides
 from onnxgraft.proof.witness import Witness
 
 SIZE = Size(256, 320)

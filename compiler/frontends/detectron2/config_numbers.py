@@ -114,13 +114,19 @@ def _heads(heads: Any) -> dict[str, Any]:
     }
     found: dict[str, Any] = {"box_head": box}
     if getattr(heads, "mask_on", False) and not single:
-        pooler = heads.mask_pooler
-        found["mask_head"] = {"size": 2 * pooler.output_size[0], "pooler": {"aligned": _pooler(pooler)["aligned"]}}
+        found["mask_head"] = _masks(heads)
     if getattr(heads, "keypoint_on", False):
         head = heads.keypoint_head
         size = int(2 * head.up_scale) * heads.keypoint_pooler.output_size[0]
         found["keypoint_head"] = {"keypoints": head.num_keypoints, "size": size}
     return found
+
+
+def _masks(heads: Any) -> dict[str, Any]:
+    pooler, head = heads.mask_pooler, heads.mask_head
+    if pooler is None:  # PointRend's, which samples the maps itself
+        return {"size": head.mask_point_subdivision_init_resolution * 2**head.mask_point_subdivision_steps}
+    return {"size": 2 * pooler.output_size[0], "pooler": {"aligned": _pooler(pooler)["aligned"]}}
 
 
 def _pooler(pooler: ROIPooler) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from detectron2 import model_zoo
 from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
+from detectron2.projects import point_rend
 from omegaconf import OmegaConf
 
 from onnxgraft.errors import InputError
@@ -79,6 +80,7 @@ def pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
 
 def _yaml(path: Path, items: list[tuple[str, str]]) -> Source:
     cfg = get_cfg()
+    point_rend.add_pointrend_config(cfg)  # keys of a project; its configs do not say that they need them
     try:
         cfg.merge_from_file(str(path))
         cfg.merge_from_list([part for item in items for part in item])

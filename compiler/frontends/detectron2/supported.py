@@ -23,6 +23,8 @@ MODELING = {
     "roi_heads": {"StandardROIHeads", "Res5ROIHeads", "CascadeROIHeads", "FastRCNNConvFCHead", "FastRCNNOutputLayers",
                   "MaskRCNNConvUpsampleHead", "KRCNNConvDeconvUpsampleHead"},
 }  # fmt: skip
+POINT_REND = "detectron2.projects.point_rend."
+POINT_HEADS = {"PointRendROIHeads", "PointRendMaskHead", "ConvFCHead", "StandardPointHead"}
 ONE_SIZE = {"ViT", "SwinTransformer", "MViT"}
 """Backbones whose windows and positions are traced as those of one size."""
 CODERS = (box_regression.Box2BoxTransform, box_regression.Box2BoxTransformLinear)
@@ -71,6 +73,8 @@ def notes_on_size(model: torch.nn.Module, height: int, width: int) -> list[str]:
 def _known(kind: type) -> bool:
     if kind.__module__.startswith(PLAIN):
         return True
+    if kind.__module__.startswith(POINT_REND):
+        return kind.__name__ in POINT_HEADS
     package, _, rest = kind.__module__.partition("detectron2.modeling.")
     return not package and kind.__name__ in MODELING.get(rest.partition(".")[0], ())
 

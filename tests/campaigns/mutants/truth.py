@@ -19,9 +19,10 @@ from onnxgraft.proof.cut import Arrays, Cut, CutError
 from onnxgraft.proof.models import BuildModel
 from onnxgraft.proof.parts import Part
 from onnxgraft.proof.pictures import in_batches
-from onnxgraft.proof.plan import Sides, parts_of
+from onnxgraft.proof.plan import parts_of
 from onnxgraft.proof.probes import Probe
 from onnxgraft.proof.prove import first_failure
+from onnxgraft.proof.sides import Sides
 from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.detections import Detections
 
