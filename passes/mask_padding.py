@@ -12,6 +12,7 @@ from onnxgraft.analysis.reach import Reach, reaches
 from onnxgraft.errors import InputError, Refusal
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.ops import RESHAPING
 from onnxgraft.ir.traverse import descendants
 from onnxgraft.ir.value import Value, constant, where
 from onnxgraft.manifest import IMAGE_SIZES
@@ -67,8 +68,11 @@ class MaskPadding(Pass):
             ctx.count("edges repeated")
         for each in (*spec.point_head.maps, *spec.point_head.point_maps) if spec.point_head else ():
             if each.feature_tensor not in ctx.values.point_maps:
-                filled_map = masks.fill(graph.tensor(each.feature_tensor), 0.0)
-                ctx.values.point_maps[each.feature_tensor] = filled_map.name
+                feature = graph.tensor(each.feature_tensor)
+                samplers = [node for node in list(feature.outputs) if _is_sampled(node)]
+                zeroed = masks.fill(feature, 0.0)
+                graph.redirect(samplers, feature, zeroed)
+                ctx.values.point_maps[each.feature_tensor] = zeroed.name
                 ctx.count("maps masked")
 
 
@@ -86,6 +90,13 @@ def _trunk(graph: Graph, ctx: Context) -> list[gs.Node]:
             live.add(id(node))
             stack += [t.inputs[0] for t in node.inputs if t.inputs]
     return [node for node in graph.nodes if id(node) in live]
+
+
+def _is_sampled(node: gs.Node) -> bool:
+    """Whether a reader of a map only hands it on to what samples it at points."""
+    if node.op == "GridSample":
+        return True
+    return node.op in RESHAPING | {"Gather"} and all(_is_sampled(n) for n in node.outputs[0].outputs)
 
 
 def _everywhere(graph: Graph, old: gs.Tensor, new: gs.Tensor) -> gs.Tensor:

@@ -84,8 +84,8 @@ class _Made:
         self.rng = probes.random(seed)
         height, width = image
         self.boxes = probes.boxes(self.rng, _BOXES, image)
-        self.boxes[:2] = [[0, 0, width, height], [width / 3, height / 2, width, height]]
-        self.boxes[:, 2:] = np.maximum(self.boxes[:, 2:], self.boxes[:, :2] + 1)
+        self.boxes[:3] = [[0, 0, width, height], [0, 0, 1.5, 2.5], [width - 2, height - 1, width, height]]  # read beyond a map
+        self.boxes[3:, 2:] = np.maximum(self.boxes[3:, 2:], self.boxes[3:, :2] + 1)
         classes = graph.tensor(head.steps[-1].refined_tensor).shape[1]
         self.classes = self.rng.integers(0, int(classes), _BOXES)
         self.feeds = {outputs.boxes_tensor or "": self.boxes, outputs.classes_tensor or "": self.classes}

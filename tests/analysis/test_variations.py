@@ -116,7 +116,7 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
         ("cascade_mask_rcnn_thin", changed(1, FLOAT, "Mul", 0.9), "a Mul makes the scores of the detections"),
         ("mask_rcnn_DC5_thin", changed(4, FLOAT, "Sqrt"), "a Sqrt makes the masks"),
         ("mask_rcnn_DC5_thin", pooled_wider, "a Mul makes the boxes that this head is pooled from"),
-        ("mask_rcnn_DC5_thin", sampled_at_points, "the masks are sampled .* point by point, as in PointRend"),
+        ("mask_rcnn_DC5_thin", sampled_at_points, "the masks are sampled .* point by point, and not as by PointRend"),
         ("retinanet_thin", changed(2, FLOAT, "Add", 1.0), "a Add makes the values of output"),
         ("fcos_thin", changed(1, FLOAT, "Mul", 0.9), "a Mul makes the values of output"),
         ("rpn_FPN_thin", changed(2, FLOAT, "Add", 1.0), "a Add makes the proposals"),

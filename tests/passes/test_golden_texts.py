@@ -25,7 +25,7 @@ STORED = catalog.ROOT / "mask_rcnn" / "passes"
 PIPELINE = default_pipeline(CompileOptions(), "onnxruntime")
 NAMES = [step.name() for step in PIPELINE.passes]
 # Passes for other exports, or for parts that a Mask R-CNN lacks: they leave it as it is and have no text of their own.
-FOR_OTHERS = ("repair-roi-align", "take-proposals", "dense-decode", "dense-nms", "keypoint-head", "deform-conv")
+FOR_OTHERS = ("repair-roi-align", "take-proposals", "dense-decode", "dense-nms", "point-head", "keypoint-head", "deform-conv")
 FILES = [f"{name}.txt" for name in NAMES[NAMES.index("simplify") :] if name not in FOR_OTHERS]
 
 
@@ -59,6 +59,7 @@ def test_passes_for_other_detectors_are_skipped_and_say_why(kept: Texts) -> None
         "take-proposals": "the detector has no input of proposals",
         "dense-decode": "the detector has no dense head",
         "dense-nms": "the detector has no dense head",
+        "point-head": "the detector has no point head",
         "keypoint-head": "the detector has no keypoint head",
         "deform-conv": "the graph has no DeformConv",
     }

@@ -46,6 +46,11 @@ def cascade(tmp_path_factory: pytest.TempPathFactory) -> Witness:
     return witness.run(catalog.resolve("cascade_mask_rcnn_thin", tmp_path_factory.mktemp("golden")), _pipeline(), None)
 
 
+@pytest.fixture(scope="module")
+def points(tmp_path_factory: pytest.TempPathFactory) -> Witness:
+    return witness.run(catalog.resolve("pointrend_thin", tmp_path_factory.mktemp("golden")), _pipeline(), None)
+
+
 def _sides(seen: Witness) -> Sides:
     assert seen.recognised is not None
     return seen.sides(seen.recognised)
@@ -132,6 +137,34 @@ def test_faults_of_a_cascade(cascade: Witness) -> None:
     sides = _sides(cascade)
     _constant("Min", "cascade/stage1/clipped", 1, lambda b: b * 10)(sides.build)
     assert _failing(sides) == ["boxes after stage 1"]
+
+
+FAULTS_OF_POINTS = {
+    "the grid of the coarse masks moved": (
+        ["grid of the coarse masks"], _constant("Mul", "point_head/coarse/within_box", 0, lambda grid: grid + 0.01)),
+    "zeros outside a map are lost": (
+        ["points of round 1"], _attribute("GridSample", "point_head/round1/sampled", "padding_mode", lambda _: "border")),
+    "the points of a grid moved": (
+        ["points of round 3"], _constant("Add", "point_head/round3/column_centre", 1, lambda half: half * 2)),
+    "a map of another extent": (
+        ["points of round 2"], _constant("Div", "point_head/round2/within_map", 1, lambda covered: covered + 4)),
+    "another class's points": (
+        ["points of round 2"], _constant("Add", "point_head/round2/index", 1, lambda first: first + 1)),
+    "the most certain points": (
+        ["points of round 3"], _attribute("TopK", "point_head/round3/least_certain", "largest", lambda _: 0)),
+}  # fmt: skip
+
+
+def test_no_part_of_points_fails_without_a_fault(points: Witness) -> None:
+    assert _failing(_sides(points)) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_POINTS)
+def test_faults_of_points(points: Witness, fault: str) -> None:
+    parts, edit = FAULTS_OF_POINTS[fault]
+    sides = _sides(points)
+    edit(sides.build)
+    assert _failing(sides) == parts
 
 
 @dataclass(frozen=True, kw_only=True)

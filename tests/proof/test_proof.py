@@ -31,7 +31,8 @@ def proved(model: str, folder: Path, **options: Any) -> Proof:
 
 
 @pytest.mark.parametrize(
-    "model", ["mask_rcnn", "cascade_mask_rcnn_thin", "fast_rcnn_thin", "fcos_thin", "keypoint_rcnn_thin", "rpn_FPN_thin"]
+    "model", ["mask_rcnn", "cascade_mask_rcnn_thin", "fast_rcnn_thin", "fcos_thin", "keypoint_rcnn_thin", "rpn_FPN_thin",
+              "pointrend_thin"]
 )
 def test_members_are_proved_part_by_part_and_on_a_picture(model: str, tmp_path: Path) -> None:
     proof = proved(model, tmp_path)
