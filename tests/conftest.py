@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What is loaded by now stays, and graphs are many small objects: searching them all for garbage took a fifth of the time."""
+    """What is loaded by now stays, and graphs are many small objects: searching them for garbage took a fifth of the time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
