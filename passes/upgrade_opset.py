@@ -13,6 +13,7 @@ from onnxgraft.analysis.foreign import refuse_foreign
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.serde import Skeleton
+from onnxgraft.ir.traverse import tensors
 from onnxgraft.ir.weights import weight_of
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
@@ -61,8 +62,8 @@ def _refusal(graph: Graph, what: str, error: Exception) -> Refusal:
 
 def _keep_loaded(old: gs.Graph, new: gs.Graph) -> None:
     """Weights that live in a file stay the same objects; nothing is copied."""
-    before = old.tensors()
-    for name, tensor in new.tensors().items():
+    before = tensors(old)
+    for name, tensor in tensors(new).items():
         known = before.get(name)
         if isinstance(tensor, gs.Constant) and isinstance(known, gs.Constant) and weight_of(known) is not None:
             tensor._values = known._values

@@ -168,7 +168,8 @@ def _score(
     names: Mapping[int, str],
     max_detections: int,
 ) -> dict[str, Any]:
-    reference = COCO(truth, use_deepcopy=True, print_function=_silent)
+    rows = {kind: [dict(row) for row in truth[kind]] for kind in ("images", "annotations", "categories")}  # COCO adds to rows
+    reference = COCO({**truth, **rows}, print_function=_silent)
     lvis = is_lvis(truth) and kind != "keypoints"
     evaluation = COCOeval_faster(reference, reference.loadRes(entries), kind, print_function=_silent, lvis_style=lvis)
     evaluation.print_function = _silent

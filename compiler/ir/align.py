@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.printer import attributes_text, body_text
-from onnxgraft.ir.traverse import node_inputs
+from onnxgraft.ir.traverse import node_inputs, tensors
 from onnxgraft.ir.value_text import type_text, value_text
 
 
@@ -178,7 +178,7 @@ def _rename(a: Graph, b: Graph, pairs: _Pairs) -> None:
             made_by_pair = bool(theirs.inputs) and id(theirs.inputs[0]) in pairs.of_b
             if id(theirs) in own or isinstance(theirs, gs.Constant) or made_by_pair:
                 names.setdefault(id(theirs), mine.name)
-    taken = set(names.values()) | set(a.gs.tensors())
+    taken = set(names.values()) | set(tensors(a.gs))
     for tensor in _tensors(b):
         if id(tensor) in names:
             tensor.name = names[id(tensor)]

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
+from onnxgraft.ir import traverse
 from onnxgraft.ir.serde import Skeleton, Weight, mark_external
 from onnxgraft.ir.weights import MappedValues, weight_of
 from onnxgraft.ir.wire import GRAPH_INITIALIZER, MODEL_GRAPH, opening
@@ -85,7 +86,7 @@ class Exporter:
 
     def export(self, graph: gs.Graph, functions: Sequence[onnx.FunctionProto]) -> Exported:
         """The graph as it stands, with its model-local functions."""
-        tensors = graph.tensors()
+        tensors = traverse.tensors(graph)
         held = [t for t in tensors.values() if isinstance(t, gs.Constant)]
         places = {t.name: weight for t in held if (weight := weight_of(t)) is not None}
         headers = {name: self._header(tensors[name], weight) for name, weight in places.items()}

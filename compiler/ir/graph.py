@@ -19,10 +19,11 @@ from onnxgraft.errors import Refusal
 from onnxgraft.ir.bounds import Bounds
 from onnxgraft.ir.converted import was_converted
 from onnxgraft.ir.exporting import IR_VERSION, PLUGIN_DOMAIN, Exported, Exporter
+from onnxgraft.ir.importing import import_model
 from onnxgraft.ir.observed import Observed
 from onnxgraft.ir.ops import WITH_GRAPHS
 from onnxgraft.ir.serde import Skeleton, read_skeleton
-from onnxgraft.ir.traverse import node_inputs
+from onnxgraft.ir.traverse import node_inputs, tensors
 from onnxgraft.ir.weights import MappedValues
 from onnxgraft.ir.writing import write_model
 
@@ -75,9 +76,9 @@ class Graph:
         model = skeleton.model
         functions = [f for f in model.functions if f.domain == PLUGIN_DOMAIN]
         del model.functions[:]
-        graph = Graph(gs.import_onnx(model), functions)
+        graph = Graph(import_model(model), functions)
         graph.converted = was_converted(model)
-        for tensor in graph.gs.tensors().values():
+        for tensor in tensors(graph.gs).values():
             if isinstance(tensor, gs.Constant) and tensor.name in skeleton.weights:
                 tensor._values = MappedValues(tensor._values.tensor, skeleton.weights[tensor.name])
                 tensor.data_location = None
@@ -146,9 +147,9 @@ class Graph:
         key = id(self.gs), self.current_pass
         if getattr(self, "_taken_key", None) != key:
             self._taken_key = key
-            self._taken_names = set(self.gs.tensors()) | {node.name for node in self.gs.nodes}
+            self._taken_names = set(tensors(self.gs)) | {node.name for node in self.gs.nodes}
             for sub in self.subgraphs():
-                self._taken_names |= set(sub.tensors())
+                self._taken_names |= set(tensors(sub))
         return self._taken_names
 
     def cleanup(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from onnxgraft.errors import Refusal
 from onnxgraft.ir.bounds import elements
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ops import DATA_DEPENDENT
+from onnxgraft.ir.traverse import tensors
 
 _LONGEST_SHAPE = 64  # numbers in a constant that an operator's shape may depend on
 
@@ -28,16 +30,21 @@ def infer_shapes(graph: Graph, propagate: bool = False) -> None:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=propagate)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         raise Refusal(f"shape inference failed: {' '.join(str(error).split())[:300]}") from None
-    tensors = graph.gs.tensors()
+    named, types = tensors(graph.gs), dict[bytes, tuple[Any, list[int | str] | None]]()
     for info in [*inferred.graph.value_info, *inferred.graph.output]:
-        tensor = tensors.get(info.name)
+        tensor = named.get(info.name)
         if not isinstance(tensor, gs.Variable) or not info.type.HasField("tensor_type"):
             continue
-        kind = info.type.tensor_type
-        if kind.elem_type:
-            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        if kind.HasField("shape"):
-            tensor.shape = _dims(kind.shape, info.name)
+        told = info.type.SerializeToString()
+        if told not in types:  # few are different
+            kind = info.type.tensor_type
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if kind.elem_type else None
+            types[told] = dtype, _dims(kind.shape) if kind.HasField("shape") else None
+        dtype, shape = types[told]
+        if dtype is not None:
+            tensor.dtype = dtype
+        if shape is not None:
+            tensor.shape = _named(shape, info.name)
 
 
 def first_misfit(graph: Graph) -> str | None:
@@ -66,7 +73,7 @@ def infer_node(node: gs.Node, opset: int) -> None:
         if tensor.dtype is None:
             tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         if tensor.shape is None and kind.HasField("shape"):
-            tensor.shape = _dims(kind.shape, tensor.name)
+            tensor.shape = _named(_dims(kind.shape), tensor.name)
 
 
 def size_known(node: gs.Node, opset: int) -> bool:
@@ -87,7 +94,7 @@ def size_known(node: gs.Node, opset: int) -> bool:
     for tensor in node.outputs:
         kind = inferred[tensor.name].tensor_type if tensor.name in inferred else None
         if kind is not None and kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
-            tensor.shape = _dims(kind.shape, tensor.name)
+            tensor.shape = _named(_dims(kind.shape), tensor.name)
     return all(is_static(t) for t in node.outputs if t.name)
 
 
@@ -117,10 +124,14 @@ def _says_shape(tensor: gs.Tensor) -> bool:
     return isinstance(tensor, gs.Constant) and elements(tensor.shape) <= _LONGEST_SHAPE
 
 
-def _dims(shape: onnx.TensorShapeProto, name: str) -> list[int | str]:
-    return [
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or f"{name}_{i}") for i, d in enumerate(shape.dim)
-    ]
+def _dims(shape: onnx.TensorShapeProto) -> list[int | str]:
+    """Sides and their names; no name ("") where nothing is known."""
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in shape.dim]
+
+
+def _named(dims: list[int | str], name: str) -> list[int | str]:
+    """The same, in which what is not known is named by the tensor and the axis."""
+    return [f"{name}_{axis}" if side == "" else side for axis, side in enumerate(dims)]
 
 
 def forget_shapes(graph: Graph) -> None:

@@ -12,6 +12,23 @@ from onnxgraft.errors import Refusal
 from onnxgraft.ir.ops import WITH_GRAPHS
 
 
+def tensors(graph: gs.Graph) -> dict[str, gs.Tensor]:
+    """All tensors of a graph by name, subgraphs' own excluded, as gs.Graph.tensors gives them: inputs first, then in the order
+    of the nodes."""
+    found: dict[str, gs.Tensor] = {}
+    for tensor in graph.inputs:
+        found[tensor.name] = tensor
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            found[tensor.name] = tensor
+        for tensor in node.outputs:
+            found[tensor.name] = tensor
+    for tensor in graph.outputs:
+        found[tensor.name] = tensor
+    found.pop("", None)  # inputs that are left out
+    return found
+
+
 def producer(tensor: gs.Tensor) -> gs.Node | None:
     """The node that makes a tensor; None for constants and inputs."""
     return tensor.inputs[0] if tensor.inputs else None

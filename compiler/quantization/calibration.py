@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.value_text import value_text
 from onnxgraft.pipeline.context import Context
 from onnxgraft.quantization import methods
-from onnxgraft.quantization.histogram import Histogram
+from onnxgraft.quantization.histogram import SMALLEST, Histogram
 from onnxgraft.runtime.images import ResizeRule
 
 FORMAT = "onnxgraft calibration 1"
@@ -60,8 +61,12 @@ class Calibration:
     skipped: list[str] = field(default_factory=list)
     tensors: dict[str, Histogram] = field(default_factory=dict)
 
-    def save(self, path: Path) -> None:
-        """Write as JSON, atomically. Raises InputError when the place cannot be written."""
+    def save(self, path: Path, level: int = SMALLEST) -> None:
+        """Write as JSON, atomically, compressed as Histogram.to_dict says. Raises InputError where it cannot be written."""
+        names = sorted(self.tensors)
+        with ThreadPoolExecutor() as pool:  # zlib compresses without Python's lock
+            held = pool.map(lambda name: self.tensors[name].to_dict(level), names)
+            tensors = dict(zip(names, held, strict=True))
         data = {
             "format": FORMAT,
             "graph": self.key.graph,
@@ -69,7 +74,7 @@ class Calibration:
             "images": pictures_digest(self.pictures),
             "pictures": sorted(self.pictures),
             "skipped": sorted(self.skipped),
-            "tensors": {name: self.tensors[name].to_dict() for name in sorted(self.tensors)},
+            "tensors": tensors,
         }
         write_json(path, data, indent=1)
 

@@ -24,7 +24,7 @@ from onnxgraft.ir.writing import write_model
 from onnxgraft.pipeline.context import Context
 from onnxgraft.quantization.calibration import Calibration, Key, pictures_digest
 from onnxgraft.quantization.dataset import Picture
-from onnxgraft.quantization.histogram import Histogram
+from onnxgraft.quantization.histogram import QUICKEST, Histogram
 from onnxgraft.runtime.feeds import Feeder
 from onnxgraft.runtime.images import ResizeRule
 
@@ -118,7 +118,7 @@ class _Kept:
         """Raises InputError: the file cannot be written."""
         if self.state is not None:
             calibration.skipped = list(skipped)
-            calibration.save(self.state)
+            calibration.save(self.state, QUICKEST)
             self.at, self.done = time.monotonic(), done
 
     def now_and_then(self, calibration: Calibration, skipped: list[str], done: int) -> None:

@@ -19,7 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 4096  # at least half of them are in use
+SMALLEST, QUICKEST = 9, 1  # how far zlib compresses counts; the former takes 70 times as long for a tenth less
 _CHUNK = 1 << 18  # values binned at a time, so that they and the scratch arrays stay in the cache
+_LANES = 4  # so many counters a bin has for values that are mostly zero, which take turns
+_LANE = np.tile(np.arange(_LANES, dtype=np.uint16) * BINS, _CHUNK // _LANES)
 _HIGHEST = 128  # of float32
 _LOWEST = -100  # smaller ranges are not told apart
 
@@ -88,9 +91,13 @@ class Histogram:
             np.abs(scaled, out=scaled)
         np.copyto(where, scaled, casting="unsafe")  # by way of int32 it takes half the time
         np.copyto(index, where, casting="unsafe")
-        counted = cv2.calcHist([index.reshape(1, -1)], [0], None, [BINS], [0, BINS])  # float32, exact for a chunk
-        self.counts += counted.reshape(-1).astype(np.int64)
-        self.zeros += int(np.count_nonzero(np.equal(part, 0, out=flags)))
+        zeros = int(np.count_nonzero(np.equal(part, 0, out=flags)))
+        lanes = _LANES if zeros > part.size // 4 else 1  # else each zero would wait for the one before it to be counted
+        if lanes > 1:
+            np.add(index, _LANE[: part.size], out=index)
+        counted = cv2.calcHist([index.reshape(1, -1)], [0], None, [lanes * BINS], [0, lanes * BINS])
+        self.counts += counted.reshape(lanes, BINS).sum(axis=0, dtype=np.int64)  # float32 are exact for a chunk
+        self.zeros += zeros
 
     def _grow(self, exponent: int | None) -> None:
         """Widen the range to at least 2**exponent."""
@@ -113,10 +120,10 @@ class Histogram:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the counts up to the last one that is not zero, compressed."""
+    def to_dict(self, level: int = SMALLEST) -> dict[str, Any]:
+        """Plain values for JSON; the counts up to the last one that is not zero, compressed by zlib as far as `level` says."""
         used = int(np.flatnonzero(self.counts)[-1]) + 1 if self.counts.any() else 0
-        packed = zlib.compress(self.counts[:used].astype("<i8").tobytes(), 9)
+        packed = zlib.compress(self.counts[:used].astype("<i8").tobytes(), level)
         return {
             "exponent": self.exponent, "total": self.total, "zeros": self.zeros, "negatives": self.negatives,
             "bad": self.bad, "low": self.low if self.total else None, "high": self.high if self.total else None,

@@ -17,6 +17,7 @@ from onnxgraft.quantization import methods, trt_cache
 from onnxgraft.quantization.calibration import Calibration, Key, group_ranges, key_of, pictures_digest
 from onnxgraft.quantization.collect import collect, state_name
 from onnxgraft.quantization.dataset import Picture
+from onnxgraft.quantization.histogram import QUICKEST
 from onnxgraft.runtime.images import ResizeRule
 
 NEEDS = "int8 needs calibration images: give --calib DIR (about 100 pictures like those it will see)"
@@ -155,7 +156,7 @@ class Provider:
                     return held
         state = place.with_suffix(".part")
         calibration = collect(graph, ctx, names, key, pictures, state, _with_time_left(self.progress), self.rule)
-        calibration.save(place)
+        calibration.save(place, QUICKEST)
         self.used.append(f"{len(calibration.pictures)} images, calibrated now")
         return calibration
 

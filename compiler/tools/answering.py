@@ -95,12 +95,13 @@ class Material:
 @dataclass(frozen=True)
 class Subject:
     """What is judged: the model that it came from, a sentence on what answers, the number of its classes and their names, as
-    far as they are known."""
+    far as they are known, and a build that was left open."""
 
     source: str
     what: str
     classes: int | None = None
     names: tuple[str, ...] = ()
+    opened: Build | None = None
 
     def categories(self, truth: Truth, where: Path | None) -> list[int] | None:
         """The category of each class: by name where both sides have the same names, else in the order of the ids (None).
@@ -122,33 +123,35 @@ class Subject:
         return None
 
 
-def subject_of(run: str, engine: str) -> Subject:
-    """What a run is. Raises InputError."""
+def subject_of(run: str, engine: str, answers: bool = True) -> Subject:
+    """What a run is; a build that answers here stays open for it. Raises InputError."""
     if is_folder(Path(run)):
         build = open_build(run, engine=engine)
         manifest, what = build.manifest, build.notice or "the build as it stands"
-        build.close()
-        return Subject(manifest.source.model, what, manifest.classes, manifest.class_names)
+        if not answers:
+            build.close()
+        return Subject(manifest.source.model, what, manifest.classes, manifest.class_names, build if answers else None)
     catalog.resolve(run, CACHE)
     return Subject(run, "the exported graph in ONNX Runtime")
 
 
 def answers_of(
     run: str, engine: str, material: Material, truth: Truth, progress: Progress, shards: int | None = None,
-    opened: Detector | None = None,
+    opened: Build | None = None,
 ) -> Iterator[tuple[int, Answer]]:  # fmt: skip
     """The answer for each picture, in their order; what an interrupted evaluation has answered is not asked for again.
 
     Args:
-        run, engine: what answers, see tools.evaluate.evaluate; `opened` instead of opening it.
+        run, engine: what answers, see tools.evaluate.evaluate.
         material, truth: the pictures, and what is asked of them.
         progress: called with (images done, images in all, name of the next).
         shards: on so many tasks of a Ray cluster.
+        opened: the run, where it is a build that is open; it is opened again without.
 
     Raises:
         InputError: a picture cannot be read, or the run cannot answer.
     """
-    state = CACHE / f"eval-{_key(run, engine, material, truth)}"
+    state = CACHE / f"eval-{_key(run, engine, material, truth, opened)}"
     files = {image_id: state / f"{image_id}.npz" for image_id in truth.ids}
     missing = {image_id for image_id, file in files.items() if not file.is_file()}
     held: dict[int, bytes] = {}  # of shards, where the cache cannot be written
@@ -164,7 +167,7 @@ def answers_of(
         return answer
 
     asked = [i for i in files if i in missing]
-    detector = opened or _detector(run, engine) if asked else None
+    detector = Detector.of(opened) if opened else _detector(run, engine) if asked else None
     made = behind(keep, _results(detector, truth, asked) if detector else (), 2)
     with closing(made):
         for done, (image_id, file) in enumerate(files.items()):
@@ -215,10 +218,10 @@ def _shard(run: str, engine: str, material: Material, ids: Sequence[int]) -> tup
         return [], str(error)
 
 
-def _key(run: str, engine: str, material: Material, truth: Truth) -> str:
+def _key(run: str, engine: str, material: Material, truth: Truth, opened: Build | None) -> str:
     """What answers belong to: the run, what runs it, the pictures, and what is asked of them."""
     if is_folder(Path(run)):
-        manifest = Manifest.read(Path(run))
+        manifest = opened.manifest if opened else Manifest.read(Path(run))
         identity: Any = [digest(Path(run) / MANIFEST), manifest.sha256]
     else:
         identity = digest(catalog.resolve(run, CACHE))

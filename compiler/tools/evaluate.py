@@ -61,13 +61,13 @@ def evaluate(
     Raises:
         InputError: what was given does not fit together, in one line.
     """
-    subject = subject_of(run, engine)
+    subject = subject_of(run, engine, answers=shards is None)
     what = subject.what
     material = Material(subject.source, images, annotations, limit, semantic, panoptic, panoptic_pictures)
     truth, answers = material.truth(), stored or material.stored()
     categories = subject.categories(truth, annotations)
     judges = Judges(truth, semantic, read_truth(panoptic, panoptic_pictures) if panoptic else None, categories)
-    for image_id, answer in answers_of(run, engine, material, truth, progress, shards):
+    for image_id, answer in answers_of(run, engine, material, truth, progress, shards, subject.opened):
         judges.add(image_id, answer)
     rows = {Path(run).name: judges.report()}
     if judges.unjudged and panoptic is None:

@@ -12,7 +12,7 @@ import pytest
 from onnxgraft.errors import InputError
 from onnxgraft.quantization import trt_cache
 from onnxgraft.quantization.calibration import Calibration, Key, merge_files
-from onnxgraft.quantization.histogram import BINS, Histogram
+from onnxgraft.quantization.histogram import BINS, QUICKEST, Histogram
 from onnxgraft.quantization.methods import METHODS, amax, check
 
 KEY = Key("network", {"canvas": [32, 32]})
@@ -39,8 +39,11 @@ def samples(seed: int) -> list[np.ndarray]:
     return arrays
 
 
-def test_counts_are_those_of_numpy() -> None:
-    (values, *_) = samples(0)
+@pytest.mark.parametrize("zeros", [0, 15, 60, 99])  # percent; of many of them the counters take turns
+def test_counts_are_those_of_numpy(zeros: int) -> None:
+    rng = np.random.default_rng(zeros)
+    values = rng.normal(size=300_007).astype(np.float32)  # more than are counted at a time
+    values[rng.random(values.size) < zeros / 100] = 0
     made = histogram_of(values)
     assert made.exponent is not None
     assert 2.0 ** (made.exponent - 1) <= np.abs(values).max() < 2.0**made.exponent
@@ -165,6 +168,14 @@ def test_shards_merge_into_the_bytes_of_one_run(tmp_path: Path) -> None:
         parts.append(tmp_path / f"{name}.json")
     merge_files(parts, tmp_path / "merged.json")
     assert (tmp_path / "merged.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_a_quickly_written_file_is_read_as_the_same(tmp_path: Path) -> None:
+    calibration([0, 1]).save(tmp_path / "small.json")
+    calibration([0, 1]).save(tmp_path / "quick.json", QUICKEST)
+    assert (tmp_path / "quick.json").stat().st_size > (tmp_path / "small.json").stat().st_size
+    Calibration.load(tmp_path / "quick.json").save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "small.json").read_bytes()
 
 
 def test_what_cannot_be_merged_says_why() -> None:

@@ -13,6 +13,8 @@ from helpers.stand_ins import panoptic
 from onnxgraft.errors import InputError
 from onnxgraft.evaluation.table import table
 from onnxgraft.runtime.predictor import Predictor
+from onnxgraft.runtime.variants import Build, open_build
+from onnxgraft.tools import answering
 from onnxgraft.tools.evaluate import evaluate
 
 SIZE = (83, 125)
@@ -53,6 +55,18 @@ def test_its_own_segments_have_quality_one(annotated: Path) -> None:
     assert report["images"] == 3
     with pytest.raises(InputError, match="no such folder of panoptic pictures"):
         evaluate(str(annotated), Path("images"), panoptic=Path("pan.json"), panoptic_pictures=Path("gone"))
+
+
+def test_a_build_is_opened_once(annotated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def counted(run: str, engine: str) -> Build:
+        opened.append(run)
+        return open_build(run, engine)
+
+    monkeypatch.setattr(answering, "open_build", counted)
+    assert evaluate(str(annotated), Path("images"), panoptic=Path("pan.json"))["images"] == 3
+    assert opened == [str(annotated)]
 
 
 def test_interrupted_it_goes_on(annotated: Path) -> None:

@@ -23,7 +23,7 @@ from onnxgraft.runtime.mask_edges import edges
 from onnxgraft.runtime.postprocess import ImageDetections, to_original
 from onnxgraft.runtime.read_outputs import from_outputs
 from onnxgraft.runtime.session import Session
-from onnxgraft.tools.answering import Detector, Material, answers_of
+from onnxgraft.tools.answering import Material, answers_of
 from onnxgraft.tools.benchmark.process import Rows, measure
 from onnxgraft.tools.evaluate import Judges
 from onnxgraft.tools.infer import Outputs, Summary, names_of, told_frames
@@ -138,8 +138,7 @@ class _Subject:
         truth = from_files(folder, annotations)
         judges = Judges(truth, None, None)
         material = Material(self.session.manifest.source.model, folder, annotations)
-        opened = Detector.of(self.session)
-        for image_id, answer in answers_of(str(self.run), "auto", material, truth, lambda *_: None, opened=opened):
+        for image_id, answer in answers_of(str(self.run), "auto", material, truth, lambda *_: None, opened=self.session):
             judges.add(image_id, answer)
         judges.report()
         return (time.perf_counter() - started) * 1000 / self.pictures
