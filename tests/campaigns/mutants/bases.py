@@ -43,7 +43,7 @@ from onnxgraft.targets import onnxruntime
 WEIGHTS = {
     "retinanet_thin": 5, "mask_rcnn": 5, "fast_rcnn_thin": 3, "keypoint_rcnn_thin": 3, "panoptic_fpn_thin": 2, "fcos_thin": 3,
     "cascade_mask_rcnn_thin": 3, "rpn_FPN_thin": 2, "semantic_fpn_thin": 1, "faster_rcnn_C4_thin": 1,
-    "mask_rcnn_torchvision_thin": 2, "retinanet_torchvision_thin": 2, "fcos_torchvision_thin": 1,
+    "mask_rcnn_torchvision_thin": 2, "retinanet_torchvision_thin": 2, "fcos_torchvision_thin": 1, "pointrend_thin": 2,
 }  # fmt: skip
 PICTURES = 3  # of which the first two decide whether a change has an effect
 
