@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +23,7 @@ class InjectAnchors(Pass):
     """Replace the anchor generator by one constant per level.
 
     The graph's own generator is folded at the fixed size and compared with the closed form. Legal when (1) the grid of
-    every level is static, (2) both agree within `tolerance` pixels. A graph whose anchors were folded before keeps its
+    every level is static, (2) both agree within `tolerance` pixels. Anchors that are joined of all levels are one constant. A graph whose anchors were folded before keeps its
     constants; the closed form is used then. A detector without anchors is left alone.
     """
 
@@ -35,21 +36,22 @@ class InjectAnchors(Pass):
         return None if ctx.spec().anchor_levels() else "the detector has no anchors"
 
     def run(self, graph: Graph, ctx: Context) -> None:
-        for level in ctx.spec().anchor_levels():
-            expected = grid_anchors(level)
-            if level.anchors_tensor is None:
-                ctx.anchors.append(expected)
+        for name, group in itertools.groupby(ctx.spec().anchor_levels(), key=lambda level: level.anchors_tensor):
+            levels = list(group)
+            expected = [grid_anchors(level) for level in levels]
+            if name is None:
+                ctx.anchors += expected
                 continue
-            tensor = graph.tensor(level.anchors_tensor)
+            tensor = graph.tensor(name)
             anchors = evaluate(graph, [tensor])[0]
             flat = anchors.reshape(-1, 4)
-            error = float(np.abs(flat - expected).max()) if flat.shape == expected.shape else float("inf")
+            fitting = len(flat) == sum(map(len, expected))
+            error = float(np.abs(flat - np.concatenate(expected)).max()) if fitting else float("inf")
             if not error <= self.tolerance:
-                raise Refusal(f"anchors of stride {level.stride} differ from the closed form by {error:.3g} pixels "
+                raise Refusal(f"anchors of stride {levels[0].stride} differ from the closed form by {error:.3g} pixels "
                               f"(tolerance {self.tolerance:g})", tensor.inputs[0].name if tensor.inputs else None)  # fmt: skip
-            builder = Builder(graph, f"anchors/stride{level.stride}", [n.name for n in tensor.inputs])
+            builder = Builder(graph, f"anchors/stride{levels[0].stride}", [n.name for n in tensor.inputs])
             graph.replace(tensor, builder.const("constant", anchors.astype(np.float32)))
-            ctx.anchors.append(np.ascontiguousarray(flat, dtype=np.float32))
+            own = np.ascontiguousarray(flat, dtype=np.float32)
+            ctx.anchors += np.split(own, np.cumsum([len(e) for e in expected])[:-1])
             ctx.count("anchors", len(flat))
-
-
