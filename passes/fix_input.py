@@ -36,13 +36,14 @@ SIZE_DIVISIBILITY = 32  # the strides of detectron2's backbones divide it, and e
 class FixInput(Pass):
     """Fix the input to [batch, 3, height, width] and recognise the detector.
 
-    Legal when (1) the only input is one image (of a Fast R-CNN also proposals [R, 4]); channels last, uint8, a batch of one,
-    levels of 0..1 and channels that the export turns around become one form, float32 [3, H, W] of 0..255, (2) height and
-    width are multiples of 32, or those of the export, which then pads nothing, (3) a graph whose shapes were folded before (by onnxsim) keeps its size, (4) the detector is
-    of a known family, whose boxes in another layout or divided by the image's size, classes from 1, and a batch axis in
-    front become the one form that builds have; with allow-unknown-outputs, outputs that it does not have stay as they
-    are. Post-processing of semantic logits that an export left in the graph is cut off: it belongs to one picture's size.
-    With a batch, the part that is not rewritten yet goes on with the first image.
+    Legal when (1) the only input is one image (of a Fast R-CNN also proposals [R, 4]); channels last, uint8, a batch of
+    one, levels of 0..1 and channels that the export turns around become one form, float32 [3, H, W] of 0..255, (2) height
+    and width are multiples of 32, or those of the export, which then pads nothing, (3) a graph whose shapes were folded
+    before (by onnxsim) keeps its size, (4) the detector is of a known family, whose boxes in another layout or divided by
+    the image's size, classes from 1, and a batch axis in front become the one form that builds have; with
+    allow-unknown-outputs, outputs that it does not have stay as they are. Post-processing of semantic logits that an
+    export left in the graph is cut off: it belongs to one picture's size. With a batch, the part that is not rewritten yet
+    goes on with the first image.
     """
 
     requires: ClassVar[tuple[Fact | str, ...]] = (SIMPLIFIED,)

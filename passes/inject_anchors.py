@@ -23,8 +23,9 @@ class InjectAnchors(Pass):
     """Replace the anchor generator by one constant per level.
 
     The graph's own generator is folded at the fixed size and compared with the closed form. Legal when (1) the grid of
-    every level is static, (2) both agree within `tolerance` pixels. Anchors that are joined of all levels are one constant. A graph whose anchors were folded before keeps its
-    constants; the closed form is used then. A detector without anchors is left alone.
+    every level is static, (2) both agree within `tolerance` pixels. Anchors that are joined of all levels are one
+    constant. A graph whose anchors were folded before keeps its constants; the closed form is used then. A detector
+    without anchors is left alone.
     """
 
     requires: ClassVar[tuple[Fact | str, ...]] = (STATIC_INPUT, DETECTOR)

@@ -94,7 +94,7 @@ def _nearly_whole(step: float, size: int) -> float:
 
 
 def anchors_before(decoded: gs.Tensor, deltas: Iterable[gs.Tensor], count: int) -> gs.Tensor | None:
-    """The nearest tensor [count, 4] or [1, count, 4] of a decoder that does not depend on the deltas; None where there is none."""
+    """The nearest tensor [count, 4] or [1, count, 4] of a decoder that does not depend on the deltas; else None."""
     moving = set[int]().union(*(descendants(tensor) for tensor in deltas))
     for node in ancestors_before(decoded, {"Conv"}):
         for tensor in node.inputs:

@@ -41,9 +41,9 @@ def analyse_class_head(
     found = classes_of(graph, *(parts_of(tensor) for tensor in joined))
     node = found.topk.name
     logits, deltas = _maps(found.scores, node), _maps(found.decoded, node)
-    counts = [_rows_of(*maps, found) for maps in zip(logits, deltas, strict=len(logits) == len(deltas))]
+    counts = [_rows_of(*maps, found) for maps in zip(logits, deltas, strict=False)]
     if len(logits) != len(deltas) or sum(counts) != found.anchors:
-        raise Refusal(f"class logits of {len(logits)} maps and deltas of {len(deltas)} do not fit {found.anchors} anchors", node)
+        raise Refusal(f"{len(logits)} maps of class logits and {len(deltas)} of deltas make not {found.anchors} anchors", node)
     _hold_scores(graph, found, logits)
     anchors = anchors_before(found.decoded, deltas, found.anchors)
     if anchors is None:
@@ -52,9 +52,8 @@ def analyse_class_head(
     coder = _coder(graph, found, deltas, generated)
     _hold_clip(graph, found, deltas, image)
     levels = []
-    for (of_scores, of_boxes), own in zip(
-        zip(logits, deltas, strict=True), np.split(generated, np.cumsum(counts)[:-1]), strict=True
-    ):
+    each = np.split(generated, np.cumsum(counts)[:-1])
+    for of_scores, of_boxes, own in zip(logits, deltas, each, strict=True):
         height, width = dims(of_scores, 4, "the class logits")[2:]
         levels.append(DenseLevel(
             height=height, width=width, topk=found.limit, feature_tensor=shared_feature(of_scores, of_boxes).name,
@@ -109,7 +108,7 @@ def _hold_scores(graph: Graph, found: ClassSelection, logits: Sequence[gs.Tensor
     expected = softmax(np.concatenate([by_location(v, found.columns) for v in values]))
     error = float(np.abs(given - expected).max())
     if not error < _TOLERANCE:
-        raise Refusal(f"scores differ by {error:.3g} from the softmax over classes and background of each anchor, as SSD has it",
+        raise Refusal(f"scores differ by {error:.3g} from the softmax over classes and background of each anchor, as in SSD",
                       found.topk.name)  # fmt: skip
 
 

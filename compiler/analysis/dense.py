@@ -29,7 +29,7 @@ from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate, repeated
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ops import RESHAPING
-from onnxgraft.ir.traverse import ancestors, ancestors_before, contains_op, dims
+from onnxgraft.ir.traverse import ancestors_before, contains_op, dims
 
 _OF_FLAT = frozenset({"Div", "Sub", "Where"})  # an anchor's number of that of a pair: a division that rounds down
 _TOLERANCE = 1e-5  # of scores, which are probabilities

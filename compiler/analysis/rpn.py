@@ -22,7 +22,6 @@ from onnxgraft.ir.traverse import (
     ancestors,
     ancestors_before,
     back_through,
-    descendants,
     dims,
     producer,
     value,

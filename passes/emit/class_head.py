@@ -1,4 +1,4 @@
-"""SSD's head: each class ranks all anchors by its own probability, is suppressed alone, and the best of all classes are kept."""
+"""SSD's head: each class ranks all anchors by its own probability and is suppressed alone; the best of all classes are kept."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def class_candidates(graph: Graph, ctx: Context, head: DenseHead, most: int) -> 
     rows = index.reshape(n, classes * k, hint="together").named("anchor")
     boxes = rows_of(clip(b, ctx, decoded), rows, ("rows", "selected_boxes"))
     flat = best.reshape(n, classes * k, hint="together").named("scores")
-    each = b.of(b.ints("class_of_each", np.repeat(np.arange(classes), k)[None]))
+    each = b.of(b.const("class_of_each", np.repeat(np.arange(classes), k)[None], np.int64))
     labels = each.op("Expand", constant("images", [n, classes * k])).named("classes")
     made = LevelValues(boxes.name, flat.name, labels.name)
     _hand_over(graph, ctx, head, (boxes, flat, labels), b)

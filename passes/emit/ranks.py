@@ -9,12 +9,12 @@ from onnxgraft.ir.value import Value, constant, emit, where
 
 
 def ranks_of(enters: Value, rows: int) -> Value:
-    """[G, rows, 1]: rows, rows - 1, ... 1 for what enters of each group's candidates bool [G, rows], best first; 0 for others."""
+    """float32 [G, rows, 1]: rows, rows - 1, ... 1 for what enters of each group, bool [G, rows] best first, else 0."""
     order = constant("order", np.arange(rows, 0, -1, dtype=np.float32).reshape(1, rows))
     return where(enters, order, constant("none", 0.0)).named("rank").unsqueeze(2, hint="last").named("ranks")
 
 
-def values_of_ranks(found: Value, values: Value, never: float, hints: tuple[str, str] = ("score", "group")) -> tuple[Value, Value]:
+def values_of_ranks(found: Value, values: Value, never: float, hints: tuple[str, str]) -> tuple[Value, Value]:
     """(values [G, M] of what survived, `never` where nothing did; bool [G, M], where something did).
 
     Args:
