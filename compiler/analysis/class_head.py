@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -45,6 +46,8 @@ def analyse_class_head(
     if len(logits) != len(deltas) or sum(counts) != found.anchors:
         raise Refusal(f"{len(logits)} maps of class logits and {len(deltas)} of deltas make not {found.anchors} anchors", node)
     _hold_scores(graph, found, logits)
+    if found.decoded is found.boxes:
+        _refuse_clip(found)
     anchors = anchors_before(found.decoded, deltas, found.anchors)
     if anchors is None:
         raise Refusal(f"boxes are decoded around no {found.anchors} anchors", node)
@@ -137,5 +140,9 @@ def _hold_clip(graph: Graph, found: ClassSelection, deltas: Sequence[gs.Tensor],
     offsets = np.random.Generator(np.random.Philox(16)).uniform(-_BEYOND, _BEYOND, (found.anchors, 4)).astype(np.float32)
     before, after = evaluate(graph, [found.decoded, found.boxes], _feeds(deltas, offsets))
     if not np.array_equal(after.reshape(-1, 4), clip(before.reshape(-1, 4), image).astype(np.float32)):
-        raise Refusal("the boxes of all anchors are not clipped to the image before each class takes its own, as SSD's are",
-                      found.topk.name)  # fmt: skip
+        _refuse_clip(found)
+
+
+def _refuse_clip(found: ClassSelection) -> NoReturn:
+    raise Refusal("the boxes of all anchors are not clipped to the image before each class takes its own, as SSD's are",
+                  found.topk.name)  # fmt: skip
