@@ -15,6 +15,7 @@ from onnxgraft.proof.scenes import Boxes, Scene, Stage
 SEED = 20_261_127
 _FAR = 1e4  # a delta that moves a box off every canvas
 _LOW = -40.0  # below every logit that counts
+_SURE = 1 - 1e-7  # above a threshold near 1, what lies a little higher is no probability any more
 _SILENT = -200.0  # its float32 sigmoid is 0
 
 
@@ -129,7 +130,8 @@ def _dense_level(
     logits = np.full((len(around), head.columns), _SILENT, np.float32)
     logits[:, : head.first_class] = 0  # of a background, beside which a softmax of one class is the sigmoid
     deltas = np.zeros((len(around), 4), np.float32)
-    scores = own.scores if level.centerness_tensor is None else own.scores**2
+    likely = np.minimum(own.scores, _SURE)
+    scores = likely if level.centerness_tensor is None else likely**2
     with np.errstate(divide="ignore"):
         logits[chosen, own.kinds + head.first_class] = np.maximum(np.log(scores / (1 - scores)), _SILENT)
     if head.coder is None:
