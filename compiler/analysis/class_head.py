@@ -10,19 +10,21 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.anchors import anchors_before, read_grid
-from onnxgraft.analysis.box_coder import measure_coder
+from onnxgraft.analysis.box_coder import Decode, measure_coder
 from onnxgraft.analysis.class_selection import ClassSelection, classes_of
 from onnxgraft.analysis.dense_levels import shared_feature, strides_apart
 from onnxgraft.analysis.dense_selection import parts_of
 from onnxgraft.analysis.provenance import iou_threshold, kept_after, scalars_near
+from onnxgraft.detector.geometry import grid_anchors
 from onnxgraft.detector.reference import by_location, clip, softmax
-from onnxgraft.detector.spec import BoxCoder, DenseHead, DenseLevel
+from onnxgraft.detector.spec import DenseHead, DenseLevel
 from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate, repeated
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.traverse import ancestors_before, dims
 
 _TOLERANCE = 1e-5  # of scores, which are probabilities
+_SAME = 1e-3  # pixels
 _BEYOND = 40.0  # deltas that send boxes over every side of the image
 
 
@@ -49,10 +51,9 @@ def analyse_class_head(
     if found.decoded is found.boxes:
         _refuse_clip(found)
     anchors = anchors_before(found.decoded, deltas, found.anchors)
-    if anchors is None:
-        raise Refusal(f"boxes are decoded around no {found.anchors} anchors", node)
-    generated = evaluate(graph, [anchors])[0].reshape(-1, 4)
-    coder = _coder(graph, found, deltas, generated)
+    decode = _decoder(graph, found, deltas)
+    generated = evaluate(graph, [anchors])[0].reshape(-1, 4) if anchors is not None else decode(_still(found))
+    coder = measure_coder(decode, generated, scalars_near(found.decoded, {"Conv"}), node)
     _hold_clip(graph, found, deltas, image)
     levels = []
     each = np.split(generated, np.cumsum(counts)[:-1])
@@ -60,15 +61,13 @@ def analyse_class_head(
         height, width = dims(of_scores, 4, "the class logits")[2:]
         levels.append(DenseLevel(
             height=height, width=width, topk=found.limit, feature_tensor=shared_feature(of_scores, of_boxes).name,
-            logits_tensor=of_scores.name, deltas_tensor=of_boxes.name, centerness_tensor=None, anchors_tensor=anchors.name,
+            logits_tensor=of_scores.name, deltas_tensor=of_boxes.name, centerness_tensor=None,
+            anchors_tensor=anchors.name if anchors is not None else None,
             boxes_tensor=joined[0].name, scores_tensor=joined[1].name, classes_tensor=joined[2].name,
             **vars(read_grid(own, height, width, image, node)),
         ))  # fmt: skip
-    levels = strides_apart(levels)
-    if any(fine.stride >= coarse.stride for fine, coarse in itertools.pairwise(levels)):
-        raise Refusal(f"the levels are joined in the order of strides {[v.stride for v in levels]}, not the finest first", node)
     return DenseHead(
-        levels=tuple(levels),
+        levels=_held(levels, generated, node),
         num_classes=found.columns - 1,
         coder=coder,
         score_threshold=found.threshold,
@@ -78,6 +77,21 @@ def analyse_class_head(
         activation="softmax",
         class_topk=found.limit,
     )
+
+
+def _held(levels: Sequence[DenseLevel], anchors: np.ndarray, node: str) -> tuple[DenseLevel, ...]:
+    """The levels, of distinct strides, whose grids are these anchors [A, 4] of all of them.
+
+    Raises:
+        Refusal: they are joined in another order than the finest first, or their anchors are no regular grid.
+    """
+    apart = strides_apart(levels)
+    if any(fine.stride >= coarse.stride for fine, coarse in itertools.pairwise(apart)):
+        raise Refusal(f"the levels are joined in the order of strides {[v.stride for v in levels]}, not the finest first", node)
+    error = float(np.abs(np.concatenate([grid_anchors(level) for level in apart]) - anchors).max())
+    if not error < _SAME:
+        raise Refusal(f"the anchors are no regular grid: they are {error:.3g} pixels off one", node)
+    return tuple(apart)
 
 
 def _maps(table: gs.Tensor, node: str) -> list[gs.Tensor]:
@@ -126,13 +140,14 @@ def _feeds(deltas: Sequence[gs.Tensor], offsets: np.ndarray) -> dict[str, np.nda
     return feeds
 
 
-def _coder(graph: Graph, found: ClassSelection, deltas: Sequence[gs.Tensor], anchors: np.ndarray) -> BoxCoder:
+def _decoder(graph: Graph, found: ClassSelection, deltas: Sequence[gs.Tensor]) -> Decode:
     decode = repeated(graph, [found.decoded], threads=None)
+    return lambda offsets: decode(_feeds(deltas, offsets))[0].reshape(-1, 4)
 
-    def respond(offsets: np.ndarray) -> np.ndarray:
-        return decode(_feeds(deltas, offsets))[0].reshape(-1, 4)
 
-    return measure_coder(respond, anchors, scalars_near(found.decoded, {"Conv"}), found.topk.name)
+def _still(found: ClassSelection) -> np.ndarray:
+    """Deltas of nothing, which give the anchors themselves: a small graph has been folded so far that it holds none."""
+    return np.zeros((found.anchors, 4), np.float32)
 
 
 def _hold_clip(graph: Graph, found: ClassSelection, deltas: Sequence[gs.Tensor], image: tuple[int, int]) -> None:

@@ -216,7 +216,7 @@ class DenseLevel:
     logits_tensor: str  # [1, A * K, H, W]; [1, A * (K + 1), H, W] where there is a background
     deltas_tensor: str  # [1, A * 4, H, W]
     centerness_tensor: str | None  # [1, A, H, W]
-    anchors_tensor: str  # [H*W*A, 4]; of all levels where they are joined before
+    anchors_tensor: str | None  # [H*W*A, 4] when the trace still computes it; of all levels where they are joined before
     boxes_tensor: str  # [k, 4], decoded boxes of the candidates above the threshold; of all levels where they are joined before
     scores_tensor: str  # [k], as these
     classes_tensor: str  # [k], as these

@@ -13,7 +13,9 @@ from helpers.torchvision import SIZE, Change, constants, file_answers, put, reco
 from onnx import numpy_helper
 
 from golden_graphs.zoo import checking
-from onnxgraft.detector.spec import DenseHead, DetectorSpec
+from onnxgraft.analysis.anchors import read_grid
+from onnxgraft.detector.geometry import grid_anchors
+from onnxgraft.detector.spec import DenseHead, DenseLevel, DetectorSpec
 from onnxgraft.errors import InputError, Refusal
 from onnxgraft.golden import catalog, pictures
 from onnxgraft.ir.graph import Graph
@@ -293,3 +295,38 @@ def test_its_own_canvas_need_not_be_a_multiple_of_32(folder: Path) -> None:
         FixInput(height=330, width=300).run(Graph.load(path), Context())
     with pytest.raises(Refusal):
         FixInput(height=300, width=300).run(Graph.load(path), Context())
+
+
+@pytest.mark.parametrize("size", [(300, 300), (320, 320), (512, 512), (640, 640), (200, 333), (800, 1333)])
+def test_grids_of_fractional_steps_are_read_as_torchvision_makes_them(size: tuple[int, int]) -> None:
+    """DefaultBoxGenerator's arithmetic, in float32; what it rounds to is said again to a few steps of float32."""
+    height, width = size
+    corners = np.array([width, height], np.float32)
+    sides = np.array([[0.2, 0.2], [0.3, 0.3], [0.28, 0.14], [0.14, 0.28]], np.float32)
+    for rows, columns in ((38, 38), (19, 20), (10, 10), (5, 7), (3, 3), (2, 3), (1, 4), (1, 1)):
+        x, y = ((np.arange(n) + 0.5).astype(np.float32) / np.float32(n) for n in (columns, rows))
+        centre = np.stack(np.meshgrid(x, y), -1).reshape(-1, 1, 2)
+        half = np.float32(0.5) * sides
+        anchors = np.concatenate([(centre - half) * corners, (centre + half) * corners], -1).reshape(-1, 4)
+        grid = read_grid(anchors, rows, columns, size, "node")
+        names = ("feature_tensor", "logits_tensor", "deltas_tensor", "boxes_tensor", "scores_tensor", "classes_tensor")
+        level = DenseLevel(height=rows, width=columns, topk=1, centerness_tensor=None, anchors_tensor=None,
+                           **vars(grid), **dict.fromkeys(names, ""))  # fmt: skip
+        error = np.abs(grid_anchors(level) - anchors).max()
+        assert error <= 4 * np.spacing(np.float32(max(size))), (rows, columns)
+
+
+def test_anchors_that_are_no_grid_are_refused(folder: Path) -> None:
+    """One default box lies a tenth of a pixel beside its place."""
+
+    def beside(model: onnx.ModelProto) -> None:
+        (softmax,) = nodes(model, "Softmax")
+        (join,) = [n for n in nodes(model, "Concat") if n.output[0] == "/anchor_generator/Concat_43_output_0"]
+        shift = np.zeros((7668, 4), np.float32)
+        shift[3000] = 0.1
+        made = onnx.helper.make_node("Add", ["as it was", named(model, "shift", shift)], [join.output[0]], "beside")
+        join.output[0] = "as it was"
+        moved(model, softmax, made)
+
+    with pytest.raises(Refusal, match=r"the anchors are no regular grid.*\(node '.+'\)"):
+        recognise(beside, folder, member=MEMBER)
