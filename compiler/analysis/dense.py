@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -54,8 +55,11 @@ def analyse_dense(graph: Graph) -> DetectorSpec:
     image = analyse_input(graph)
     outputs = recognise_outputs(graph)
     head = _head(graph, outputs, (image.height, image.width))
+    if head.activation == "softmax":  # torchvision's alone, whose pictures are RGB; SSDlite's mean does not tell
+        known = image if image.order_known else replace(image, order="RGB")
+        return DetectorSpec(family="ssd", image=known, outputs=outputs, dense=head)
     family = "fcos" if head.levels[0].centerness_tensor else "retinanet"
-    return DetectorSpec(family="ssd" if head.activation == "softmax" else family, image=image, outputs=outputs, dense=head)
+    return DetectorSpec(family=family, image=image, outputs=outputs, dense=head)
 
 
 def _head(graph: Graph, outputs: Outputs, image: tuple[int, int]) -> DenseHead:

@@ -36,7 +36,7 @@ class ImageInput:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     order: str  # "BGR" or "RGB": which channel comes first
-    order_known: bool  # False: the statistics do not tell, and detectron2's default is assumed
+    order_known: bool  # False: the statistics do not tell, and the default of detectron2, or of torchvision's SSD, is assumed
     normalized_tensor: str  # what the first convolution reads: [1, 3, H, W]
     reversed: bool = False  # whether the export has its channels in the other order, and turns them around itself
     white: float = WHITE  # what white is in the export's own input
