@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.members import picture
-from helpers.stages import Stages, detect, run_unordered, same
+from helpers.stages import SIZE, Stages, detect, run_unordered, same
 
 from onnxgraft.detector.outputs import Role
 from onnxgraft.errors import PassError
 from onnxgraft.golden import catalog
 from onnxgraft.ir.evaluate import evaluate
 from onnxgraft.ir.graph import PLUGIN_DOMAIN
+from onnxgraft.options import CompileOptions
 from onnxgraft.passes import DenseDecode
+from onnxgraft.passes.default import default_pipeline
 from onnxgraft.pipeline.context import Context
+from onnxgraft.pipeline.manager import PassManager
 from onnxgraft.proof.cut import Cut
 
 MEMBER = "ssd_torchvision_thin"
@@ -134,3 +137,11 @@ def test_a_second_run_is_refused(ssd: Stages) -> None:
     graph, ctx = ssd.after_pass("dense-nms")
     with pytest.raises(PassError, match="'dense-decode': the graph has no tensor"):
         run_unordered([DenseDecode()], graph, ctx)
+
+
+def test_exact_padding_is_refused(ssd: Stages) -> None:
+    """A softmax of the lowest logits for all classes is the same share for each: detections where there is nothing."""
+    graph, ctx = ssd.after_pass("input")
+    steps = default_pipeline(CompileOptions(size=SIZE, exact_padding=True), "onnxruntime").passes
+    with pytest.raises(PassError, match=r"'mask-padding': SSD's scores are a softmax .* without --exact-padding"):
+        PassManager(steps).run(graph, ctx)
