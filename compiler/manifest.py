@@ -114,7 +114,7 @@ class Preprocess:
     Attributes:
         mean, std: of each channel in `order`, 0..255; the graph itself normalises, padding takes the mean.
         order: the channel order that the network was trained with.
-        order_known: False where nothing told the order, and detectron2's default is assumed.
+        order_known: False where nothing told the order, and detectron2's default, or torchvision's of an SSD, is assumed.
         shortest_edge, longest_edge: detectron2's ResizeShortestEdge, in pixels.
     """
 

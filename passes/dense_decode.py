@@ -12,6 +12,7 @@ from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.value import Value, constant
 from onnxgraft.passes.emit.boxes import clip, decode, decode_linear
+from onnxgraft.passes.emit.class_head import class_candidates
 from onnxgraft.passes.emit.rows import by_location, first_image, largest, rows_of
 from onnxgraft.pipeline.base import DetectorPass
 from onnxgraft.pipeline.context import Context
@@ -25,8 +26,10 @@ class DenseDecode(DetectorPass[DenseHead]):
 
     The export ranks every class of every anchor (20 million at 1344x1344 with 80 classes) above the score threshold.
     Here anchors are ranked by their best class first: the k best pairs belong to the k best anchors, so the result is
-    the same. Pairs below the threshold stay in, at a fixed number of candidates; dense-nms rules them out. Legal when
-    (1) anchors are constants and (2) every level has a TopK of its own. A detector without a dense head is left alone.
+    the same. Pairs below the threshold stay in, at a fixed number of candidates; dense-nms rules them out. Of SSD, whose
+    classes rank all anchors each for itself, one softmax and one TopK over all of them take the place of a filter and a
+    TopK for each class. Legal when (1) anchors are constants and (2) every level, or every class, has a TopK of its own. A
+    detector without a dense head is left alone.
     """
 
     requires: ClassVar[tuple[Fact | str, ...]] = (ANCHORS, NORMALIZED_INPUT)
@@ -38,6 +41,9 @@ class DenseDecode(DetectorPass[DenseHead]):
         return spec.dense
 
     def rewrite(self, graph: Graph, ctx: Context, head: DenseHead) -> None:
+        if head.class_topk is not None:
+            ctx.values.levels = [class_candidates(graph, ctx, head, head.class_topk)]
+            return
         made: list[LevelValues] = []
         for level, anchors in zip(head.levels, ctx.anchors, strict=True):
             boxes, scores, classes = _Level(graph, ctx, head, level).candidates(anchors)

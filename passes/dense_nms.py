@@ -16,6 +16,7 @@ from onnxgraft.ir.shape_inference import infer_shapes
 from onnxgraft.ir.value import Value, concat, constant, where
 from onnxgraft.options import Count, Share
 from onnxgraft.passes.emit.boxes import clip, just_above, set_outputs, shortest_side
+from onnxgraft.passes.emit.class_head import suppress_classes
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.passes.emit.rows import largest
 from onnxgraft.pipeline.base import DetectorPass, Pass
@@ -32,9 +33,10 @@ class DenseNMS(DetectorPass[DenseHead]):
     A candidate has its score in its own class's column only, so no other class's suppression sees it. detectron2 keeps
     score > threshold and suppresses IoU > threshold; the plugin compares with >=, so it gets the next float up. Boxes
     are clipped after suppression and those without area are dropped, as detector_postprocess does; what is left moves
-    up. Legal when (1) dense-decode selected the candidates. Options override the export's values. Where more than the
-    plugin's 5000 candidates enter, UncappedNMS takes its place, which is native on every target. A detector without a
-    dense head is left alone.
+    up. Where the head clips before the suppression, as torchvision's do, none is dropped. SSD's classes are the batch of the
+    plugin, which suppresses each alone; the best of all follow. Legal when (1) dense-decode selected the candidates. Options
+    override the export's values. Where more than the plugin's 5000 candidates enter, UncappedNMS takes its place, which is
+    native on every target. A detector without a dense head is left alone.
     """
 
     requires: ClassVar[tuple[Fact | str, ...]] = (DENSE_CANDIDATES,)
@@ -63,7 +65,24 @@ class DenseNMS(DetectorPass[DenseHead]):
 
     def rewrite(self, graph: Graph, ctx: Context, head: DenseHead) -> None:
         b = Builder(graph, "dense/nms", [t.inputs[0].name for t in graph.gs.outputs if t.inputs])
-        levels = ctx.values.levels
+        score = head.score_threshold if self.score_threshold is None else self.score_threshold
+        iou = head.nms_threshold if self.iou_threshold is None else self.iou_threshold
+        most = self.detections or head.detections_per_image
+        if head.class_topk is not None:
+            made = suppress_classes(b, ctx, head, ctx.values.levels[0], score, iou, most)
+        else:
+            made = self._suppress_levels(b, ctx, head, (score, iou), most)
+        roles = (Role.NUM_DETECTIONS, Role.BOXES, Role.SCORES, Role.CLASSES)
+        ctx.values.results |= {role: value.name for role, value in zip(roles, made, strict=True)}
+        set_outputs(graph, ctx, [value.handle for value in made])
+        graph.cleanup()
+        infer_shapes(graph)
+
+    def _suppress_levels(
+        self, b: Builder, ctx: Context, head: DenseHead, thresholds: tuple[float, float], most: int
+    ) -> tuple[Value, ...]:
+        """The detections of the candidates of all levels, which have thresholds of scores and of IoU."""
+        levels, (score, iou) = ctx.values.levels, thresholds
         boxes = _all_levels(b, [level.boxes for level in levels], "boxes")
         scores = _all_levels(b, [level.scores for level in levels], "scores")
         classes = _all_levels(b, [level.classes for level in levels if level.classes], "classes")
@@ -73,20 +92,13 @@ class DenseNMS(DetectorPass[DenseHead]):
             [boxes, _per_class(scores, classes, head.num_classes)],
             [("count", np.int32, None), ("kept", np.float32, None),
              ("kept_scores", np.float32, None), ("kept_classes", np.int32, None)],
-            score_threshold=just_above(head.score_threshold if self.score_threshold is None else self.score_threshold),
-            iou_threshold=just_above(head.nms_threshold if self.iou_threshold is None else self.iou_threshold),
-            max_output_boxes=self.detections or head.detections_per_image,
+            score_threshold=just_above(score), iou_threshold=just_above(iou), max_output_boxes=most,
             background_class=-1, score_activation=0, class_agnostic=0, box_coding=0,
         )  # fmt: skip
         # One class a box: its native form needs no [boxes, classes] problem. What is below the threshold is dropped below.
         ctx.lowering[count.handle.inputs[0].name] = NmsLowering(grouping="box", below_threshold_tail=0)
-        made = _with_area(b, ctx, head, *kept)
-        roles = (Role.NUM_DETECTIONS, Role.BOXES, Role.SCORES, Role.CLASSES)
-        ctx.values.results |= {role: value.name for role, value in zip(roles, made, strict=True)}
         ctx.count("candidates", total)
-        set_outputs(graph, ctx, [value.handle for value in made])
-        graph.cleanup()
-        infer_shapes(graph)
+        return _with_area(b, ctx, head, *kept)
 
 
 def _all_levels(b: Builder, names: list[str], role: str) -> Value:

@@ -36,13 +36,14 @@ SIZE_DIVISIBILITY = 32  # the strides of detectron2's backbones divide it, and e
 class FixInput(Pass):
     """Fix the input to [batch, 3, height, width] and recognise the detector.
 
-    Legal when (1) the only input is one image (of a Fast R-CNN also proposals [R, 4]); channels last, uint8, a batch of one,
-    levels of 0..1 and channels that the export turns around become one form, float32 [3, H, W] of 0..255, (2) height and
-    width are multiples of 32, (3) a graph whose shapes were folded before (by onnxsim) keeps its size, (4) the detector is
-    of a known family, whose boxes in another layout or divided by the image's size, classes from 1, and a batch axis in
-    front become the one form that builds have; with allow-unknown-outputs, outputs that it does not have stay as they
-    are. Post-processing of semantic logits that an export left in the graph is cut off: it belongs to one picture's size.
-    With a batch, the part that is not rewritten yet goes on with the first image.
+    Legal when (1) the only input is one image (of a Fast R-CNN also proposals [R, 4]); channels last, uint8, a batch of
+    one, levels of 0..1 and channels that the export turns around become one form, float32 [3, H, W] of 0..255, (2) height
+    and width are multiples of 32, or those of the export, which then pads nothing, (3) a graph whose shapes were folded
+    before (by onnxsim) keeps its size, (4) the detector is of a known family, whose boxes in another layout or divided by
+    the image's size, classes from 1, and a batch axis in front become the one form that builds have; with
+    allow-unknown-outputs, outputs that it does not have stay as they are. Post-processing of semantic logits that an
+    export left in the graph is cut off: it belongs to one picture's size. With a batch, the part that is not rewritten yet
+    goes on with the first image.
     """
 
     requires: ClassVar[tuple[Fact | str, ...]] = (SIMPLIFIED,)
@@ -56,8 +57,8 @@ class FixInput(Pass):
     allow_unknown_outputs: bool = False
 
     def run(self, graph: Graph, ctx: Context) -> None:
-        self._check_size(ctx)
         was = make_plain(graph)
+        self._check_size(graph, ctx)
         before = resize_image(graph, self.height, self.width)
         try:
             take_resize_out(graph)
@@ -87,14 +88,15 @@ class FixInput(Pass):
         _cut_postprocessing(graph, ctx, ctx.detector)
         _to_nchw(graph, self.batch, ctx)
 
-    def _check_size(self, ctx: Context) -> None:
+    def _check_size(self, graph: Graph, ctx: Context) -> None:
         if ctx.only_size is not None and ctx.only_size != (self.height, self.width):
             height, width = ctx.only_size
             take = f"{height}x{width}"
             raise Refusal(f"this trace holds for {take} only: it pads every image to that; take --size {take}")
         unit = math.lcm(SIZE_DIVISIBILITY, ctx.size_divisibility)
+        own = any(list(t.shape or ()) == [3, self.height, self.width] for t in graph.gs.inputs)
         for what, size in (("height", self.height), ("width", self.width)):
-            if size < 64 or size % unit:
+            if size < 64 or (size % unit and not own):
                 near = max(64, round(size / unit) * unit) if unit == SIZE_DIVISIBILITY else -(-size // unit) * unit
                 raise InputError(f"fix-input: {what} {size} is not a multiple of {unit}; take {near}")
 

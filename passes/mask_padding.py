@@ -34,7 +34,8 @@ class MaskPadding(Pass):
     row and column for RoIAlign, which clamps at the edge of a map, and for bilinear upsampling, which does so too. Legal
     when (1) image sizes are an input (normalize-input{image-sizes=true}), (2) every node up to the heads looks at one cell
     or at a window of it: nothing averages over the whole canvas (GroupNorm, squeeze and excitation) or lets distant cells
-    meet (attention).
+    meet (attention), (3) scores are no softmax of an anchor's logits (SSD), which the lowest ones for all classes do
+    not silence.
     """
 
     requires: ClassVar[tuple[Fact | str, ...]] = (NORMALIZED_INPUT,)
@@ -42,6 +43,7 @@ class MaskPadding(Pass):
     def run(self, graph: Graph, ctx: Context) -> None:
         if not ctx.io.image_sizes:
             raise InputError("mask-padding: needs the true image sizes; build with --image-sizes")
+        _refuse_softmax(ctx)
         masks = _Masks(graph, ctx)
         trunk = _trunk(graph, ctx)
         known = reaches(trunk)
@@ -74,6 +76,15 @@ class MaskPadding(Pass):
                 graph.redirect(samplers, feature, zeroed)
                 ctx.values.point_maps[each.feature_tensor] = zeroed.name
                 ctx.count("maps masked")
+
+
+def _refuse_softmax(ctx: Context) -> None:
+    """Raises Refusal for SSD, whose every picture fills its canvas anyway."""
+    dense = ctx.spec().dense
+    if dense is not None and dense.first_class:
+        raise Refusal("SSD's scores are a softmax of each anchor's logits, so none beside a picture can be ruled out by them; "
+                      "it stretches every picture to its whole canvas: build without --exact-padding and --content-size",
+                      dense.levels[0].logits_tensor)  # fmt: skip
 
 
 def _trunk(graph: Graph, ctx: Context) -> list[gs.Node]:

@@ -11,11 +11,12 @@ from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import RPN, DetectorSpec
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.value import Value, concat, constant, emit, where
+from onnxgraft.ir.value import Value, concat, constant, where
 from onnxgraft.options import Share
 from onnxgraft.passes.decode_boxes import ABSENT, NEVER
 from onnxgraft.passes.emit.boxes import just_above, set_outputs
 from onnxgraft.passes.emit.plugin import add_plugin
+from onnxgraft.passes.emit.ranks import ranks_of, values_of_ranks
 from onnxgraft.passes.emit.rows import first_image, first_valid_rows, largest, rows_of
 from onnxgraft.pipeline.base import DetectorPass, Pass
 from onnxgraft.pipeline.context import Context
@@ -65,11 +66,9 @@ class RpnNMS(DetectorPass[RPN]):
             enters, logits = _probabilities(logits, max(self.score_threshold, rpn.score_threshold))
         else:
             enters = (logits >= constant("threshold", score_limit(self.score_threshold, 1)[0])).named("enters")
-        order = constant("order", np.arange(rows, 0, -1, dtype=np.float32).reshape(1, rows))
-        rank = where(enters, order, constant("none", 0.0)).named("rank").unsqueeze(2, hint="last").named("ranks")
         kept = min(rows, rpn.post_nms_topk)
         _, survivors, found, _ = add_plugin(
-            b, "EfficientNMS_TRT" if rows <= CAP else "UncappedNMS", [boxes, rank],
+            b, "EfficientNMS_TRT" if rows <= CAP else "UncappedNMS", [boxes, ranks_of(enters, rows)],
             [("survivors", np.int32, None), ("survived", np.float32, None),
              ("rank_of_each", np.float32, None), ("class", np.int32, None)],
             score_threshold=0.5, iou_threshold=just_above(rpn.nms_threshold), max_output_boxes=kept,
@@ -130,12 +129,8 @@ def _best_of_all(survivors: Value, found: Value, logits: Value, batch: int, limi
         survivors, found: of each level, float32 [N * L, M, 4] and their ranks [N * L, M], K for the level's best, 0 for none.
         logits: of what entered, [N * L, K].
     """
-    (groups, kept), rows = survivors.shape[:2], int(logits.shape[1])
-    real = (found > constant("none", 0.0)).named("real")
-    rank = found.max(constant("last", 1.0)).named("rank_or_last")
-    behind = emit(rank.backend, "Sub", constant("rows", float(rows)), rank).named("behind_the_best")
-    place = behind.cast(np.int64).named("place_in_level")
-    of_each = where(real, logits.take_along(place, axis=1).named("logit"), constant("never", NEVER)).named("logit_of_each")
+    groups, kept = survivors.shape[:2]
+    of_each, real = values_of_ranks(found, logits, NEVER, ("logit", "level"))
     if groups == batch:
         return survivors, of_each, real
     total = int(groups) // batch * int(kept)

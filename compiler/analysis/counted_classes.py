@@ -12,7 +12,7 @@ from onnxgraft.detector.spec import DetectorSpec
 
 def counted_forms(forms: Sequence[OutputForm], spec: DetectorSpec) -> tuple[OutputForm, ...]:
     """The forms, with that of classes which a detector with its background in front counts from 1."""
-    first, name = spec.box_head.first_class if spec.box_head is not None else 0, spec.outputs.classes_tensor or ""
+    first, name = spec.first_class, spec.outputs.classes_tensor or ""
     if not first:
         return tuple(forms)
     own = next((form for form in forms if form.taken == name), OutputForm(Role.CLASSES.value, name, name))

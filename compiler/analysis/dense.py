@@ -1,8 +1,7 @@
-"""Recognises dense detectors (RetinaNet, FCOS): heads that classify every location, without proposals."""
+"""Recognises dense detectors (RetinaNet, FCOS, SSD): heads that classify every location, without proposals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -11,7 +10,10 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.analysis.anchors import grid_strides
 from onnxgraft.analysis.box_coder import measure_coder, verify_coder, verify_linear_coder
-from onnxgraft.analysis.dense_selection import Selection, candidates, selection_of
+from onnxgraft.analysis.class_head import analyse_class_head
+from onnxgraft.analysis.class_selection import ranks_classes
+from onnxgraft.analysis.dense_levels import shared_feature, strides_apart
+from onnxgraft.analysis.dense_selection import Selection, joined_candidates, parts_of, selection_of
 from onnxgraft.analysis.image_input import analyse_input
 from onnxgraft.analysis.outputs import recognise_outputs
 from onnxgraft.analysis.provenance import (
@@ -28,7 +30,7 @@ from onnxgraft.errors import Refusal
 from onnxgraft.ir.evaluate import evaluate, repeated
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.ops import RESHAPING
-from onnxgraft.ir.traverse import ancestors, ancestors_before, contains_op, dims
+from onnxgraft.ir.traverse import ancestors_before, contains_op, dims
 
 _OF_FLAT = frozenset({"Div", "Sub", "Where"})  # an anchor's number of that of a pair: a division that rounds down
 _TOLERANCE = 1e-5  # of scores, which are probabilities
@@ -53,6 +55,9 @@ def analyse_dense(graph: Graph) -> DetectorSpec:
     image = analyse_input(graph)
     outputs = recognise_outputs(graph)
     head = _head(graph, outputs, (image.height, image.width))
+    if head.activation == "softmax":  # torchvision's alone, whose pictures are RGB; SSDlite's mean does not tell
+        known = image if image.order_known else replace(image, order="RGB")
+        return DetectorSpec(family="ssd", image=known, outputs=outputs, dense=head)
     family = "fcos" if head.levels[0].centerness_tensor else "retinanet"
     return DetectorSpec(family=family, image=image, outputs=outputs, dense=head)
 
@@ -65,16 +70,19 @@ def _head(graph: Graph, outputs: Outputs, image: tuple[int, int]) -> DenseHead:
     if nms is None:
         raise Refusal("no non-maximum suppression makes these boxes", boxes.name)
     refuse_mixed_classes(nms[0], classes)
-    parts = [candidates(tensor, nms[0]) for tensor in (boxes, scores, classes)]
+    joined = [joined_candidates(tensor, nms[0]) for tensor in (boxes, scores, classes)]
+    parts = [parts_of(tensor) for tensor in joined]
     if len({len(part) for part in parts}) != 1:
-        raise Refusal("boxes, scores and classes are joined of different numbers of levels", nms[0].name)
+        raise Refusal("boxes, scores and classes are joined of different numbers of parts", nms[0].name)
+    if ranks_classes(parts[1]):
+        return analyse_class_head(graph, joined, nms, image)
     selections = [selection_of(*level) for level in zip(*parts, strict=True)]
     levels: list[DenseLevel] = []
     coder: Coder | None = None
     for selection in sorted(selections, key=lambda s: s.locations()):  # measured on the smallest, verified on all
         level, coder = _level(graph, selection, image, coder)
         levels.append(level)
-    levels = _strides_apart(sorted(levels, key=lambda level: level.stride))
+    levels = strides_apart(sorted(levels, key=lambda level: level.stride))
     same = {"strides": len({level.stride for level in levels}) == len(levels)}
     same["thresholds"] = len({s.threshold for s in selections}) == 1
     same["classes"] = len({s.classes() for s in selections}) == 1
@@ -92,17 +100,6 @@ def _head(graph: Graph, outputs: Outputs, image: tuple[int, int]) -> DenseHead:
         detections_per_image=kept_after(nms[0]),
         clipped_first=selections[0].boxes is not selections[0].decoded,
     )
-
-
-def _strides_apart(levels: Sequence[DenseLevel]) -> list[DenseLevel]:
-    """Levels of one location show no stride, and on a small canvas several have one: each doubles the one before it."""
-    found: list[DenseLevel] = []
-    for level in levels:
-        if found and level.stride <= found[-1].stride and level.height == level.width == 1:
-            stride = 2 * found[-1].stride
-            level = replace(level, stride=stride, anchor_offset=level.anchor_offset * level.stride / stride)
-        found.append(level)
-    return found
 
 
 def _level(graph: Graph, chosen: Selection, image: tuple[int, int], known: Coder | None) -> tuple[DenseLevel, Coder]:
@@ -145,7 +142,7 @@ def _level(graph: Graph, chosen: Selection, image: tuple[int, int], known: Coder
         cell_anchors=tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in cells),
         anchor_offset=offset,
         topk=chosen.limit,
-        feature_tensor=_feature(logits, deltas).name,
+        feature_tensor=shared_feature(logits, deltas).name,
         logits_tensor=logits.name,
         deltas_tensor=deltas.name,
         centerness_tensor=centerness.name if centerness is not None else None,
@@ -215,13 +212,3 @@ def _coder(respond: object, anchors: np.ndarray, chosen: Selection) -> Coder:
         return "linear"
     constants = scalars_near(chosen.decoded, {"Conv", "TopK", "NonZero"})
     return measure_coder(respond, anchors, constants, chosen.topk.name)
-
-
-def _feature(logits: gs.Tensor, deltas: gs.Tensor) -> gs.Tensor:
-    """The feature map under both towers: the nearest tensor above the deltas that the logits depend on too."""
-    above = {id(t) for node in ancestors(logits) for t in node.inputs if isinstance(t, gs.Variable)}
-    for node in ancestors(deltas):
-        for tensor in node.inputs:
-            if id(tensor) in above and len(tensor.shape or ()) == 4:
-                return tensor
-    raise Refusal("class logits and deltas share no feature map", deltas.inputs[0].name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import onnx_graphsurgeon as gs
 
@@ -12,8 +13,12 @@ from onnxgraft.ir.ops import RESHAPING
 from onnxgraft.ir.traverse import ancestors_before, back_through, dims, first_ancestor, producer, scalar, value
 
 
-def candidates(output: gs.Tensor, nms: gs.Node) -> list[gs.Tensor]:
-    """What the results of suppression are selected from, level by level."""
+def joined_candidates(output: gs.Tensor, nms: gs.Node) -> gs.Tensor:
+    """What the results of suppression are selected from.
+
+    Raises:
+        Refusal: the output is not selected by the suppression, or changed behind it.
+    """
 
     def selects(node: gs.Node) -> bool:
         if node.op != "Gather" or value(node.inputs[1]) is not None:
@@ -28,6 +33,11 @@ def candidates(output: gs.Tensor, nms: gs.Node) -> list[gs.Tensor]:
         raise Refusal(f"output {output.name!r} is not selected by the suppression of boxes", nms.name)
     joined = gather.inputs[0]
     refuse_change(output, lambda t: t is joined, f"values of output {output.name!r}", POSTPROCESSING)
+    return joined
+
+
+def parts_of(joined: gs.Tensor) -> list[gs.Tensor]:
+    """The candidates of each level, or of each class (SSD), that are joined there."""
     node = producer(joined)
     return list(node.inputs) if node is not None and node.op == "Concat" else [joined]
 
@@ -60,7 +70,9 @@ def selection_of(decoded: gs.Tensor, best: gs.Tensor, labels: gs.Tensor) -> Sele
     threshold = scalar(compare.inputs[1]) if compare is not None and compare.op == "Greater" else None
     if compare is None or threshold is None:
         raise Refusal("the candidates of this TopK are not those above a constant score", topk.name)
-    _refuse_softmax(compare.inputs[0])
+    made = first_ancestor(compare.inputs[0], lambda n: n.op in ("Softmax", "Sigmoid", "Conv"))
+    if made is not None and made.op == "Softmax":
+        refuse_softmax(made)
     chosen = producer(topk.inputs[0])
     if chosen is None or chosen.op != "GatherND" or chosen.inputs[0] is not compare.inputs[0]:
         raise Refusal("this TopK does not rank the scores that are compared with the threshold", topk.name)
@@ -70,19 +82,18 @@ def selection_of(decoded: gs.Tensor, best: gs.Tensor, labels: gs.Tensor) -> Sele
     scores = compare.inputs[0]
     while len(scores.shape or ()) == 1 and (before := producer(scores)) is not None and before.op in RESHAPING:
         scores = before.inputs[0]
-    plain = _before_clip(decoded)
-    return Selection(topk, _largest_k(topk), round(threshold, 6), scores, pairs.outputs[0], plain, labels, decoded)
+    plain = before_clip(decoded)
+    return Selection(topk, largest_k(topk), round(threshold, 6), scores, pairs.outputs[0], plain, labels, decoded)
 
 
-def _refuse_softmax(scores: gs.Tensor) -> None:
-    """Raises Refusal for scores of a softmax over the classes and a background, as SSD's."""
-    made = first_ancestor(scores, lambda n: n.op in ("Softmax", "Sigmoid", "Conv"))
-    if made is not None and made.op == "Softmax":
-        raise Refusal("the candidates of a dense head are ranked here by a softmax over classes and background, as in SSD: no "
-                      "head that is known here, which are RetinaNet's and FCOS's with a sigmoid each", made.name)  # fmt: skip
+def refuse_softmax(made: gs.Node) -> NoReturn:
+    """Raises Refusal for a head whose scores a softmax makes, and which does not rank each class's column of them, as SSD."""
+    raise Refusal("the candidates of a dense head are ranked here by a softmax over classes and background, as in SSD: but not "
+                  "each class's of all levels by a TopK of its own, as torchvision's does, and RetinaNet and FCOS have a "
+                  "sigmoid", made.name)  # fmt: skip
 
 
-def _before_clip(boxes: gs.Tensor) -> gs.Tensor:
+def before_clip(boxes: gs.Tensor) -> gs.Tensor:
     """The boxes that clip_boxes_to_image of torchvision clips; `boxes` themselves where it does not."""
     joined = producer(back_through(boxes, RESHAPING))
     if joined is None or joined.op != "Concat":
@@ -93,7 +104,7 @@ def _before_clip(boxes: gs.Tensor) -> gs.Tensor:
     return next(iter(found.values())) if len(found) == 1 and all(clips) else boxes
 
 
-def _largest_k(topk: gs.Node) -> int:
+def largest_k(topk: gs.Node) -> int:
     """The bound of a k that is the smaller one of it and the number of candidates."""
     for node in ancestors_before(topk.inputs[1], {"Clip", "Min", "ReduceMin", "NonZero"}):
         bounds = [node.inputs[2]] if node.op == "Clip" and len(node.inputs) > 2 else []

@@ -142,7 +142,7 @@ class _BoxProbe:
 
 
 def hold_dense(graph: Graph, outputs: Outputs, head: DenseHead, image: Size, evidence: Evidence | None = None) -> None:
-    """Hold a dense head's detections against RetinaNet's and FCOS's inference, from the levels' maps on.
+    """Hold a dense head's detections against RetinaNet's, FCOS's and SSD's inference, from the levels' maps on.
 
     Args:
         evidence: learns what the nodes did.
@@ -158,13 +158,13 @@ def _dense_probes(head: DenseHead, image: Size) -> Iterator[Probe]:
     weights = head.coder.weights if head.coder else (1.0, 1.0, 1.0, 1.0)
     for seed, share in ((7, 1.5), (8, 0.02), (9, 0.0)):
         rng = probes.random(seed)
-        maps = probes.LevelMaps(head.levels, head.num_classes)
+        maps = probes.LevelMaps(head.levels, head.columns)
         for index, (level, rows) in enumerate(zip(head.levels, maps.rows, strict=True)):
             maps.deltas[index] = probes.box_deltas(rng, rows, 1, weights)
             if head.coder is None:
                 maps.deltas[index] = (maps.deltas[index] * 2 + 1.5).astype(np.float32)
-            size = min(rows * head.num_classes, int(share * level.topk))
-            chosen = rng.choice(rows * head.num_classes, size, replace=False)
+            chosen = _told(head, rng, rows, int(share * level.topk), maps.logits[index])
+            size = len(chosen)
             maps.logits[index][chosen] = rng.permutation(np.linspace(-4, 4, size)) + 0.0007 * index
             maps.centerness[index][:] = rng.normal(1, 1, rows)
 
@@ -184,10 +184,23 @@ def _dense_probes(head: DenseHead, image: Size) -> Iterator[Probe]:
             feeds |= {level.logits_tensor: logits, level.deltas_tensor: deltas}
             feeds |= {level.centerness_tensor: centerness} if level.centerness_tensor else {}
 
-        def compare(results: Sequence[np.ndarray], kept: Found = kept) -> str | None:
-            return compare_found(kept, *results)
+        named = replace(kept, classes=kept.classes + head.first_class)
+
+        def compare(results: Sequence[np.ndarray], named: Found = named) -> str | None:
+            return compare_found(named, *results)
 
         yield feeds, compare
+
+
+def _told(head: DenseHead, rng: np.random.Generator, rows: int, most: int, logits: np.ndarray) -> np.ndarray:
+    """Places int64 [n] in a level's flat logits that are candidates; of a softmax one an anchor, whose background is at 0, so
+    that its score is its logit's sigmoid."""
+    if not head.first_class:
+        size = min(rows * head.num_classes, most)
+        return rng.choice(rows * head.num_classes, size, replace=False)
+    logits[:: head.columns] = 0
+    anchors = rng.choice(rows, min(rows, most), replace=False)
+    return anchors * head.columns + head.first_class + rng.integers(0, head.num_classes, len(anchors))
 
 
 def hold_masks(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxgraft.analysis.anchors import grid_strides
+from onnxgraft.analysis.anchors import anchors_before, grid_strides
 from onnxgraft.analysis.box_coder import measure_coder, verify_coder
 from onnxgraft.analysis.joined_levels import joined_logits, joined_part, maps_of_rows, part_of_joined, proposal_filters
 from onnxgraft.analysis.provenance import POSTPROCESSING, iou_threshold, kept_after, nms_of, refuse_change, scalars_near
@@ -22,7 +22,6 @@ from onnxgraft.ir.traverse import (
     ancestors,
     ancestors_before,
     back_through,
-    descendants,
     dims,
     producer,
     value,
@@ -166,23 +165,12 @@ def _generated(
     graph: Graph, decoded: gs.Tensor, deltas: gs.Tensor, others: Mapping[str, np.ndarray], own: slice
 ) -> tuple[gs.Tensor | None, np.ndarray | None]:
     """The tensor that a level's anchors are, and the anchors [rows of `own`, 4]; either None where the trace has none."""
-    found = _anchors_tensor(decoded, deltas, own.stop - own.start)
+    found = anchors_before(decoded, [deltas], own.stop - own.start)
     if found is not None or not others:
         return found, evaluate(graph, [found])[0].reshape(-1, 4) if found is not None else None
     total = own.stop - own.start + sum(zeros.size for zeros in others.values()) // 4
-    every = _anchors_tensor(decoded, deltas, total)
+    every = anchors_before(decoded, [deltas], total)
     return joined_part(every, own), evaluate(graph, [every])[0].reshape(-1, 4)[own] if every is not None else None
-
-
-def _anchors_tensor(decoded: gs.Tensor, deltas: gs.Tensor, count: int) -> gs.Tensor | None:
-    """The nearest tensor [count, 4] of the decoder that does not depend on the deltas."""
-    moving = descendants(deltas)
-    for node in ancestors_before(decoded, {"Conv"}):
-        for tensor in node.inputs:
-            shape = tensor.shape
-            if id(tensor) not in moving and shape and shape[-1] == 4 and list(shape) in ([count, 4], [1, count, 4]):
-                return tensor
-    return None
 
 
 def _sizes_and_ratios(cells: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -88,7 +88,9 @@ def _dense_rows(head: DenseHead) -> list[Row]:
         ("dense head", "classes", str(head.num_classes)),
         ("dense head", "box weights", _numbers(head.coder.weights) if head.coder else "distances to the sides"),
         ("dense head", "score threshold", _number(head.score_threshold)),
-        ("dense head", "top-k before NMS", f"{max(level.topk for level in head.levels)} a level"),
+        *([("dense head", "scores", "softmax, background first")] if head.first_class else []),
+        ("dense head", "top-k before NMS", f"{head.class_topk} a class" if head.class_topk is not None else
+         f"{max(level.topk for level in head.levels)} a level"),
         ("dense head", "NMS threshold", _number(head.nms_threshold)),
         ("dense head", "detections per image", str(head.detections_per_image)),
     ]

@@ -49,9 +49,9 @@ def grid_anchors(level: RPNLevel | DenseLevel, rows: np.ndarray | None = None) -
     Args:
         rows: int64 [k], those of them that are wanted, [k, 4]; None for all.
     """
-    down = level.stride_y or level.stride
+    across, down = _steps(level)
     cells = np.array(level.cell_anchors, np.float32)
-    x = np.arange(level.width, dtype=np.float32) * np.float32(level.stride) + np.float32(level.anchor_offset * level.stride)
+    x = np.arange(level.width, dtype=np.float32) * np.float32(across) + np.float32(level.anchor_offset * across)
     y = np.arange(level.height, dtype=np.float32) * np.float32(down) + np.float32(level.anchor_offset * down)
     if rows is not None:
         place, anchor = np.divmod(rows, len(cells))
@@ -60,3 +60,9 @@ def grid_anchors(level: RPNLevel | DenseLevel, rows: np.ndarray | None = None) -
     grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
     shifts = np.stack([grid_x, grid_y, grid_x, grid_y], -1).reshape(-1, 1, 4)
     return (shifts + cells).reshape(-1, 4)
+
+
+def _steps(level: RPNLevel | DenseLevel) -> tuple[float, float]:
+    """How far neighbouring columns and rows of anchors are apart, in pixels."""
+    exact = level.step if isinstance(level, DenseLevel) else None
+    return exact or (level.stride, level.stride_y or level.stride)

@@ -168,12 +168,17 @@ def box_candidates(
 def dense_candidates(
     head: DenseHead, maps: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]], image: tuple[int, int]
 ) -> Found:
-    """What RetinaNet and FCOS (detectron2 meta_arch/retinanet.py, fcos.py) give to their suppression, clipped where the head
-    clips first.
+    """What RetinaNet and FCOS (detectron2 meta_arch/retinanet.py, fcos.py) and SSD (torchvision models/detection/ssd.py) give
+    to their suppression, clipped where the head clips first.
 
     Args:
         maps: class logits [1, AK, H, W], deltas [1, 4A, H, W] and centerness [1, A, H, W] of each level, finest first.
+
+    Returns:
+        the candidates, whose origin counts through the flat logits of all levels.
     """
+    if head.class_topk is not None:
+        return _class_candidates(head, head.class_topk, maps, image)
     boxes, scores, classes, rows, before = [], [], [], [], 0
     for level, (logits, deltas, centerness) in zip(head.levels, maps, strict=True):
         probability = sigmoid(by_location(logits, head.num_classes))
@@ -190,6 +195,27 @@ def dense_candidates(
         classes.append(label)
         rows.append(before + best)
         before += len(flat)
+    return Found(*(np.concatenate(parts) for parts in (boxes, scores, classes, rows)))
+
+
+def _class_candidates(
+    head: DenseHead, most: int, maps: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]], image: tuple[int, int]
+) -> Found:
+    """SSD.postprocess_detections (torchvision models/detection/ssd.py) up to the suppression: class by class."""
+    probability = np.concatenate([softmax(by_location(logits, head.columns)) for logits, _, _ in maps])
+    anchors = np.concatenate([grid_anchors(level) for level in head.levels])
+    offsets = np.concatenate([by_location(deltas, 4) for _, deltas, _ in maps])
+    made = decode_linear(anchors, offsets) if head.coder is None else decode(anchors, offsets, head.coder)
+    made = clip(made, image) if head.clipped_first else made
+    boxes, scores, classes, rows = [], [], [], []
+    for label in range(head.num_classes):
+        own = probability[:, head.first_class + label]
+        above = np.nonzero(own > head.score_threshold)[0]
+        best = above[np.argsort(-own[above], kind="stable")[:most]]
+        boxes.append(made[best])
+        scores.append(own[best])
+        classes.append(np.full(len(best), label))
+        rows.append(best * head.columns + head.first_class + label)
     return Found(*(np.concatenate(parts) for parts in (boxes, scores, classes, rows)))
 
 

@@ -36,7 +36,7 @@ class ImageInput:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     order: str  # "BGR" or "RGB": which channel comes first
-    order_known: bool  # False: the statistics do not tell, and detectron2's default is assumed
+    order_known: bool  # False: the statistics do not tell, and the default of detectron2, or of torchvision's SSD, is assumed
     normalized_tensor: str  # what the first convolution reads: [1, 3, H, W]
     reversed: bool = False  # whether the export has its channels in the other order, and turns them around itself
     white: float = WHITE  # what white is in the export's own input
@@ -253,16 +253,17 @@ class DenseLevel:
     width: int
     cell_anchors: tuple[tuple[float, float, float, float], ...]  # FCOS: one square of the stride's size
     anchor_offset: float  # in strides
-    topk: int  # candidates kept of this level: anchors with a class each
+    topk: int  # candidates kept of this level: anchors with a class each; of SSD's, what each class keeps of all levels
     feature_tensor: str
-    logits_tensor: str  # [1, A * K, H, W]
+    logits_tensor: str  # [1, A * K, H, W]; [1, A * (K + 1), H, W] where there is a background
     deltas_tensor: str  # [1, A * 4, H, W]
     centerness_tensor: str | None  # [1, A, H, W]
-    anchors_tensor: str  # [H*W*A, 4]
-    boxes_tensor: str  # [k, 4], decoded boxes of the candidates above the threshold
-    scores_tensor: str  # [k]
-    classes_tensor: str  # [k]
+    anchors_tensor: str | None  # [H*W*A, 4] when the trace still computes it; of all levels where they are joined before
+    boxes_tensor: str  # [k, 4], decoded boxes of the candidates above the threshold; of all levels where they are joined before
+    scores_tensor: str  # [k], as these
+    classes_tensor: str  # [k], as these
     stride_y: int | None = None  # of rows, where it is not that of columns
+    step: tuple[float, float] | None = None  # of columns and rows, in pixels, where they are no whole numbers
 
     @property
     def anchors(self) -> int:
@@ -271,7 +272,8 @@ class DenseLevel:
 
 @dataclass(frozen=True)
 class DenseHead:
-    """RetinaNet and FCOS: sigmoid scores, a threshold and a top-k per level, one suppression per class.
+    """RetinaNet and FCOS: sigmoid scores, a threshold and a top-k per level, one suppression per class. SSD: a softmax with
+    the background in front, a threshold and a top-k per class over all levels.
 
     `coder` is None where deltas are distances from the anchor's centre to the four sides, in anchor sizes (FCOS,
     Box2BoxTransformLinear).
@@ -284,6 +286,18 @@ class DenseHead:
     nms_threshold: float
     detections_per_image: int
     clipped_first: bool = False  # before the suppression, and none dropped for its area, as in torchvision; else behind it
+    activation: str = "sigmoid"  # or "softmax": over the classes of an anchor and the background, which comes first
+    class_topk: int | None = None  # candidates kept of each class, of all levels together; None: each level's own top-k
+
+    @property
+    def first_class(self) -> int:
+        """The column of logits, and the export's number, of the first class that is no background."""
+        return 1 if self.activation == "softmax" else 0
+
+    @property
+    def columns(self) -> int:
+        """Logits of an anchor: the classes, and the background where there is one."""
+        return self.num_classes + self.first_class
 
 
 @dataclass(frozen=True)
@@ -339,6 +353,12 @@ class DetectorSpec:
         """Classes of the detections, without background; None where nothing is classified."""
         head = self.box_head or self.dense
         return head.num_classes if head else None
+
+    @property
+    def first_class(self) -> int:
+        """The export's number of the first class: 1 where it counts its background as class 0."""
+        head = self.box_head or self.dense
+        return head.first_class if head else 0
 
     def box_poolers(self) -> tuple[Pooler, ...]:
         """The poolers of proposals, stage by stage."""

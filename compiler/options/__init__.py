@@ -44,7 +44,9 @@ class CompileOptions(Checked):
     keep_fp32: Annotated[str | None, _precision(
         "Layers that stay in fp32, named alike.", ("fp16.keep", "bf16.keep"), when="--precision fp16 or bf16",
     )] = None
-    size: Annotated[Size, _input("Canvas of the input, multiples of 32.", ("fix-input",), on=_ALL)] = _CANVAS
+    size: Annotated[Size, _input(
+        "Canvas of the input, multiples of 32, or the export's own.", ("fix-input",), on=_ALL,
+    )] = _CANVAS
     batch: Annotated[Count, _input("Images per inference.", ("fix-input",))] = 1
     proposals: Annotated[Count | None, _input(
         "Fast R-CNN: proposals of an image; 1000 when not given.", ("fix-input",), on=_ALL,

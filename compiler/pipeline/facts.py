@@ -82,8 +82,10 @@ def _dense_candidates(graph: Graph, ctx: Context) -> str | None:
 def _candidates(graph: Graph, ctx: Context, classes: bool) -> str | None:
     if not ctx.values.has("levels"):
         return "no level has candidates"
-    if len(ctx.values.levels) != len(ctx.spec().anchor_levels()):
-        return f"{len(ctx.values.levels)} levels have candidates, the detector has {len(ctx.spec().anchor_levels())}"
+    dense = ctx.spec().dense
+    wanted = 1 if dense is not None and dense.class_topk is not None else len(ctx.spec().anchor_levels())
+    if len(ctx.values.levels) != wanted:
+        return f"{len(ctx.values.levels)} levels have candidates, the detector has {wanted}"
     for level in ctx.values.levels:
         if classes and level.classes is None:
             return f"the candidates {level.boxes!r} have no classes"

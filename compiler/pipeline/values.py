@@ -44,7 +44,7 @@ def _missing(what: str, *makers: str) -> OnnxgraftError:
 @dataclass(frozen=True)
 class LevelValues:
     """The selected candidates of one level: boxes [N, k, 4] in pixels of the canvas, scores (an RPN's are logits) [N, k],
-    best first, and int64 classes [N, k] of a dense head's."""
+    best first, and int64 classes [N, k] of a dense head's. Of SSD, those of all levels: k of each class in turn."""
 
     boxes: str
     scores: str

@@ -21,7 +21,7 @@ from onnxgraft.detector.spec import WHITE, DetectorSpec
 from onnxgraft.ir.evaluate import run_everywhere
 from onnxgraft.ir.folding import settle
 from onnxgraft.ir.graph import PLUGIN_DOMAIN, Graph
-from onnxgraft.ir.traverse import ancestors, scalar
+from onnxgraft.ir.traverse import ancestors
 from onnxgraft.manifest import GraphIO
 from onnxgraft.passes.emit.boxes import just_above
 from onnxgraft.passes.emit.plain_input import make_plain
@@ -29,12 +29,10 @@ from onnxgraft.passes.fix_input import resize_image
 from onnxgraft.plugins.efficient_nms import DENSE
 from onnxgraft.proof.feeds import Picture, build_feeds, file_feeds
 from onnxgraft.proof.sides import Sides
+from onnxgraft.proof.thresholds import lower_comparisons, same_number
 from onnxgraft.runtime.detections import Detections
 from onnxgraft.runtime.read_outputs import from_outputs, from_raw_export
 from onnxgraft.targets import OrtRunner
-
-_SAME = 1e-6
-_COMPARISONS = {"Greater", "Less", "GreaterOrEqual", "LessOrEqual"}
 
 
 class FileModel:
@@ -82,8 +80,7 @@ class FileModel:
         scores = self.graph.tensor(given_name(self.spec.outputs.scores_tensor, self._forms))
         nearest, found = next(((n, held) for n in ancestors(scores) if (held := _suppressions(n))), (None, []))
         for node in found:
-            number = _number(node.inputs[3]) if len(node.inputs) > 3 else None
-            if nearest is None or number is None or abs(number - old) > _SAME:
+            if nearest is None or len(node.inputs) <= 3 or not same_number(node.inputs[3], old):
                 return False
             node.inputs[3] = gs.Constant(f"{nearest.name}/chosen", np.array([new], np.float32))
         self._runner = None
@@ -130,16 +127,8 @@ class FileModel:
         """Let another score threshold hold. False where the comparison with the old one is not found, or is one of several:
         boxes are compared with 0 as well."""
         named = [t for t in self.graph.gs.outputs if t.name == given_name(self.spec.outputs.scores_tensor, self._forms)]
-        scores = named[0] if named and old > _SAME else None
-        changed = False
-        for node in ancestors(scores) if scores is not None else ():
-            for index, tensor in enumerate(node.inputs if node.op in _COMPARISONS else ()):
-                number = _number(tensor)
-                if number is not None and abs(number - old) <= _SAME:
-                    node.inputs[index] = gs.Constant(f"{node.name}/lowered", np.array(new, np.float32))
-                    changed = True
         self._runner = None
-        return changed
+        return lower_comparisons(named[0] if named else None, old, new)
 
 
 def fix_size(graph: Graph, size: tuple[int, int]) -> None:
@@ -171,13 +160,6 @@ def _suppressions(node: gs.Node) -> list[gs.Node]:
     """A node where it suppresses boxes, or those in its branches that do."""
     inner = [n for held in node.attrs.values() if isinstance(held, gs.Graph) for n in held.nodes]
     return [n for n in (node, *inner) if n.op == "NonMaxSuppression"]
-
-
-def _number(tensor: gs.Tensor) -> float | None:
-    """A constant scalar, through the casts of a graph that was not folded."""
-    while (number := scalar(tensor)) is None and tensor.inputs and tensor.inputs[0].op in ("Cast", "Identity"):
-        tensor = tensor.inputs[0].inputs[0]
-    return number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +220,10 @@ class BuildModel:
         above the knee drops none of them; one below it does, and is held to that.
         """
         number = self._sides.tensor(self._sides.ctx.values.results[Role.NUM_DETECTIONS])
+        dense = self._sides.spec.dense
+        if dense is not None and dense.class_topk is not None:  # whose suppression has ranks
+            self._runner = self.delivered = None  # as below
+            return lower_comparisons(number, old, new)
         for node in ancestors(number):
             if node.domain == PLUGIN_DOMAIN and "score_threshold" in node.attrs:
                 own = node.attrs["score_threshold"]

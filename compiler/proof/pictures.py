@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.detector.reference import by_location, softmax
 from onnxgraft.detector.spec import DetectorSpec
 from onnxgraft.errors import TargetError
 from onnxgraft.proof.feeds import Picture, made_picture
@@ -184,6 +185,9 @@ def _class_scores(spec: DetectorSpec, arrays: Sequence[NDArray[np.float32]]) -> 
     """Scores of all candidates, flat."""
     if spec.box_head is not None:
         return np.asarray(np.mean(arrays, axis=0)[:, spec.box_head.foreground].reshape(-1), np.float32)
+    if spec.dense is not None and spec.dense.first_class:
+        head = spec.dense
+        return np.concatenate([softmax(by_location(a, head.columns))[:, head.first_class :].reshape(-1) for a in arrays])
     with np.errstate(over="ignore"):
         maps = iter([1 / (1 + np.exp(-a)) for a in arrays])
     scores = []

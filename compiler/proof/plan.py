@@ -80,7 +80,7 @@ def _detected(sides: Sides, name: str, ports: Sequence[Port], feed: object) -> P
         roles = {"number": Role.NUM_DETECTIONS, "boxes": Role.BOXES, "scores": Role.SCORES, "classes": Role.CLASSES}
         build = {name: results[role] for name, role in roles.items() if role in results}
     part = parts.Detected(name, sides.graphs, ports, (file, build), feed)  # type: ignore[arg-type]
-    part.first = sides.spec.box_head.first_class if sides.spec.box_head is not None else 0
+    part.first = sides.spec.first_class
     part.logits = sides.spec.rpn is not None and sides.spec.box_head is None
     if sides.ctx.io.boxes == "normalized":
         part.scale = np.array([image.width, image.height] * 2, np.float32)
@@ -149,7 +149,7 @@ def _masks(sides: Sides) -> Part:
     spec, results = sides.spec, sides.ctx.values.results
     assert spec.mask_head is not None
     number = sides.shape(results[Role.CLASSES])[1]
-    first = spec.box_head.first_class if spec.box_head is not None else 0
+    first = spec.first_class
     channels = 1 if spec.mask_head.class_agnostic else (spec.num_classes or 1) + first
     logits = sides.port("logits", spec.mask_head.logits_tensor, parts.rows)
     if spec.point_head is not None and channels > 1:  # whose class was picked at each point

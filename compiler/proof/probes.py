@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from onnxgraft.proof.scenes import Boxes, Scene, Stage
 SEED = 20_261_127
 _FAR = 1e4  # a delta that moves a box off every canvas
 _LOW = -40.0  # below every logit that counts
+_SURE = 1 - 1e-7  # above a threshold near 1, what lies a little higher is no probability any more
 _SILENT = -200.0  # its float32 sigmoid is 0
 
 
@@ -102,10 +103,11 @@ def dense_probes(spec: DetectorSpec, head: DenseHead) -> Iterator[Probe]:
     rng, levels = rng_of(2), head.levels
     anchors = [grid_anchors(level).astype(np.float64) for level in levels]
     topk = sum(min(level.topk, len(around)) for level, around in zip(levels, anchors, strict=True))
+    each = -(-topk // head.num_classes) if head.class_topk is None else min(head.class_topk, sum(map(len, anchors)))
     stage = Stage(spec.image.height, spec.image.width, head.num_classes, head.score_threshold, head.nms_threshold,
-                  head.detections_per_image, -(-topk // head.num_classes), clipped=head.clipped_first)  # fmt: skip
+                  head.detections_per_image, each, clipped=head.clipped_first)  # fmt: skip
     share = np.array([len(around) for around in anchors], np.float64) ** 0.5
-    for scene in stage.scenes(rng):
+    for scene in (*stage.scenes(rng), *(_one_full_class(stage, rng) if head.class_topk is not None else ())):
         of_level = rng.choice(len(levels), len(scene.kinds), p=share / share.sum())
         feeds: dict[str, NDArray[np.generic]] = {}
         for index, (level, around) in enumerate(zip(levels, anchors, strict=True)):
@@ -114,15 +116,24 @@ def dense_probes(spec: DetectorSpec, head: DenseHead) -> Iterator[Probe]:
         yield Probe(scene.name, feeds)
 
 
+def _one_full_class(stage: Stage, rng: np.random.Generator) -> Iterator[Scene]:
+    """More candidates of the last class than one may have, where the many classes of a full scene leave each with fewer."""
+    alone = replace(stage, kinds=1)
+    scene = alone.settled(alone.full(rng))
+    yield replace(scene, name="more than a class keeps", kinds=np.full(len(scene.kinds), stage.kinds - 1))
+
+
 def _dense_level(
     head: DenseHead, level: DenseLevel, index: int, around: Boxes, own: Scene, rng: np.random.Generator
 ) -> dict[str, NDArray[np.generic]]:
     chosen = rng.choice(len(around), len(own.kinds), replace=False)
-    logits = np.full((len(around), head.num_classes), _SILENT, np.float32)
+    logits = np.full((len(around), head.columns), _SILENT, np.float32)
+    logits[:, : head.first_class] = 0  # of a background, beside which a softmax of one class is the sigmoid
     deltas = np.zeros((len(around), 4), np.float32)
-    scores = own.scores if level.centerness_tensor is None else own.scores**2
+    likely = np.minimum(own.scores, _SURE)
+    scores = likely if level.centerness_tensor is None else likely**2
     with np.errstate(divide="ignore"):
-        logits[chosen, own.kinds] = np.maximum(np.log(scores / (1 - scores)), _SILENT)
+        logits[chosen, own.kinds + head.first_class] = np.maximum(np.log(scores / (1 - scores)), _SILENT)
     if head.coder is None:
         deltas[chosen] = encode_linear(around[chosen], own.boxes)
     else:

@@ -23,10 +23,12 @@ import onnx
 import torch
 from torch import nn
 from torchvision.models.detection import FCOS, KeypointRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.ssd import SSD
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from golden_graphs.make import exporting, seeding
@@ -42,6 +44,9 @@ BACKGROUND = 2.0
 SPREAD = {"rpn.head.cls_logits": 2.0, "rpn.head.bbox_pred": 0.3, "bbox_pred": 0.7, "cls_score": 2.5, "mask_fcn_logits": 2.0,
           "bbox_reg": 0.4, "cls_logits": 0.6}  # fmt: skip
 MEAN = {"classification_head.cls_logits": -3.0}
+SSD_BACKGROUND = 5.0
+SSD_SPREAD = {f"{head}_head.module_list.{level}": spread for head, spread in (("classification", 1.5), ("regression", 1.0))
+              for level in range(6)}  # fmt: skip
 
 
 def _body() -> nn.Module:
@@ -93,14 +98,43 @@ def fcos() -> nn.Module:
     return FCOS(backbone, CLASSES, min_size=SIZE[0], max_size=SIZE[1], topk_candidates=300).eval()
 
 
+class _Steps(nn.Module):
+    """The maps of a body from its third step on, and of further steps down to a single location."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        further = (nn.Conv2d(2 * WIDTH, 2 * WIDTH, 3, 2, 1), nn.Conv2d(2 * WIDTH, 2 * WIDTH, 3, 2, 1),
+                   nn.Conv2d(2 * WIDTH, 2 * WIDTH, (2, 3)))  # fmt: skip
+        self.steps = nn.ModuleList([*_body(), *(nn.Sequential(conv, nn.ReLU()) for conv in further)])
+        self.out_channels = [WIDTH, *[2 * WIDTH] * 5]
+
+    def forward(self, image: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
+        maps = []
+        for step in self.steps:
+            image = step(image)
+            maps.append(image)
+        return OrderedDict((str(level), taken) for level, taken in enumerate(maps[2:]))
+
+
+def ssd() -> nn.Module:
+    """SSD on six maps, the last ones of 2x3 locations, whose steps are fractions of a pixel, and of one; as thin."""
+    boxes = DefaultBoxGenerator([[2], [2, 3], [2, 3], [2, 3], [2], [2]])
+    return SSD(
+        _Steps(), boxes, (SIZE[1], SIZE[0]), CLASSES + 1, image_mean=[0.48235, 0.45882, 0.40784], image_std=[1 / 255] * 3,
+        topk_candidates=100, detections_per_img=100,
+    ).eval()  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Member:
-    """How a member is built; its family; the number that its labels begin with; means of its layers' outputs beyond MEAN."""
+    """How a member is built; its family; the number that its labels begin with; means and spreads of its layers' outputs beyond
+    MEAN and SPREAD."""
 
     build: Callable[[], nn.Module]
     family: str
     first: int
     mean: Mapping[str, float] = field(default_factory=dict)
+    spread: Mapping[str, float] = field(default_factory=dict)
 
 
 MEMBERS = {
@@ -108,16 +142,19 @@ MEMBERS = {
     "keypoint_rcnn_torchvision_thin": Member(keypoint_rcnn, "keypoint_rcnn", 1),
     "retinanet_torchvision_thin": Member(retinanet, "retinanet", 0),
     "fcos_torchvision_thin": Member(fcos, "fcos", 0, {"bbox_reg": 2.0}),
+    "ssd_torchvision_thin": Member(ssd, "ssd", 1, spread=SSD_SPREAD),
 }
 
 
-def seed(made: nn.Module, image: torch.Tensor, mean: Mapping[str, float]) -> seeding.Recipe:
+def seed(
+    made: nn.Module, image: torch.Tensor, mean: Mapping[str, float], spread: Mapping[str, float] | None = None
+) -> seeding.Recipe:
     """Give the model its weights, calibrated on `image` float32 [3, H, W] of 0..1; returns their recipe."""
     recipe: seeding.Recipe = {}
     layers = [(name, layer) for name, layer in made.named_modules() if isinstance(layer, seeding.LAYERS)]
     hooks = []
     for stream, (name, layer) in enumerate(layers):
-        wanted = seeding.by_ending(SPREAD, name, 1.0), seeding.by_ending({**MEAN, **mean}, name, 0.0), 0.0
+        wanted = seeding.by_ending({**SPREAD, **(spread or {})}, name, 1.0), seeding.by_ending({**MEAN, **mean}, name, 0.0), 0.0
         hooks.append(layer.register_forward_pre_hook(seeding.calibration(name, stream, recipe, *wanted)))
     with torch.no_grad():
         made([image])
@@ -125,6 +162,9 @@ def seed(made: nn.Module, image: torch.Tensor, mean: Mapping[str, float]) -> see
         hook.remove()
     if hasattr(made, "roi_heads"):
         made.roi_heads.box_predictor.cls_score.bias.data[0] += BACKGROUND  # so that most proposals are no detections
+    if isinstance(made, SSD):
+        for conv in made.head.classification_head.module_list:
+            conv.bias.data[:: made.head.classification_head.num_columns] += SSD_BACKGROUND
     return recipe
 
 
@@ -142,7 +182,7 @@ def remake(home: Path, member: Member) -> None:
     picture = pictures.blocks(SEED, SIZE)
     image = torch.from_numpy(np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1))).float() / 255
     made = member.build()
-    stripped = seeding.Stripped(made, seed(made, image, member.mean))
+    stripped = seeding.Stripped(made, seed(made, image, member.mean, member.spread))
     with torch.no_grad():
         said = {name: value.numpy() for name, value in made([image])[0].items()}
     exports = {"model.onnx": export(made, image)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from helpers.members import answers, picture
+from helpers.torchvision import MEMBER, SIZE, Change, constants, file_answers, put, recognise, together
 from onnx import numpy_helper
 
 from golden_graphs.zoo import checking
@@ -20,72 +21,17 @@ from onnxgraft.driver.compile import compile
 from onnxgraft.errors import OnnxgraftError, Refusal
 from onnxgraft.golden import catalog
 from onnxgraft.golden.references import detections_of
-from onnxgraft.ir.graph import Graph
-from onnxgraft.options import CompileOptions, Options
-from onnxgraft.passes.default import default_pipeline
-from onnxgraft.pipeline.context import Context
+from onnxgraft.options import Options
 from onnxgraft.runtime.comparison import match
 from onnxgraft.runtime.session import Session
-from onnxgraft.targets import OrtRunner
 from onnxgraft.tools.inspect import inspect
 
-MEMBER, DENSE, KEYPOINTS = "mask_rcnn_torchvision_thin", "retinanet_torchvision_thin", "keypoint_rcnn_torchvision_thin"
-SIZE = (256, 320)
-Change = Callable[[onnx.ModelProto], None]
+DENSE, KEYPOINTS = "retinanet_torchvision_thin", "keypoint_rcnn_torchvision_thin"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("torchvision")
-
-
-def recognise(
-    change: Change | None, folder: Path, size: tuple[int, int] = SIZE, member: str = MEMBER
-) -> tuple[DetectorSpec, Path]:
-    """The passes up to the analysis, on the member with one change; returns what it recognised, and the changed file."""
-    model = onnx.load(catalog.resolve(member, folder))
-    if change is not None:
-        change(model)
-    path = folder / "changed.onnx"
-    onnx.save(model, path)
-    graph, ctx = Graph.load(path), Context()
-    steps = {step.name(): step for step in default_pipeline(CompileOptions(size=size), "onnxruntime").passes}
-    for name in ("upgrade-opset", "repair-roi-align", "simplify", "fix-input"):
-        if steps[name].applies(graph, ctx) is None:
-            steps[name].run(graph, ctx)
-    return ctx.spec(), path
-
-
-def _constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    return {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant"}
-
-
-def compared(model: onnx.ModelProto, op: str, number: float) -> Iterator[onnx.TensorProto]:
-    """The constants that nodes of a kind have as their second input, where they are a number."""
-    held = _constants(model)
-    for node in model.graph.node:
-        tensor = held.get(node.input[1]) if node.op_type == op and len(node.input) > 1 else None
-        if tensor is not None and np.isclose(numpy_helper.to_array(tensor).reshape(-1), number).all():
-            yield tensor
-
-
-def put(op: str, number: float, other: float, most: int = 99) -> Change:
-    def change(model: onnx.ModelProto) -> None:
-        found = list(compared(model, op, number))[:most]
-        assert found
-        for tensor in found:
-            array = numpy_helper.to_array(tensor)
-            tensor.CopyFrom(numpy_helper.from_array(np.full_like(array, other)))
-
-    return change
-
-
-def together(*changes: Change) -> Change:
-    def change(model: onnx.ModelProto) -> None:
-        for one in changes:
-            one(model)
-
-    return change
 
 
 EPSILON, RPN_SIDE, BOX_SIDE = put("Add", 1e-6, 0.25), put("GreaterOrEqual", 1e-3, 9.0), put("GreaterOrEqual", 1e-2, 14.0)
@@ -110,22 +56,11 @@ def test_its_numbers_are_read(folder: Path) -> None:
 def test_other_numbers_are_followed(form: str, folder: Path) -> None:
     """Together they make other detections of this picture; the file itself says which are right."""
     path = recognise(together(EPSILON, RPN_SIDE, BOX_SIDE, RPN_SCORE, SCORE), folder)[1]
-    before, after = (_answers(p, folder) for p in (catalog.resolve(MEMBER, folder), path))
+    before, after = (file_answers(p) for p in (catalog.resolve(MEMBER, folder), path))
     assert len(after["scores"]) > 50
     assert not np.isin(before["scores"], after["scores"]).all()
     found = checking.check(path, form, picture(MEMBER), after, folder, threads=1)
     assert found.exact, found
-
-
-def _answers(path: Path, folder: Path) -> dict[str, np.ndarray]:
-    """What a file says of the member's picture, in the form of stored answers."""
-    image = np.ascontiguousarray(picture(MEMBER)[:, :, ::-1].transpose(2, 0, 1)).astype(np.float32) / 255
-    (given,) = (i.name for i in onnx.load(path).graph.input)
-    found = list(OrtRunner(path, 1)({given: image}).values())
-    boxes, labels = (next(a for a in found if a.ndim == n and (a.dtype == np.int64) == (n == 1)) for n in (2, 1))
-    scores = next(a for a in found if a.ndim == 1 and a is not labels)
-    masks = [a[:, 0] for a in found if a.ndim == 4]
-    return {"boxes": boxes, "classes": labels - len(masks), "scores": scores} | ({"masks": masks[0]} if masks else {})
 
 
 @pytest.mark.parametrize(
@@ -149,7 +84,7 @@ def sliced(position: int, start: int, end: int) -> Change:
     """Let another column be left out of boxes, scores or labels, which are cut alike from their second axis."""
 
     def change(model: onnx.ModelProto) -> None:
-        held = _constants(model)
+        held = constants(model)
         nodes = [n for n in model.graph.node if n.op_type == "Slice" and n.name.startswith("/roi_heads/Slice")]
         cuts = [n for n in nodes if [numpy_helper.to_array(held[i]).tolist() for i in n.input[1:4] if i in held] ==
                 [[1], [2**63 - 1], [1]] and n.input[0] in {o for m in model.graph.node for o in m.output
@@ -177,7 +112,7 @@ def test_width_and_height_with_different_bounds_are_refused(number: float, what:
 
 def strictly(model: onnx.ModelProto) -> None:
     """Let proposals be dropped that meet their threshold."""
-    held = _constants(model)
+    held = constants(model)
     nodes = [n for n in model.graph.node if n.op_type == "GreaterOrEqual" and numpy_helper.to_array(held[n.input[1]]) == 0]
     nodes[0].op_type = "Greater"
 
@@ -359,7 +294,7 @@ def test_a_dense_heads_other_threshold_is_followed(form: str, folder: Path) -> N
     spec, path = recognise(put("Greater", 0.05, 0.2), folder, member=DENSE)
     assert spec.dense is not None
     assert spec.dense.score_threshold == pytest.approx(0.2)
-    after = _answers(path, folder)
+    after = file_answers(path)
     found = checking.check(path, form, picture(DENSE), after, folder, threads=1)
     assert found.exact, found
 
@@ -399,7 +334,7 @@ def test_its_levels_are_0_to_1_with_another_deviation_too(deviation: float, fold
 
     def change(model: onnx.ModelProto) -> None:
         (divide,) = [n for n in model.graph.node if n.name == "/transform/Div"]
-        tensor = _constants(model)[divide.input[1]]
+        tensor = constants(model)[divide.input[1]]
         tensor.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(tensor), deviation)))
 
     image = recognise(change, folder, member=DENSE)[0].image

@@ -16,6 +16,7 @@ from onnxgraft.options import Options
 MEMBERS = (
     "retinanet_thin", "fcos_thin", "rpn_FPN_thin", "fast_rcnn_thin", "faster_rcnn_C4_thin", "cascade_mask_rcnn_thin",
     "keypoint_rcnn_thin", "panoptic_fpn_thin", "semantic_fpn_thin", "retinanet_torchvision_thin", "pointrend_thin",
+    "ssd_torchvision_thin",
 )  # fmt: skip
 
 

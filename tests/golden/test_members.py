@@ -33,7 +33,7 @@ def check(name: str, form: str, folder: Path) -> checking.Check:
 def test_every_family_has_a_member() -> None:
     families = {meta(name)["family"] for name in MEMBERS}
     assert families == {"rcnn", "cascade_rcnn", "keypoint_rcnn", "fast_rcnn", "panoptic_fpn", "semantic_fpn", "rpn",
-                        "retinanet", "fcos"}  # fmt: skip
+                        "retinanet", "fcos", "ssd"}  # fmt: skip
     assert all(meta(name)["detections"] >= 50 for name in MEMBERS if meta(name)["family"] != "semantic_fpn")
 
 

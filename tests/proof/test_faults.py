@@ -42,6 +42,11 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Witness:
 
 
 @pytest.fixture(scope="module")
+def ssd(tmp_path_factory: pytest.TempPathFactory) -> Witness:
+    return witness.run(catalog.resolve("ssd_torchvision_thin", tmp_path_factory.mktemp("golden")), _pipeline(), None)
+
+
+@pytest.fixture(scope="module")
 def cascade(tmp_path_factory: pytest.TempPathFactory) -> Witness:
     return witness.run(catalog.resolve("cascade_mask_rcnn_thin", tmp_path_factory.mktemp("golden")), _pipeline(), None)
 
@@ -119,14 +124,35 @@ def test_a_fault_is_caught_in_its_part_alone(seen: Witness, fault: str) -> None:
     assert _failing(sides) == [part]
 
 
-def test_no_part_fails_without_a_fault(seen: Witness, dense: Witness, cascade: Witness) -> None:
-    for each in (seen, dense, cascade):
+def test_no_part_fails_without_a_fault(seen: Witness, dense: Witness, ssd: Witness, cascade: Witness) -> None:
+    for each in (seen, dense, ssd, cascade):
         assert _failing(_sides(each)) == []
 
 
 def test_faults_of_a_dense_head(dense: Witness) -> None:
     sides = _sides(dense)
     _attribute(NMS, "dense/nms", "class_agnostic", lambda _: 1)(sides.build)
+    assert _failing(sides) == ["detections"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        _constant("Greater", "dense/nms/enters", 1, lambda t: t * 1.5),
+        _constant("Greater", "dense/nms/enters", 1, lambda t: np.nextafter(t, np.float32(0))),
+        _attribute(NMS, "dense/nms", "iou_threshold", lambda t: t + 0.02),
+        _constant("Sub", "dense/nms/behind_the_best", 0, lambda rows: rows - 1),
+        _constant("Where", "dense/nms/rank", 1, lambda order: order - 3),
+        _constant("Div", "dense/nms/class", 1, lambda kept: kept - 1),
+        _constant("Min", "dense/classes/clipped", 1, lambda b: b * 10),
+        _constant("Slice", "dense/classes/x1y1", 0, lambda anchors: anchors + np.float32(0.2)),
+    ],
+    ids=["another threshold", ">= instead of >", "another IoU threshold", "a neighbour's score", "too few of a class",
+         "another class", "not clipped", "anchors moved"],
+)  # fmt: skip
+def test_faults_of_a_head_that_ranks_classes(ssd: Witness, edit: Callable[[Graph], None]) -> None:
+    sides = _sides(ssd)
+    edit(sides.build)
     assert _failing(sides) == ["detections"]
 
 

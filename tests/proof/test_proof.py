@@ -32,7 +32,7 @@ def proved(model: str, folder: Path, **options: Any) -> Proof:
 
 @pytest.mark.parametrize(
     "model", ["mask_rcnn", "cascade_mask_rcnn_thin", "fast_rcnn_thin", "fcos_thin", "keypoint_rcnn_thin", "rpn_FPN_thin",
-              "pointrend_thin"]
+              "pointrend_thin", "ssd_torchvision_thin"]
 )
 def test_members_are_proved_part_by_part_and_on_a_picture(model: str, tmp_path: Path) -> None:
     proof = proved(model, tmp_path)
@@ -75,13 +75,13 @@ def test_numbers_of_ones_own_are_proved_with_the_exports(tmp_path: Path) -> None
     assert proof.detections >= 20
 
 
-def of_threshold(member: str, threshold: float, folder: Path) -> Path:
+def of_threshold(member: str, threshold: float, folder: Path, old: float = 0.05) -> Path:
     """A member whose detections are compared with another score threshold."""
     model = onnx.load(catalog.resolve(member, folder))
     held = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     held |= {n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in model.graph.node if n.op_type == "Constant"}
-    compared = [n for n in model.graph.node if n.op_type == "Greater" and np.allclose(held.get(n.input[1], 0), 0.05)]
-    assert compared, "the score threshold of detectron2's configs"
+    compared = [n for n in model.graph.node if n.op_type == "Greater" and np.allclose(held.get(n.input[1], 0), old)]
+    assert compared, "the score threshold of the detector's config"
     model.graph.initializer.append(numpy_helper.from_array(np.array(threshold, np.float32), "another_threshold"))
     for node in compared:
         node.input[1] = "another_threshold"
@@ -94,6 +94,16 @@ def test_a_score_threshold_of_0_is_proved(model: str, tmp_path: Path) -> None:
     proof = proved(str(of_threshold(model, 0.0, tmp_path)), tmp_path)
     assert proof.whole, str(proof)
     assert proof.matched == proof.detections >= 20
+
+
+def test_a_threshold_of_candidates_that_are_ranked_is_lowered_on_both_sides(tmp_path: Path) -> None:
+    """SSD's suppression has ranks for scores: the threshold stands before it."""
+    path = of_threshold("ssd_torchvision_thin", 0.9999, tmp_path, 0.01)
+    proof = proved(str(path), tmp_path)
+    assert proof.whole, str(proof)
+    assert proof.matched == proof.detections >= 20
+    assert proof.lowered is not None
+    assert proof.lowered < 0.9999
 
 
 @pytest.mark.parametrize("model", ["retinanet_thin", "mask_rcnn"])

@@ -44,6 +44,7 @@ WEIGHTS = {
     "retinanet_thin": 5, "mask_rcnn": 5, "fast_rcnn_thin": 3, "keypoint_rcnn_thin": 3, "panoptic_fpn_thin": 2, "fcos_thin": 3,
     "cascade_mask_rcnn_thin": 3, "rpn_FPN_thin": 2, "semantic_fpn_thin": 1, "faster_rcnn_C4_thin": 1,
     "mask_rcnn_torchvision_thin": 2, "retinanet_torchvision_thin": 2, "fcos_torchvision_thin": 1, "pointrend_thin": 2,
+    "ssd_torchvision_thin": 1,
 }  # fmt: skip
 PICTURES = 3  # of which the first two decide whether a change has an effect
 
@@ -75,7 +76,7 @@ class Form:
 PLAIN = Form()
 FORMS = (*[PLAIN] * 7, Form(batch=2), Form(exact_padding=True), Form(more=(64, 32)))
 WHOLE = {"semantic_fpn_thin", "panoptic_fpn_thin", "fcos_thin"}  # their GroupNorm reads the canvas: no exact padding
-RESIZING = {"mask_rcnn_torchvision_thin", "retinanet_torchvision_thin", "fcos_torchvision_thin"}  # pictures, to one size
+RESIZING = {name for name in WEIGHTS if "torchvision" in name}  # pictures, to one size
 
 
 def has_form(name: str, settled: bool, form: Form) -> bool:
