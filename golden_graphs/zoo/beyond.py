@@ -16,6 +16,7 @@ from onnxgraft.frontends.detectron2 import configs
 _MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 _POINTS = "projects/PointRend/configs/InstanceSegmentation/pointrend_rcnn_R_50_FPN_1x_coco.yaml"
 _VITDET, _MVIT = "projects/ViTDet/configs/COCO", "projects/MViTv2/configs"
+_SMALL_BRANCHES = {"attn.proj": 0.25, "mlp.fc2": 0.25}  # through others rounding grows until it decides, three stages long
 _SIZES = ("model.backbone.square_pad={side}",)
 
 
@@ -24,12 +25,13 @@ class Beyond:
     """A config and what is set in it; `{side}` in a setting is the side of the sweep's square pictures.
 
     Attributes:
-        means: of layers' outputs where seeded weights need another than the zoo's.
+        means, spreads: of layers' outputs where seeded weights need others than the zoo's, by the ends of the layers' names.
     """
 
     config: str
     settings: tuple[str, ...] = ()
     means: Mapping[str, float] | None = None
+    spreads: Mapping[str, float] | None = None
 
 
 def _schedules(model: str, *lengths: int) -> dict[str, Beyond]:
@@ -46,6 +48,7 @@ ROWS: dict[str, Beyond] = {
     ),
     f"{_VITDET}/cascade_mask_rcnn_vitdet_b_100ep.py": Beyond(
         f"{_VITDET}/cascade_mask_rcnn_vitdet_b_100ep.py", (*_SIZES, "model.backbone.net.img_size={side}"),
+        spreads=_SMALL_BRANCHES,
     ),
     f"{_VITDET}/cascade_mask_rcnn_swin_b_in21k_50ep.py": Beyond(f"{_VITDET}/cascade_mask_rcnn_swin_b_in21k_50ep.py", _SIZES),
     f"{_VITDET}/cascade_mask_rcnn_mvitv2_b_in21k_100ep.py": Beyond(

@@ -23,7 +23,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,12 @@ def zoo() -> list[str]:
     return sorted(name for name in found if not LEFT_OUT.search(name))
 
 
-def seed(source: configs.Source, family: str, image: np.ndarray, means: Mapping[str, float] | None = None) -> None:
+def seed(source: configs.Source, family: str, image: np.ndarray, row: beyond.Beyond | None = None) -> None:
     """Seeded weights with which detections exist and their scores differ."""
+    means, spreads = (row.means, row.spreads) if row is not None else (None, None)
     settings = {**DENSE.get(family, {}), **({"mean": means} if means is not None else {})}
-    spread = {**seeding.SPREAD, "cls_score": SPREAD_OF_SCORES, "conv2_offset": 0.05, **settings.get("spread", {})}
+    spread = {**seeding.SPREAD, "cls_score": SPREAD_OF_SCORES, "conv2_offset": 0.05, **settings.get("spread", {}),
+              **(spreads or {})}  # fmt: skip
     if sum(name.endswith(".conv3") for name, _ in source.model.named_modules()) > DEEP:
         spread[".conv3"] = 0.25
     heads = getattr(source.model, "roi_heads", None)
@@ -199,8 +201,8 @@ def _rounding_decides(config: str, image: np.ndarray, truth: dict[str, np.ndarra
 def _seeded(config: str, image: np.ndarray) -> configs.Source:
     source = beyond.load(config, SOURCE, (image.shape[0], image.shape[1]))
     supported.refuse_unknown(source.model)
-    row, family = beyond.ROWS.get(config), families.family_of(source.model).name
-    seed(source, family, answers.as_trained(source, image), row.means if row is not None else None)
+    family = families.family_of(source.model).name
+    seed(source, family, answers.as_trained(source, image), beyond.ROWS.get(config))
     return source
 
 
