@@ -43,7 +43,7 @@ def test_help_names_choices_defaults_and_examples(capfd: pytest.CaptureFixture[s
     _, out, _ = run(capfd, monkeypatch, "build", "--help")
     words = " ".join(out.split())
     assert "--precision fp32|fp16|bf16|int8 Type of the network. [fp32]" in words
-    assert "--size HEIGHTxWIDTH Canvas of the input, multiples of 32. [1344x1344]" in words
+    assert "--size HEIGHTxWIDTH Canvas of the input, multiples of 32, or the export's own. [1344x1344]" in words
     assert out.endswith("onnxgraft build model.onnx --precision int8 --calib pictures/\n")
     _, out, _ = run(capfd, monkeypatch, "bisect", "--help")
     assert "[onnxruntime]" in out
