@@ -96,11 +96,15 @@ class _Read:
         if not self.fine or len(coarse) != points:
             raise _other(samples[0] if samples else producer(predicted),
                          f"{len(self.fine)} maps and {len(coarse)} coarse masks are sampled for one prediction")  # fmt: skip
-        if points:
-            self.coarse = coarse[0]
+        self._coarse = coarse
         self.maps = [_map(node) for node in self.fine]
         self.sampled = tuple(str(node.outputs[0].name) for node in self.fine)
         self.points = 0
+
+    @property
+    def coarse(self) -> gs.Node:
+        """What samples the coarse masks at the points of a round."""
+        return self._coarse[0]
 
     def chosen(self) -> int:
         """How many points a TopK chose for this round."""
@@ -115,9 +119,9 @@ class _Read:
         for node in self.fine:
             _, channels, rows, _ = node.outputs[0].shape
             node.outputs[0].shape = [1, channels, rows, self.points]
-        if hasattr(self, "coarse"):
-            tensor = self.coarse.outputs[0]
-            tensor.shape = [tensor.shape[0], self.coarse.inputs[0].shape[1], self.points, 1]
+        for node in self._coarse:
+            tensor = node.outputs[0]
+            tensor.shape = [tensor.shape[0], node.inputs[0].shape[1], self.points, 1]
 
 
 def _pooled_side(coarse: gs.Tensor, of_boxes: set[int]) -> int:

@@ -16,9 +16,7 @@ from onnxgraft.ir.traverse import dims
 
 Size = tuple[int, int]
 _BOXES = 6
-_TILE = 10_007  # a prime, so that rows of a map do not repeat each other
 _LIMIT = 2e-3  # of features that are read between cells of noise
-_FINE = 2.0**-12  # a step of logits whose interpolation float32 holds exactly
 
 
 def hold_grid(graph: Graph, outputs: Outputs, head: PointHead, image: Size, evidence: Evidence | None = None) -> None:
@@ -60,8 +58,8 @@ def _step_probes(graph: Graph, outputs: Outputs, head: PointHead, number: int, i
     feeds = {**made.feeds, head.coarse_tensor: coarse.astype(np.float32), step.logits_tensor: logits}
     if number:
         before = head.steps[number - 1]
-        grids = made.rng.integers(-(2**15), 2**15, (_BOXES, channels, before.side, before.side)) * _FINE
-        feeds[before.refined_tensor] = grids.astype(np.float32)
+        grids = probes.exact_logits(made.rng, (_BOXES, channels, before.side, before.side))
+        feeds[before.refined_tensor] = grids
         own = made.classes if channels > 1 else np.zeros(_BOXES, np.int64)
         larger = points.doubled(grids).reshape(_BOXES, channels, -1)
         places = points.least_certain(larger[np.arange(_BOXES), own], step.points)
@@ -89,9 +87,8 @@ class _Made:
         classes = graph.tensor(head.steps[-1].refined_tensor).shape[1]
         self.classes = self.rng.integers(0, int(classes), _BOXES)
         self.feeds = {outputs.boxes_tensor or "": self.boxes, outputs.classes_tensor or "": self.classes}
-        noise = self.rng.normal(0, 1, _TILE).astype(np.float32)
         for each in {m.feature_tensor: m for m in (*head.maps, *head.point_maps)}:
-            self.feeds[each] = np.resize(noise, dims(graph.tensor(each), 4, "a map that is sampled"))
+            self.feeds[each] = probes.noise_map(self.rng, dims(graph.tensor(each), 4, "a map that is sampled"))
 
     def sampled(self, source: PointMap, chosen: np.ndarray) -> np.ndarray:
         """[1, C, D, P]: features at points [D, P, 2] of the boxes."""

@@ -14,8 +14,19 @@ Array = np.ndarray
 _IOU_MARGIN = 4e-3  # what the offsets between classes cost a suppression in float32
 _SCORE_MARGIN = 4e-6
 _OWN = 8192  # rows with deltas of their own: on other anchors the same ones make other boxes
+_TILE = 10_007  # a prime, so that rows of a map do not repeat each other
 OUT = -400.0  # a shift of so many box sizes leaves any image
 SILENT = -200.0  # a logit whose float32 sigmoid and softmax are 0: not above a threshold of 0 either
+
+
+def noise_map(rng: np.random.Generator, shape: Sequence[int]) -> Array:
+    """float32 of a map's shape: noise, drawn once and repeated out of step with its rows."""
+    return np.resize(rng.normal(0, 1, _TILE).astype(np.float32), tuple(shape))
+
+
+def exact_logits(rng: np.random.Generator, shape: Sequence[int]) -> Array:
+    """float32 of a grid's shape whose interpolation to twice its size float32 holds exactly, so that all choose alike."""
+    return (rng.integers(-(2**15), 2**15, tuple(shape)) * 2.0**-12).astype(np.float32)
 
 
 def random(seed: int) -> np.random.Generator:

@@ -205,8 +205,8 @@ def _class_candidates(
     probability = np.concatenate([softmax(by_location(logits, head.columns)) for logits, _, _ in maps])
     anchors = np.concatenate([grid_anchors(level) for level in head.levels])
     offsets = np.concatenate([by_location(deltas, 4) for _, deltas, _ in maps])
-    made = decode_linear(anchors, offsets) if head.coder is None else decode(anchors, offsets, head.coder)
-    made = clip(made, image) if head.clipped_first else made
+    assert head.coder is not None
+    made = clip(decode(anchors, offsets, head.coder), image)
     boxes, scores, classes, rows = [], [], [], []
     for label in range(head.num_classes):
         own = probability[:, head.first_class + label]

@@ -7,19 +7,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.analysis.probes import noise_map
 from onnxgraft.detector.spec import CascadeStage, DetectorSpec, Pooler
 from onnxgraft.proof.probes import Probe, clamp_deltas, rng_of
 from onnxgraft.proof.scenes import Boxes, Stage
 
 _MOST = 2**26  # numbers of one array
-_TILE = 10_007  # a prime, so that rows of a map do not repeat each other
 
 
 def feature_map(rng: np.random.Generator, shape: Sequence[int]) -> NDArray[np.float32]:
     """[1, C, H, W]: channels are noise and slopes in turn, each its own."""
     _, c, h, w = shape
-    noise = rng.normal(0, 1, _TILE).astype(np.float32)
-    features = np.resize(noise, (1, c, h, w))
+    features = noise_map(rng, (1, c, h, w))
     slopes = rng.uniform(-1, 1, (2, c, 1, 1)).astype(np.float32)
     y, x = np.linspace(-1, 1, h, dtype=np.float32)[:, None], np.linspace(-1, 1, w, dtype=np.float32)[None]
     features[0, 1::2] = slopes[0, 1::2] * y + slopes[1, 1::2] * x

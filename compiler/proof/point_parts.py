@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxgraft.analysis.probes import exact_logits
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import PointHead, PointMap
 from onnxgraft.proof import parts
@@ -19,7 +20,6 @@ from onnxgraft.proof.probes import Probe, rng_of
 from onnxgraft.proof.sides import Sides, with_rows
 
 _LIMIT = 1e-3
-_FINE = 2.0**-12  # a step of logits whose interpolation float32 holds exactly: both sides choose the same points
 
 
 class Sampled(Part):
@@ -110,6 +110,6 @@ def _round_probes(sides: Sides, head: PointHead, number: int, rows: int) -> Iter
         feeds["logits"] = rng.normal(0, 3, (n, channels, step.points)).astype(np.float32)
         if number:
             side = head.steps[number - 1].side
-            feeds["grid"] = (rng.integers(-(2**15), 2**15, (n, channels, side, side)) * _FINE).astype(np.float32)
+            feeds["grid"] = exact_logits(rng, (n, channels, side, side))
             feeds["picked"] = feeds["grid"][np.arange(n), classes if channels > 1 else 0][:, None]
         yield Probe(probe.name, feeds)

@@ -10,7 +10,7 @@ from onnxgraft.detector.spec import DenseHead, DenseLevel
 from onnxgraft.ir.builder import Builder
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.value import Value, concat, constant, where
-from onnxgraft.passes.emit.boxes import clip, decode, decode_linear, just_above
+from onnxgraft.passes.emit.boxes import clip, decode, just_above
 from onnxgraft.passes.emit.plugin import add_plugin
 from onnxgraft.passes.emit.ranks import ranks_of, values_of_ranks
 from onnxgraft.passes.emit.rows import by_location, first_image, largest, rows_of
@@ -38,7 +38,8 @@ def class_candidates(graph: Graph, ctx: Context, head: DenseHead, most: int) -> 
     best, index = ranked.topk(constant("k", [k]), ("best", "best_index"), axis=2, largest=1, sorted=1)
     deltas = _of_levels(b, ctx, head, [level.deltas_tensor for level in head.levels], 4, "deltas")
     around = b.of(b.const("anchors", anchors[None]))
-    decoded = decode_linear(deltas, around) if head.coder is None else decode(deltas, around, head.coder)
+    assert head.coder is not None  # Box2BoxTransform's, which the analysis measured
+    decoded = decode(deltas, around, head.coder)
     rows = index.reshape(n, classes * k, hint="together").named("anchor")
     boxes = rows_of(clip(b, ctx, decoded), rows, ("rows", "selected_boxes"))
     flat = best.reshape(n, classes * k, hint="together").named("scores")
