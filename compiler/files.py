@@ -16,6 +16,7 @@ from onnxgraft.atomic import open_beside, umask
 from onnxgraft.errors import InputError, os_reason
 
 _LARGEST = 1 << 1000  # a whole number that is no float any more is nobody's
+STDOUT = Path("-")
 CACHE = Path("build") / ".cache"  # unpacked golden graphs and calibrations that were measured
 
 
@@ -204,10 +205,12 @@ def write_atomically(path: Path, content: bytes | memoryview | Callable[[BinaryI
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of `path` and see that a file can be made there, before time is spent.
+    """Make the folder of `path` and see that a file can be made there, before time is spent; STDOUT can be.
 
     Raises InputError in one line when it cannot.
     """
+    if path == STDOUT:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():

@@ -64,6 +64,12 @@ def say(line: str) -> None:
     out.print(line, markup=False, soft_wrap=True)
 
 
+def say_aside(line: str) -> None:
+    """As `say`, on stderr: where stdout is for a program."""
+    if _level >= 0:
+        err.print(line, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int | None, str], None]]:
     """A progress bar with count and time left, on a terminal only; without a total it has no end."""

@@ -45,7 +45,7 @@ def inspect(
 def infer(
     run: Run,
     images: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns, videos, or a camera's index.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the detections to this file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the detections to this file; - prints them.")] = None,
     draw: Annotated[Path | None, typer.Option(help="Draw what is found into this folder: PNG, videos as MP4.")] = None,
     txt: Annotated[Path | None, typer.Option(help="Write NAME.txt as NVIDIA's sample does, tab-separated.")] = None,
     min_score: Annotated[Share | None, typer.Option(
@@ -63,20 +63,22 @@ def infer(
     """Detect in pictures and videos: JSON, text and drawn pictures in their own coordinates.
 
     Pictures that cannot be read are named and passed over; the exit code is their number (at most 100)."""
-    from onnxgraft.cli.console import bar, say
+    from onnxgraft.cli.console import bar, say, say_aside
+    from onnxgraft.files import STDOUT
     from onnxgraft.tools import infer as inference
     from onnxgraft.tools.infer_shards import infer_shards
 
     wanted = inference.Outputs(json_file=json_file, drawn=draw, txt=txt, min_score=min_score, names=names, strict=strict,
                                limit=limit)  # fmt: skip
+    tell = say_aside if json_file == STDOUT else say
     with bar("detecting") as progress:
         edges = shortest_edge, longest_edge
         if ray is None:
-            summary, known = inference.infer(run, images, wanted, edges, engine, progress, proposals, say)
+            summary, known = inference.infer(run, images, wanted, edges, engine, progress, proposals, tell)
         else:
-            summary, known = infer_shards(run, images, wanted, edges, engine, ray, progress, proposals, say)
+            summary, known = infer_shards(run, images, wanted, edges, engine, ray, progress, proposals, tell)
     for line in inference.summary_lines(wanted, summary, known):
-        say(line)
+        tell(line)
     if summary.unread:
         raise typer.Exit(min(len(summary.unread), 100))
 

@@ -206,10 +206,10 @@ def put(
         padding = np.clip(np.rint(padding), 0, 255)
     if layout == "NHWC":
         tensor = np.empty((*canvas, 3), kind)
-        tensor[:] = padding.astype(kind)
+        tensor[height:] = tensor[:height, width:] = padding.astype(kind)
         tensor[:height, :width] = pixels
     else:
         tensor = np.empty((3, *canvas), kind)
-        tensor[:] = padding.astype(kind)[:, None, None]
+        tensor[:, height:] = tensor[:, :height, width:] = padding.astype(kind)[:, None, None]
         tensor[:, :height, :width] = pixels.transpose(2, 0, 1)
     return tensor

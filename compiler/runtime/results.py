@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from onnxgraft.files import write_atomically
+from onnxgraft.files import STDOUT, write_atomically
 from onnxgraft.runtime.postprocess import ImageDetections
 
 
@@ -39,7 +40,8 @@ def to_json(
 
 
 def write(path: str | Path, results: Iterable[dict[str, Any]]) -> None:
-    """Write a list of `to_json` objects, one image a line, atomically; they are taken one by one, and none is kept."""
+    """Write a list of `to_json` objects, one image a line, atomically, or to stdout for STDOUT; they are taken one by one, and
+    none is kept."""
 
     def lines(file: BinaryIO) -> None:
         before = b"[\n"
@@ -48,4 +50,8 @@ def write(path: str | Path, results: Iterable[dict[str, Any]]) -> None:
             before = b",\n"
         file.write(b"[]\n" if before == b"[\n" else b"\n]\n")
 
+    if Path(path) == STDOUT:
+        lines(sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
     write_atomically(Path(path), lines)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxgraft.errors import InputError
-from onnxgraft.files import check_writable
+from onnxgraft.files import STDOUT, check_writable
 from onnxgraft.runtime import class_names, results, sources
 from onnxgraft.runtime.ahead import ahead, behind
 from onnxgraft.runtime.proposals import none as none_given
@@ -34,7 +34,7 @@ class Outputs:
 
     Attributes:
         json_file: gets a list of objects, one a picture or frame, see tools.outputs.row; panoptic pictures go into a folder
-            beside it.
+            beside it. files.STDOUT prints the list.
         drawn: folder that gets each picture with what was found as PNG, each video as MP4.
         txt: folder that gets a text file of each picture or frame, as NVIDIA's sample writes them.
         min_score: detections below it are left out of all; None leaves all in files, and draws those of at least
@@ -219,7 +219,7 @@ def summary_lines(outputs: Outputs, summary: Summary, names: Sequence[str]) -> l
         lines.append(f"{outputs.drawn}: drawn are scores of at least {least:g}{hint}")
         if not names:
             lines.append("note: the build knows no class names, so that numbers stand for them: give --class-names FILE")
-    if outputs.json_file is not None:
+    if outputs.json_file not in (None, STDOUT):
         which = f"scores of at least {outputs.least:g}" if outputs.min_score else "all detections, whatever their score"
         lines.append(f"{outputs.json_file}: {which}")
     return lines

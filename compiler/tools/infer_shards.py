@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxgraft.atomic import scratch
 from onnxgraft.errors import InputError, OnnxgraftError
-from onnxgraft.files import write_atomically
+from onnxgraft.files import STDOUT, write_atomically
 from onnxgraft.quantization.distributed import gather
 from onnxgraft.runtime import results, sources
 from onnxgraft.runtime.proposals import none as none_given
@@ -96,7 +96,7 @@ def _shard(task: _Task) -> tuple[_Part | None, str]:
         with scratch() as folder:
             held = replace(
                 asked,
-                json_file=asked.json_file and folder / JSON / asked.json_file.name,
+                json_file=asked.json_file and (STDOUT if asked.json_file == STDOUT else folder / JSON / asked.json_file.name),
                 drawn=asked.drawn and folder / DRAWN,
                 txt=asked.txt and folder / TXT,
             )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxgraft.errors import InputError, add_note, os_reason
-from onnxgraft.files import write_atomically
+from onnxgraft.files import STDOUT, write_atomically
 from onnxgraft.runtime import panoptic, results, semantic
 from onnxgraft.runtime.draw import draw_result
 from onnxgraft.runtime.postprocess import ImageDetections
@@ -41,13 +41,16 @@ class Told:
 def row(frame: Frame, found: ImageDetections, result: ImageResult, json_file: Path, names: Names) -> dict[str, Any]:
     """One picture for JSON: runtime.results.to_json, "frame" (its number in a video) and, of a semantic head, "semantic" as
     COCO's stuff results (an RLE per class index), of a Panoptic FPN "panoptic" as COCO's panoptic results, whose "file_name"
-    is a PNG of segment ids beside `json_file`. Category ids are the model's own class indices."""
+    is a PNG of segment ids beside `json_file`. Category ids are the model's own class indices. Raises InputError for such
+    pictures beside STDOUT."""
     entry = results.to_json(frame.source.name, found, names=names.things)
     if frame.source.moves:
         entry = {"file": entry.pop("file"), "frame": frame.number, **entry}
     if result.semantic is not None:
         entry["semantic"] = semantic.encode(result.semantic, names.semantic)
     if result.panoptic is not None:
+        if json_file == STDOUT:
+            raise InputError("--json -: panoptic segments are pictures beside the JSON: give a file")
         picture = Path(f"{json_file.stem}_panoptic") / f"{stem(frame)}.png"
         colours = panoptic.png_colours(result.panoptic.ids)
         _write_picture(json_file.parent / picture, colours[..., ::-1])

@@ -63,6 +63,10 @@ class _Boxes:
         return [self.sides[0][0], self.sides[0][1], self.sides[1][0], self.sides[1][1], self.area,
                 *([] if self.label is None else [self.label])]  # fmt: skip
 
+    def part(self, places: slice) -> _Boxes:
+        """Those at some places."""
+        return _Boxes.from_parts(*(value[:, places] for value in self.parts()))
+
     @staticmethod
     def from_parts(x1: Value, x2: Value, y1: Value, y2: Value, area: Value, label: Value | None = None) -> _Boxes:
         return _Boxes(((x1, x2), (y1, y2)), area, label)
@@ -83,20 +87,41 @@ def suppress(b: Builder, corners: Value, entering: Value, label: Value | None, s
     boxes = _Boxes.of(corners, label, axis=2)
     if k <= ALONE:
         order = b.op("Max", np.arange(k, dtype=np.int32)[None, :], entering.cast(TensorProto.INT32) - np.int32(1))
-        matrix = _clash(boxes, boxes, rule) & (order.unsqueeze(1) < order.unsqueeze(2))
         start = entering.cast(rule.product).unsqueeze(2)
-        return _settled(b, matrix.cast(rule.product), start, None, (batch, k), rule).squeeze(2) > rule.of(0.5)
+        return _settled(b, _by_earlier(boxes, order, k, rule), start, None, (batch, k), rule).squeeze(2) > rule.of(0.5)
     return _by_blocks(b, boxes, entering, shape, rule)
+
+
+def _by_earlier(boxes: _Boxes, order: Value, k: int, rule: Rule) -> Value:
+    """[B, K, K] in the product's type: row i has ones at the earlier candidates that suppress i; `order` int32 [B, K].
+
+    Many rows are taken in two halves, of which the first has nothing earlier in the second: what is computed on the way
+    takes half the memory, and a quarter of the pairs is not looked at.
+    """
+
+    def part(rows: slice, columns: slice) -> Value:
+        earlier = order[:, columns].unsqueeze(1) < order[:, rows].unsqueeze(2)
+        return (_clash(boxes.part(rows), boxes.part(columns), rule) & earlier).cast(rule.product)
+
+    if k <= BLOCK:
+        return part(slice(0, k), slice(0, k))
+    half = k // 2
+    first = part(slice(0, half), slice(0, half)).op("Pad", np.array([0, 0, 0, 0, 0, k - half], np.int64))
+    return concat(first, part(slice(half, k), slice(0, k)), axis=1)
 
 
 def _clash(rows: _Boxes, columns: _Boxes, rule: Rule) -> Value:
     """bool [B, S, S]: whether IoU reaches the threshold. Where boxes do not meet, one side is negative and so is their share;
-    0 / 0 is no number and does not reach it."""
+    0 / 0 is no number and does not reach it.
+
+    ONNX Runtime computes first what was added last, so that sums of areas, added before the sides, wait for no side.
+    """
+    both = rows.area.unsqueeze(2) + columns.area.unsqueeze(1)
     sides = []
     for (low, high), (left, right) in zip(rows.sides, columns.sides, strict=True):
         sides.append(high.unsqueeze(2).min(right.unsqueeze(1)) - low.unsqueeze(2).max(left.unsqueeze(1)))
     inter = sides[0].max(0.0) * sides[1]
-    union = rows.area.unsqueeze(2) + columns.area.unsqueeze(1) - inter
+    union = both - inter
     clash = inter / union >= np.float32(rule.iou_threshold)
     if rows.label is None or columns.label is None:
         return clash

@@ -102,6 +102,22 @@ def test_strict_stops_and_leaves_the_older_file(build: Path, pictures: Path, tmp
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("o.json", "older")]
 
 
+def test_json_to_stdout_is_alone_there(build: Path, pictures: Path, tmp_path: Path) -> None:
+    asked = ["infer", build, pictures, "--json"]
+    printed, written = cli(*asked, "-", cwd=tmp_path), cli(*asked, tmp_path / "o.json", cwd=tmp_path)
+    assert (printed.returncode, written.returncode) == (1, 1)  # the broken picture
+    assert printed.stdout == (tmp_path / "o.json").read_text()
+    assert "broken.png" in printed.stderr
+    assert "4 detections" in printed.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["o.json"]
+
+
+def test_panoptic_pictures_have_no_place_beside_stdout(pictures: Path, tmp_path: Path) -> None:
+    found = cli("infer", panoptic(tmp_path / "panoptic"), pictures / "p1.png", "--json", "-")
+    assert_one_line_error(found, "--json -", "give a file")
+    assert found.stdout == ""
+
+
 def test_a_video(build: Path, video: Path, tmp_path: Path) -> None:
     summary, lines = run(build, [video], json_file=tmp_path / "o.json", drawn=tmp_path / "drawn", txt=tmp_path / "txt")
     assert (summary.frames, lines) == (7, [f"{video}: 7 frames, 14 detections"])
