@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from onnxgraft.driver.build_folder import write_passes, write_report_json
 from onnxgraft.files import write_json
+from onnxgraft.ir.exported_text import Text
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.printer import Printed, Text, text
+from onnxgraft.ir.printer import text
 from onnxgraft.manifest import PassTime, Times
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
@@ -34,7 +36,7 @@ class Recorder(Instrument):
 
     def start(self, graph: Graph, ctx: Context) -> None:
         self.stages.add(graph)
-        self._first = graph.observed(Printed).text
+        self._first = graph.observed(Text.of)
 
     def before(self, step: Pass, graph: Graph, ctx: Context) -> None:
         self._nodes = len(graph.nodes)
@@ -50,7 +52,7 @@ class Recorder(Instrument):
         before = self._records[-1].texts[1] if self._records and self._records[-1].texts else self._first
         after = before
         try:  # the graph may be broken in a way that it cannot even be printed
-            after = Text(text(graph))
+            after = Text(partial(str, text(graph)))
             self.stages.add(graph)
         except Exception:
             self.stages.add(None)

@@ -7,9 +7,8 @@ import onnx_graphsurgeon as gs
 
 from onnxgraft.errors import PassError
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.printer import Printed
 from onnxgraft.ir.traverse import tensors
-from onnxgraft.ir.value_text import Value
+from onnxgraft.ir.value_text import Value, value_of
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.instrument import Instrument
@@ -52,8 +51,7 @@ def _lost(kind: str, before: dict[str, np.dtype | None], after: dict[str, np.dty
 
 
 def _weights(graph: Graph) -> dict[str, Value]:
-    printed = graph.observed(Printed)
-    return {name: printed.value(t) for name, t in tensors(graph.gs).items() if isinstance(t, gs.Constant)}
+    return {name: value_of(t) for name, t in tensors(graph.gs).items() if isinstance(t, gs.Constant)}
 
 
 def _rewritten(before: dict[str, Value], after: dict[str, Value]) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from onnxgraft.ir.exported_text import Text
 from onnxgraft.ir.graph import Graph
-from onnxgraft.ir.printer import Printed
 from onnxgraft.pipeline.base import Pass
 from onnxgraft.pipeline.context import Context
 from onnxgraft.pipeline.instrument import Instrument
@@ -17,10 +17,10 @@ class Texts(Instrument):
     """Gives every record its texts."""
 
     def start(self, graph: Graph, ctx: Context) -> None:
-        self._last = graph.observed(Printed).text
+        self._last = graph.observed(Text.of)
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
-        before, after = self._last, graph.observed(Printed).text if record.changed else self._last
+        before, after = self._last, graph.observed(Text.of) if record.changed else self._last
         self._last = after
         return dataclasses.replace(record, texts=(before, after))
 
@@ -34,5 +34,5 @@ class PrintText(Instrument):
 
     def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
         if record.name == self.wanted or (self.wanted is None and record.changed):
-            self._write(f"# after {record.spec}\n{graph.observed(Printed).text}")
+            self._write(f"# after {record.spec}\n{graph.observed(Text.of)}")
         return record

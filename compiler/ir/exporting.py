@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.ir.tensor import SparseValues
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from onnxgraft.ir import traverse
 from onnxgraft.ir.serde import Skeleton, Weight, mark_external
@@ -107,12 +107,15 @@ class Exporter:
         )  # fmt: skip
 
     def _node(self, node: gs.Node) -> bytes:
-        """The node's field; nothing for one with tensors or subgraphs in its attributes, which change in place."""
+        """The node's field; nothing for one with large tensors or subgraphs in its attributes, which change in place."""
         attributes = node.attrs
-        if attributes and not all(map(plain, attributes.values())):
-            return b""
+        told: Any = ""
+        if attributes:
+            told = repr(attributes) if all(map(plain, attributes.values())) else _told(attributes)
+            if told is None:
+                return b""
         key = (node.op, node.domain, node.name, tuple([t.name for t in node.inputs]), tuple([t.name for t in node.outputs]),
-               repr(attributes) if attributes else "")  # fmt: skip
+               told)  # fmt: skip
         found = self._nodes.get(key)
         return found or self._nodes.setdefault(key, _field(_NODE, self._new_node(node, key)))
 
@@ -124,6 +127,9 @@ class Exporter:
         if domain is not None:
             proto.domain = domain
         for word, value in node.attrs.items():
+            if not plain(value):
+                proto.attribute.extend(OnnxExporter.export_attributes({word: value}))
+                continue
             known = self._attributes.get((word, repr(value)))
             if known is None:
                 (known,) = OnnxExporter.export_attributes({word: value})
@@ -166,6 +172,21 @@ class Exporter:
         if found is None:
             found = self._constants[key] = _field(GRAPH_INITIALIZER, OnnxExporter.export_tensor_proto(tensor))
         return found
+
+
+def _told(attributes: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """What attributes say, small tensors by their bytes; None for more than that."""
+    said: list[Any] = []
+    for word, value in attributes.items():
+        if plain(value):
+            said.append((word, repr(value)))
+            continue
+        values: Any = value._values if isinstance(value, gs.Constant) else None
+        if type(values) is LazyValues and values.nbytes <= _SMALL:
+            said.append((word, value.name, value.export_dtype, value.data_location, values.tensor.SerializeToString()))
+        else:
+            return None
+    return tuple(said)
 
 
 def plain(value: Any) -> bool:

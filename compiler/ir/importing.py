@@ -34,12 +34,12 @@ def import_model(model: onnx.ModelProto) -> gs.Graph:
     """The graph of a model, as gs.import_onnx gives it. Raises what that raises."""
     if model.functions:
         return gs.import_onnx(model)
-    importer = _Importer(OnnxImporter.get_opset(model), OnnxImporter.get_import_domains(model))
+    importer = Importer(OnnxImporter.get_opset(model), OnnxImporter.get_import_domains(model))
     names = {"producer_name": model.producer_name, "producer_version": model.producer_version, "ir_version": model.ir_version}
     return importer.graph(model.graph, {}, functions=[], **names)
 
 
-class _Importer:
+class Importer:
     """Imports the graphs of one model. opset, domains: that they have in common."""
 
     def __init__(self, opset: int | None, domains: Any) -> None:
@@ -52,7 +52,7 @@ class _Importer:
         own: Tensors = {}
         for initializer in proto.initializer:
             if initializer.name not in own and initializer.name not in outer:
-                own[initializer.name] = self._constant(initializer)
+                own[initializer.name] = self.constant(initializer)
         for sparse in proto.sparse_initializer:
             if sparse.values.name not in own and sparse.values.name not in outer:
                 own[sparse.values.name] = OnnxImporter.import_tensor(sparse)
@@ -71,9 +71,9 @@ class _Importer:
         held = own.get(name)
         if held is None:
             if name not in outer:
-                own[name] = self._variable(info)
+                own[name] = self.variable(info)
         elif isinstance(held, gs.Variable):
-            other = self._variable(info)
+            other = self.variable(info)
             held.dtype = held.dtype or other.dtype
             held.shape = held.shape or other.shape
 
@@ -81,10 +81,11 @@ class _Importer:
         """An input or output, which no graph around it gives."""
         held = own.get(info.name)
         if held is None:
-            held = own[info.name] = self._variable(info)
+            held = own[info.name] = self.variable(info)
         return held
 
-    def _variable(self, info: onnx.ValueInfoProto) -> gs.Variable:
+    def variable(self, info: onnx.ValueInfoProto) -> gs.Variable:
+        """A tensor that is neither made nor read yet."""
         told = info.type.SerializeToString()
         found = self._types.get(told)
         if found is None:
@@ -93,7 +94,8 @@ class _Importer:
             self._types[told] = found
         return _variable(info.name, found)
 
-    def _constant(self, proto: onnx.TensorProto) -> gs.Constant:
+    def constant(self, proto: onnx.TensorProto) -> gs.Constant:
+        """A constant that nothing reads yet."""
         found = self._elements.get(proto.data_type)
         if found is None:
             dtype = get_onnx_tensor_dtype(proto)
@@ -109,7 +111,7 @@ class _Importer:
     def _node(self, proto: onnx.NodeProto, own: Tensors, outer: Mapping[str, gs.Tensor]) -> gs.Node:
         attrs = OrderedDict[str, Any]()
         for attribute in proto.attribute:
-            attrs.update(self._attribute(attribute, own, outer))
+            attrs.update(self.attribute(attribute, own, outer))
         made = gs.Node.__new__(gs.Node)
         read = [_tensor(name, own, outer) for name in proto.input]
         given = [_tensor(name, own, {}) for name in proto.output]
@@ -122,7 +124,7 @@ class _Importer:
             list.append(tensor.inputs, made)
         return made
 
-    def _attribute(
+    def attribute(
         self, proto: onnx.AttributeProto, own: Tensors, outer: Mapping[str, gs.Tensor]
     ) -> Iterable[tuple[str, Any]]:
         """The attribute under its name; nothing for a kind that graphsurgeon passes over."""
@@ -134,7 +136,7 @@ class _Importer:
         if kind == _ATTRIBUTE.INTS:
             return ((proto.name, list(proto.ints)),)
         if kind == _ATTRIBUTE.TENSOR:
-            return ((proto.name, self._constant(proto.t)),)
+            return ((proto.name, self.constant(proto.t)),)
         if kind == _ATTRIBUTE.GRAPH:
             return ((proto.name, self.graph(proto.g, {**outer, **own})),)
         return OnnxImporter.import_attributes([proto], outer, own, self.opset, self.domains).items()

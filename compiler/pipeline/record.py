@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from onnxgraft.ir.printer import Text
+from onnxgraft.ir.exported_text import Text
 from onnxgraft.ir.textdiff import unified
 
 

@@ -58,12 +58,12 @@ class Feeder:
                 and is given none gets boxes all over the image.
 
         Returns:
-            By input: the images, of the input's shape and type, one alone sharing its memory; image sizes float32 [N, 2], height and width on the canvas;
+            By input: the images, of the input's shape and type; image sizes float32 [N, 2], height and width on the canvas;
             proposals float32 [N, P, 4] or, of an export, [R, 4] in pixels of the canvas, rows without area being none.
         """
         wanted = self.io.image
         filled = [*placed, *[placed[-1]] * (wanted.batch - len(placed))]
-        tensors = np.stack([tensor for tensor, _ in filled]) if len(filled) > 1 else filled[0][0][None]  # not copied
+        tensors = np.stack([tensor for tensor, _ in filled]) if len(filled) > 1 else filled[0][0][None]
         feeds = {wanted.name: tensors if len(wanted.shape) == 4 else tensors[0]}
         if self.io.image_sizes:
             feeds[IMAGE_SIZES] = np.array([placement.resized for _, placement in filled], np.float32)

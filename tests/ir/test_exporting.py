@@ -11,8 +11,10 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxgraft.golden import catalog
+from onnxgraft.ir.exported_text import Text
 from onnxgraft.ir.exporting import IR_VERSION, PLUGIN_DOMAIN
 from onnxgraft.ir.graph import Graph
+from onnxgraft.ir.printer import text
 from onnxgraft.ir.serde import mark_external
 from onnxgraft.ir.weights import MappedValues, weight_of
 from onnxgraft.options import CompileOptions
@@ -55,11 +57,26 @@ class Beside(Instrument):
         return record
 
 
+class Told(Instrument):
+    """Holds the text of every stage's messages against that of the graph itself."""
+
+    stages = 0
+
+    def after(self, step: Pass, graph: Graph, ctx: Context, record: PassRecord) -> PassRecord:
+        said = str(Text.of(graph))  # before `text`, which reads lazy values
+        assert said == text(graph), record.name
+        self.stages += 1
+        return record
+
+
+@pytest.mark.parametrize("kind", [Beside, Told])
 @pytest.mark.parametrize(
     ("name", "target"), [("mask_rcnn", "onnxruntime"), ("mask_rcnn", "tensorrt-rtx"), ("fcos_thin", "tensorrt-rtx")]
 )
-def test_every_stage_is_what_graphsurgeon_exports(name: str, target: str, tmp_path: Path) -> None:
-    beside, graph = Beside(), Graph.load(catalog.resolve(name, tmp_path))
+def test_every_stage_is_what_graphsurgeon_exports(
+    name: str, target: str, kind: type[Beside] | type[Told], tmp_path: Path
+) -> None:
+    beside, graph = kind(), Graph.load(catalog.resolve(name, tmp_path))
     steps = default_pipeline(CompileOptions(size=(256, 320)), target).passes
     PassManager(steps, [beside], fingerprints=False).run(graph, Context(held=True))
     assert beside.stages == len(steps)
