@@ -14,7 +14,7 @@ from onnxgraft.tools.benchmark.process import measure
 from onnxgraft.tools.benchmark.surgery import BASELINE, SUBJECTS
 
 MEASURED = '''
-import importlib.util, sys
+import importlib.util, os, signal, sys
 
 def packages(path):
     """Which packages the process holds once it has loaded a file."""
@@ -27,6 +27,9 @@ def held(mib):
 
 def failing():
     raise ValueError("it cannot be done")
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
 '''
 
 
@@ -60,6 +63,8 @@ def test_peak_memory_and_results_come_back(measured: Path) -> None:
 def test_what_fails_is_told_in_a_line(measured: Path) -> None:
     with pytest.raises(OnnxgraftError, match=r"ValueError: it cannot be done$"):
         measure(f"{measured}:failing")
+    with pytest.raises(OnnxgraftError, match=r"failed: its process was ended by SIGKILL, as a system does .*no memory left$"):
+        measure(f"{measured}:killed")
 
 
 def test_masks_are_measured_beside_what_is_installed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -32,6 +33,15 @@ class Measured:
     result: Any
 
 
+def _ended(code: int) -> str:
+    """How a process ended that said nothing."""
+    if code >= 0:
+        return f"its process ended with {code}"
+    by = signal.Signals(-code)
+    killed = ", as a system does that has no memory left" if by is signal.SIGKILL else ""
+    return f"its process was ended by {by.name}{killed}"
+
+
 def measure(place: str, *arguments: object) -> Measured:
     """Run a function in a new process and measure the work that it returns.
 
@@ -46,5 +56,6 @@ def measure(place: str, *arguments: object) -> Measured:
     command = [sys.executable, str(_CHILD), place, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise OnnxgraftError(f"measuring {place} failed: {' '.join(done.stderr.strip().splitlines()[-1:])}")
+        said = " ".join(done.stderr.strip().splitlines()[-1:])
+        raise OnnxgraftError(f"measuring {place} failed: {said or _ended(done.returncode)}")
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
