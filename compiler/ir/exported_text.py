@@ -9,10 +9,10 @@ from typing import NamedTuple
 import onnx
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
+from onnxgraft.ir import printer
 from onnxgraft.ir.exporting import PLUGIN_DOMAIN, Exported
 from onnxgraft.ir.graph import Graph
 from onnxgraft.ir.importing import Importer
-from onnxgraft.ir.printer import attributes_of, function_line
 from onnxgraft.ir.value_text import type_text, value_text
 from onnxgraft.ir.weights import MappedValues
 
@@ -50,8 +50,12 @@ class Text:
 
     @staticmethod
     def of(graph: Graph) -> Text:
-        """Of a graph as it stands."""
-        return Text(partial(text, graph.observed(Graph.exported)))
+        """Of a graph as it stands; at once where it cannot be exported, which is for others to refuse."""
+        try:
+            exported = graph.observed(Graph.exported)
+        except Exception:
+            return Text(partial(str, printer.text(graph)))
+        return Text(partial(text, exported))
 
     @cached_property
     def _text(self) -> str:
@@ -74,7 +78,7 @@ def text(exported: Exported) -> str:
     lines += _nodes(map(_line, exported.nodes), scope, "")
     lines += [f"output {scope.use(name)} {name}: {kind}" for name, kind in outputs]
     functions = [f for f in onnx.ModelProto.FromString(exported.rest).functions if f.domain == PLUGIN_DOMAIN]
-    lines += map(function_line, functions)
+    lines += map(printer.function_line, functions)
     return "\n".join(lines) + "\n"
 
 
@@ -107,7 +111,7 @@ def _said(node: onnx.NodeProto) -> _Line:
     kept = {a.name: value for a in node.attribute if a.type != a.GRAPH for _, value in _IMPORTER.attribute(a, {}, {})}
     graphs = sorted(((a.name, a.g) for a in node.attribute if a.type == a.GRAPH), key=lambda pair: pair[0])
     op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-    return _Line(list(node.output), op, list(node.input), attributes_of(kept), graphs)
+    return _Line(list(node.output), op, list(node.input), printer.attributes_of(kept), graphs)
 
 
 @lru_cache(_HELD)

@@ -116,3 +116,11 @@ def test_what_changes_in_place_is_exported_anew(change: Callable[[gs.Node], None
     after = graph.skeleton().model.SerializeToString(deterministic=True)
     assert after != before
     assert after == exported_anew(graph)
+
+
+def test_the_text_of_what_cannot_be_exported(tmp_path: Path) -> None:
+    graph = Graph.load(catalog.resolve("mask_rcnn", tmp_path))
+    graph.nodes[0].attrs["odd"] = object()
+    with pytest.raises(TypeError, match="not an accepted attribute"):
+        graph.exported()
+    assert "odd=<object" in str(Text.of(graph))
