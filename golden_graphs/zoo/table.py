@@ -33,7 +33,7 @@ BEYOND = """
 ## Beyond the zoo
 
 What else people build: detectron2's `new_baselines` (SyncBN, a box head of four convolutions, an RPN of two), the
-transformers of its projects ViTDet and MViTv2, other poolers and heads. Of the sweep's {known} rows
+transformers of its projects ViTDet and MViTv2, PointRend, other poolers and heads. Of the sweep's {known} rows
 these {count} were run (`=` counted):
 
     make zoo SIZE={size} ARGS='--beyond DETECTRON2'     # DETECTRON2 is its source tree; the projects need timm too
