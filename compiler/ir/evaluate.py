@@ -198,7 +198,7 @@ def _fed(constant: gs.Constant) -> bool:
 
 
 def _opened(model: onnx.ModelProto, threads: int | None) -> InferenceSession:
-    return _told_refusal(lambda: open_session(model.SerializeToString(), threads=threads, optimize=False, keep_memory=False))
+    return _told_refusal(lambda: open_session(model.SerializeToString(), threads=threads, optimize=False))
 
 
 def _told_refusal(work: Callable[[], T]) -> T:

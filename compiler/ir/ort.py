@@ -11,9 +11,7 @@ from onnxgraft.errors import InputError
 SILENT = 4  # of ONNX Runtime's severities: only what is fatal is written to stderr
 
 
-def open_session(
-    model: Path | bytes, *, threads: int | None = None, optimize: bool = True, keep_memory: bool = True
-) -> ort.InferenceSession:
+def open_session(model: Path | bytes, *, threads: int | None = None, optimize: bool = True) -> ort.InferenceSession:
     """A session of a model, in which Q/DQ are executed as they are written.
 
     What ONNX Runtime would fuse Q/DQ to saturates on CPUs without VNNI, and what it moves past other operators costs more
@@ -23,7 +21,6 @@ def open_session(
         model: a file, whose external weights are mapped, or the bytes of one.
         threads: of one operator; None leaves the choice to ONNX Runtime: all cores.
         optimize: False runs the graph as it stands.
-        keep_memory: False gives memory back after each run.
 
     Raises:
         Exception: of ONNX Runtime's own, which share no base below it, when the model does not load.
@@ -35,7 +32,6 @@ def open_session(
         options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_cpu_mem_arena = keep_memory
     options.enable_mem_pattern = False  # one block for all tensors, beside what the first run took: twice the memory, no faster
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the cores to others

@@ -157,7 +157,7 @@ def _session(graph: Graph, names: Sequence[str], path: Path) -> ort.InferenceSes
     skeleton.model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     write_model(skeleton, path)
     try:
-        return open_session(path, keep_memory=False)
+        return open_session(path)
     except Exception as error:  # ONNX Runtime's classes share no base below Exception
         raise Refusal(f"ONNX Runtime cannot run the graph to calibrate it: {told(error)}") from None
 
