@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxgraft.analysis.probes import exact_logits
 from onnxgraft.detector.outputs import Role
 from onnxgraft.detector.spec import PointHead, PointMap
+from onnxgraft.errors import Refusal
 from onnxgraft.proof import parts
 from onnxgraft.proof.compare import Outcome, compare_values
 from onnxgraft.proof.cut import Arrays
@@ -101,8 +102,10 @@ def _boxes_and_maps(sides: Sides, maps: Sequence[PointMap], rows: int) -> Iterat
 def _round_probes(sides: Sides, head: PointHead, number: int, rows: int) -> Iterator[Probe]:
     """Coarse masks, logits of points and the grid of the round before, that differ in every cell."""
     step, rng = head.steps[number], rng_of(9)
-    channels = sides.file_tensor(step.refined_tensor).shape[1]
-    of_coarse = [int(d) for d in sides.file_tensor(head.coarse_tensor).shape[1:]]
+    of_coarse = sides.shape(sides.now(head.coarse_tensor))[1:]
+    if min(of_coarse, default=-1) < 0:
+        raise Refusal("these coarse masks cannot be proved: the graph does not say their size", head.coarse_tensor)
+    channels = of_coarse[0]
     for probe in _boxes_and_maps(sides, head.point_maps, at_once(rows, channels * step.side**2)):
         n, classes = len(probe.feeds["boxes"]), probe.feeds["classes"]
         feeds = dict(probe.feeds)
