@@ -214,6 +214,21 @@ def test_a_chain_needs_as_many_iterations_as_boxes() -> None:
     assert check(a, boxes, scores) == [150]
 
 
+@pytest.mark.parametrize("count", [512, 513, 701, 1024])
+def test_a_matrix_in_two_halves(count: int) -> None:
+    """Up to 512 candidates make one, more make two, odd numbers too; a chain crosses the middle; classes and images mix."""
+    rng = np.random.default_rng(count)
+    boxes = make_boxes(rng, 2, count, size=900)
+    step = np.arange(40, dtype=np.float32) * 4
+    boxes[0, count // 2 - 20 : count // 2 + 20] = np.stack([step, step * 0, step + 6, step * 0 + 10], axis=1)
+    scores = np.linspace(0.9, 0.1, count, dtype=np.float32)[None, :, None].repeat(2, 0)
+    a = attrs(iou_threshold=0.2, max_output_boxes=count)
+    assert check(a, boxes, scores).max() < count
+    two = (scores * (1, 0.5) + 0.05 * rng.random((2, count, 2))).astype(np.float32)
+    got = run_lowered(OP, a, boxes, two, max_candidates=count)
+    assert_same(got, oracles.efficient_nms(boxes, two, cap=count, **a))
+
+
 def test_a_chain_across_blocks() -> None:
     """1300 boxes in three blocks: what a block keeps decides in the next one."""
     left = np.arange(1300, dtype=np.float32) * 4
